@@ -1,0 +1,96 @@
+//! Where checkpoints and quarantine lie: a local folder or Azure Blob Storage.
+//!
+//! Names are relative, `/`-separated and made by this program: `checkpoints/<stream>.json`,
+//! `quarantine/<stream>/…`.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+/// Bytes that arrive piece by piece, as a download does.
+pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// A place that keeps named objects.
+///
+/// What a method has answered `Ok` to is durable: it outlives the process and the machine's crash.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Where it is, for a person. Never with a SAS or another secret.
+    fn location(&self) -> String;
+
+    /// The object's bytes; `None` if there is none.
+    async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// Writes an object whole, over an older one of that name.
+    async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Writes an object from a stream without holding it in memory. An interrupted write leaves
+    /// nothing, or the older object, under that name.
+    async fn write_stream(&self, name: &str, bytes: ByteStream) -> Result<(), StoreError>;
+
+    /// The names that begin with `prefix`, in order.
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
+
+    /// Removes an object; one that is not there is fine.
+    async fn delete(&self, name: &str) -> Result<(), StoreError>;
+
+    /// Takes the lease on `name`, at once or not at all: `None` means that somebody else has it.
+    async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError>;
+}
+
+/// The right to write one object, held until it is released, dropped or lost.
+///
+/// It is renewed in the background. Dropping it lets it go without waiting; in Blob Storage it then
+/// runs out by itself within 60 seconds.
+#[async_trait]
+pub trait Lease: Send + Sync {
+    /// Whether it is certainly still held. Once it has said no, it never says yes again.
+    fn held(&self) -> bool;
+
+    /// The object's bytes; `None` if there is none yet.
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError>;
+
+    /// Writes the object, if the lease is held and nobody else has written since the last
+    /// [`Lease::read`] or [`Lease::write`].
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Removes the object's content and releases the lease.
+    async fn clear(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// Lets it go, so that another can have it at once.
+    async fn release(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// What can go wrong with a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The lease ran out or somebody broke it, or the object changed under it: another connector
+    /// writes the same checkpoint.
+    #[error("the lease on {name} in {location} was lost")]
+    LeaseLost {
+        /// The store's [`Store::location`].
+        location: String,
+        /// The object.
+        name: String,
+    },
+    /// The store refuses this identity, or the place does not exist: a setting or a role is wrong.
+    #[error("{location} refuses {action}: {reason}")]
+    Refused {
+        /// The store's [`Store::location`].
+        location: String,
+        /// What was tried, e.g. `writing checkpoints/mailflow.json`.
+        action: String,
+        /// In the store's own words.
+        reason: String,
+    },
+    /// Anything else: the network, a full disk.
+    #[error("{action} in {location} failed: {reason}")]
+    Failed {
+        /// The store's [`Store::location`].
+        location: String,
+        /// What was tried.
+        action: String,
+        /// In the store's own words.
+        reason: String,
+    },
+}

@@ -1,0 +1,69 @@
+//! The table, defined once.
+//!
+//! A [`Table`] is the only place that says which columns there are. The row writer ([`Table::write_row`]),
+//! and whatever describes the table elsewhere (rule, ARM template, documents, KQL), come from it.
+
+mod cloud_integrated;
+mod row;
+
+pub use cloud_integrated::CLOUD_INTEGRATED;
+pub use row::{EventId, RejectReason, Row};
+
+/// One table of a Log Analytics workspace and the stream of the data collection rule that feeds it.
+#[derive(Debug)]
+pub struct Table {
+    /// The table's name, with its `_CL`.
+    pub name: &'static str,
+    /// The stream that rows are posted to.
+    pub stream: &'static str,
+    /// The API's field that holds the event's time in milliseconds since 1970; `EventTime` and
+    /// `TimeGenerated` are made from it.
+    pub time_field: &'static str,
+    /// All columns, in the order in which they are shown.
+    pub columns: &'static [Column],
+}
+
+/// One column.
+#[derive(Debug)]
+pub struct Column {
+    /// Its name in the table, which is also its name in the stream.
+    pub name: &'static str,
+    /// Its type in the stream: what the row writer must write.
+    pub stream_type: ColumnType,
+    /// Its type in the table, which differs where the rule's transform converts it.
+    pub table_type: ColumnType,
+    /// Where its value comes from.
+    pub from: From,
+    /// What it means, for the table's documentation.
+    pub description: &'static str,
+}
+
+/// A type, as data collection rules and tables name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnType {
+    /// Text.
+    String,
+    /// A signed 64-bit integer.
+    Long,
+    /// `true` or `false`.
+    Boolean,
+    /// A point in time.
+    Datetime,
+    /// Any JSON value.
+    Dynamic,
+}
+
+/// Where a column's value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// The event's field of this name.
+    Field(&'static str),
+    /// The event's time if it has a usable one, else the time of arrival.
+    TimeOrArrival,
+    /// The event's time if it has a usable one.
+    Time,
+    /// The event's id.
+    Id,
+    /// Every field that has no column, and every field whose value does not fit its column.
+    Rest,
+}
