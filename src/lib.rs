@@ -3,5 +3,7 @@
 //! `ARCHITECTURE.md` is the map of the modules and follows one event through them.
 
 pub mod checkpoint;
+pub mod pipeline;
+pub mod quarantine;
 pub mod seams;
 pub mod table;

@@ -48,17 +48,17 @@ pub trait Lease: Send + Sync {
     fn held(&self) -> bool;
 
     /// The object's bytes; `None` if there is none yet.
-    async fn read(&mut self) -> Result<Option<Bytes>, StoreError>;
+    async fn read(&self) -> Result<Option<Bytes>, StoreError>;
 
     /// Writes the object, if the lease is held and nobody else has written since the last
     /// [`Lease::read`] or [`Lease::write`].
-    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
+    async fn write(&self, bytes: Bytes) -> Result<(), StoreError>;
 
     /// Removes the object's content and releases the lease.
-    async fn clear(self: Box<Self>) -> Result<(), StoreError>;
+    async fn clear(&self) -> Result<(), StoreError>;
 
     /// Lets it go, so that another can have it at once.
-    async fn release(self: Box<Self>) -> Result<(), StoreError>;
+    async fn release(&self) -> Result<(), StoreError>;
 }
 
 /// What can go wrong with a store.

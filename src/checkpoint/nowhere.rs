@@ -1,0 +1,64 @@
+//! A store that keeps nothing: for a dry run, which writes nothing.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{ByteStream, Lease, Store, StoreError};
+
+/// Always empty, and free for everybody; what is written to it is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Nowhere;
+
+#[async_trait]
+impl Store for Nowhere {
+    fn location(&self) -> String {
+        "nowhere".to_owned()
+    }
+
+    async fn read(&self, _: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    async fn write(&self, _: &str, _: Bytes) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn write_stream(&self, _: &str, _: ByteStream) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn list(&self, _: &str) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn lease(&self, _: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        Ok(Some(Box::new(Self)))
+    }
+}
+
+#[async_trait]
+impl Lease for Nowhere {
+    fn held(&self) -> bool {
+        true
+    }
+
+    async fn read(&self) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    async fn write(&self, _: Bytes) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn clear(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn release(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,307 @@
+//! How far a stream is, and the rules by which that moves.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The format that this build writes. It reads this one and older ones.
+const VERSION: u32 = 1;
+
+/// Where in the source the next page begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cursor {
+    /// At the beginning of a day (UTC): no page has been finished yet.
+    Start(NaiveDate),
+    /// Where the source's own token says.
+    Token(String),
+}
+
+/// How much of a file is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Position {
+    /// This many lines; 0 is the beginning.
+    Line(u64),
+    /// The whole file.
+    End,
+}
+
+/// What tells one content of a file from another under the same name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileVersion {
+    /// The size that the listing gave, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The object's `ETag`, known once it has been opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+}
+
+/// One file of the page in hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileProgress {
+    /// How much of it is settled.
+    pub done: Position,
+    /// Of which content that is true.
+    #[serde(flatten)]
+    pub version: FileVersion,
+}
+
+/// A step of progress in one file: from where it is expected to be, to where it is then.
+///
+/// | recorded | delta | outcome |
+/// |---|---|---|
+/// | nothing | (0, b] | b |
+/// | a | (a, b] | b |
+/// | a | (x, b], x ≠ a | refused, nothing changes: lines would be counted twice, or passed over |
+/// | a of another version | (0, b] | b of the new version |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The file's key.
+    pub file: String,
+    /// The content it was read from.
+    pub version: FileVersion,
+    /// Where progress must stand.
+    pub from: Position,
+    /// Where it stands then.
+    pub to: Position,
+}
+
+/// Counts since the checkpoint was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Pages finished.
+    pub pages: u64,
+    /// Batch files finished.
+    pub files: u64,
+    /// Rows that Azure accepted.
+    pub rows_delivered: u64,
+    /// Rows and lines in quarantine that were not delivered.
+    pub rows_quarantined: u64,
+}
+
+/// A stream's progress, as it lies in `checkpoints/<stream>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    version: u32,
+    /// Whose events these are: the progress of one source means nothing to another.
+    pub owner: BTreeMap<String, String>,
+    /// Where the rows went last. It may change.
+    pub destination: String,
+    /// The page in hand.
+    pub cursor: Cursor,
+    /// The day from which the source had events to give, once known.
+    pub backfill_from: Option<NaiveDate>,
+    /// Progress in the files of the page in hand, by key.
+    pub files: BTreeMap<String, FileProgress>,
+    /// The file at which the last run ran out of time, and how far it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_time_at: Option<(String, Position)>,
+    /// Counts since the beginning.
+    pub totals: Totals,
+    /// When it was written.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Why a checkpoint or a step of it is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CheckpointError {
+    /// Written by a newer release.
+    #[error("has version {found}; this release knows up to {VERSION}")]
+    Newer {
+        /// Its version.
+        found: u32,
+    },
+    /// Not a checkpoint.
+    #[error("cannot be read: {0}")]
+    Unreadable(String),
+    /// A [`Delta`] that does not begin where progress stands.
+    #[error("progress of {file} stands at {at}, not at {expected}")]
+    Overlap {
+        /// The file.
+        file: String,
+        /// Where progress stands.
+        at: Position,
+        /// Where the delta begins.
+        expected: Position,
+    },
+}
+
+impl Checkpoint {
+    /// The checkpoint of a stream that begins at `cursor`.
+    pub fn new(owner: BTreeMap<String, String>, destination: String, cursor: Cursor) -> Self {
+        Self {
+            version: VERSION,
+            owner,
+            destination,
+            cursor,
+            backfill_from: None,
+            files: BTreeMap::new(),
+            out_of_time_at: None,
+            totals: Totals::default(),
+            updated_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    /// Reads a stored one.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        #[derive(Deserialize)]
+        struct Header {
+            version: u32,
+        }
+        let unreadable = |error: serde_json::Error| CheckpointError::Unreadable(error.to_string());
+        let Header { version: found } = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if found > VERSION {
+            return Err(CheckpointError::Newer { found });
+        }
+        serde_json::from_slice(bytes).map_err(unreadable)
+    }
+
+    /// The bytes to store: JSON that a person can read.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Strings, numbers and maps with string keys: nothing in it can fail to serialise.
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Takes one step, or refuses it and stays as it was. The table stands at [`Delta`].
+    pub fn apply(&mut self, delta: &Delta) -> Result<(), CheckpointError> {
+        let at = match self.files.get(&delta.file) {
+            Some(progress) if progress.version == delta.version => progress.done,
+            _ => Position::Line(0),
+        };
+        if delta.from != at || delta.to < delta.from || at == Position::End {
+            return Err(CheckpointError::Overlap {
+                file: delta.file.clone(),
+                at,
+                expected: delta.from,
+            });
+        }
+        let progress = FileProgress { done: delta.to, version: delta.version.clone() };
+        self.files.insert(delta.file.clone(), progress);
+        self.out_of_time_at = None;
+        Ok(())
+    }
+
+    /// Goes on to the next page: the files of the old one are finished.
+    pub fn advance(&mut self, next: Cursor) {
+        self.cursor = next;
+        self.files.clear();
+        self.out_of_time_at = None;
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, "line {line}"),
+            Self::End => f.write_str("the end"),
+        }
+    }
+}
+
+impl Serialize for Position {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Line(line) => serializer.serialize_u64(*line),
+            Self::End => serializer.serialize_str("end"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Position {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Position;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of lines or \"end\"")
+            }
+
+            fn visit_u64<E: de::Error>(self, line: u64) -> Result<Position, E> {
+                Ok(Position::Line(line))
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Position, E> {
+                match word {
+                    "end" => Ok(Position::End),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(word), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint() -> Checkpoint {
+        let owner = BTreeMap::from([("client_id".to_owned(), "abc".to_owned())]);
+        Checkpoint::new(owner, "rule".to_owned(), Cursor::Token("t".to_owned()))
+    }
+
+    fn version(size: u64, etag: &str) -> FileVersion {
+        FileVersion { size: Some(size), etag: Some(etag.to_owned()) }
+    }
+
+    fn delta(from: Position, to: Position) -> Delta {
+        Delta { file: "f".to_owned(), version: version(9, "v1"), from, to }
+    }
+
+    #[test]
+    fn progress_moves_only_from_where_it_stands() {
+        use Position::{End, Line};
+        // (steps, whether the last one is taken, where progress stands then)
+        let cases: [(&[(Position, Position)], bool, Position); 8] = [
+            (&[(Line(0), Line(3))], true, Line(3)),
+            (&[(Line(0), Line(3)), (Line(3), Line(7))], true, Line(7)),
+            (&[(Line(0), Line(3)), (Line(3), End)], true, End),
+            (&[(Line(0), End)], true, End),
+            (&[(Line(0), Line(3)), (Line(2), Line(7))], false, Line(3)),
+            (&[(Line(0), Line(3)), (Line(4), Line(7))], false, Line(3)),
+            (&[(Line(0), End), (End, End)], false, End),
+            (&[(Line(0), End), (Line(0), Line(1))], false, End),
+        ];
+        for (steps, taken, at) in cases {
+            let mut checkpoint = checkpoint();
+            let mut last = Ok(());
+            for (from, to) in steps {
+                last = checkpoint.apply(&delta(*from, *to));
+            }
+            assert_eq!(last.is_ok(), taken, "{steps:?}");
+            assert_eq!(checkpoint.files["f"].done, at, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn another_content_of_the_same_file_starts_at_its_first_line() {
+        let mut checkpoint = checkpoint();
+        checkpoint.apply(&delta(Position::Line(0), Position::End)).unwrap();
+        let mut other = delta(Position::Line(3), Position::Line(5));
+        other.version = version(9, "v2");
+        assert!(checkpoint.apply(&other).is_err());
+        other.from = Position::Line(0);
+        checkpoint.apply(&other).unwrap();
+        assert_eq!(checkpoint.files["f"].done, Position::Line(5));
+    }
+
+    #[test]
+    fn a_stored_checkpoint_reads_back_and_a_newer_one_is_refused() {
+        let mut checkpoint = checkpoint();
+        checkpoint.apply(&delta(Position::Line(0), Position::Line(12))).unwrap();
+        checkpoint.out_of_time_at = Some(("f".to_owned(), Position::Line(12)));
+        let bytes = checkpoint.to_bytes();
+        assert_eq!(Checkpoint::parse(&bytes), Ok(checkpoint));
+
+        let newer = String::from_utf8(bytes).unwrap().replace("\"version\": 1", "\"version\": 2");
+        let error = Checkpoint::parse(newer.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "has version 2; this release knows up to 1");
+        assert!(matches!(Checkpoint::parse(b"{}"), Err(CheckpointError::Unreadable(_))));
+    }
+}

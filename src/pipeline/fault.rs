@@ -1,0 +1,87 @@
+//! Why a stream ended before its work was done.
+
+use serde::Serialize;
+
+use crate::checkpoint::StoreError;
+
+/// What ends a stream's run early.
+#[derive(Debug)]
+pub enum Interrupt {
+    /// The run's time is up, or waiting would take longer than what is left of it.
+    OutOfTime,
+    /// Something failed.
+    Fault(Box<Fault>),
+}
+
+/// A failure, told to the person who must mend it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{message}; {fix}")]
+pub struct Fault {
+    /// One word for it, stable: `docs/TROUBLESHOOTING.md` has a section for each.
+    pub code: &'static str,
+    /// What happened, to which thing.
+    pub message: String,
+    /// What to do next.
+    pub fix: String,
+    /// Whether a setting or a right must change before another run can do better.
+    #[serde(skip)]
+    pub settings: bool,
+}
+
+impl Fault {
+    /// Something that may be better at the next run.
+    pub fn passing(code: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { code, message: message.into(), fix: fix.into(), settings: false }
+    }
+
+    /// Something that a person must mend.
+    pub fn settings(
+        code: &'static str,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self { code, message: message.into(), fix: fix.into(), settings: true }
+    }
+}
+
+impl From<Fault> for Interrupt {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(Box::new(fault))
+    }
+}
+
+impl From<StoreError> for Interrupt {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::LeaseLost { .. } => Fault::passing(
+                "lease-lost",
+                message,
+                "another connector uses the same checkpoint: run one connector per checkpoint; \
+                 this one stopped before recording anything",
+            ),
+            StoreError::Refused { .. } => Fault::settings(
+                "store-refused",
+                message,
+                "check CHECKPOINT_URL, that the place exists, and that this identity may write \
+                 to it",
+            ),
+            StoreError::Failed { .. } => Fault::passing(
+                "store-failed",
+                message,
+                "check that the place of CHECKPOINT_URL is reachable and has room; nothing is \
+                 lost, the next run goes on from the last checkpoint",
+            ),
+        }
+        .into()
+    }
+}
+
+/// What cannot happen: deflating into memory failed, or a thread of ours panicked.
+pub(super) fn internal(error: impl std::fmt::Display) -> Fault {
+    Fault::passing(
+        "internal",
+        format!("an internal step failed: {error}"),
+        "this is a defect: report it with this line",
+    )
+}

@@ -1,0 +1,172 @@
+//! One pull: pages → bodies → posts → progress. It knows no vendor.
+//!
+//! Follow an event in this order: [`source`] (what comes in), `stream` (the loop over pages),
+//! `page` and `read` (files to bodies), [`body`], `deliver` (bodies to progress), [`sink`].
+
+pub mod body;
+mod deliver;
+mod fault;
+mod page;
+mod read;
+pub mod sink;
+pub mod source;
+mod stream;
+mod summary;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use fault::{Fault, Interrupt};
+pub use sink::Sink;
+pub use source::Source;
+pub use summary::{Counters, Outcome, RunSummary, StreamSummary, get};
+
+use crate::checkpoint::Store;
+use crate::quarantine::Quarantine;
+use crate::seams::{Clock, Deadline, Random};
+use stream::StreamPull;
+
+/// How a run goes about its work.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// How long a run may read and post.
+    pub run_time_limit: Duration,
+    /// How much longer bodies in flight may take.
+    pub grace: Duration,
+    /// How a body is deflated: 0 (not at all) to 9.
+    pub gzip_level: u32,
+    /// Bodies of one stream that are posted at the same time.
+    pub in_flight: usize,
+    /// A body that has waited this long is posted though it is not full.
+    pub body_wait: Duration,
+    /// The checkpoint is written after this many bodies at the latest,
+    pub save_after_bodies: u32,
+    /// or after this time.
+    pub save_after: Duration,
+    /// How long a lease that another holds is waited for.
+    pub lease_wait: Duration,
+    /// How often it is asked for meanwhile.
+    pub lease_poll: Duration,
+    /// The wait before a broken download is begun again, times the number of tries.
+    pub download_pause: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            run_time_limit: Duration::from_secs(540),
+            grace: Duration::from_secs(30),
+            gzip_level: 2,
+            in_flight: 4,
+            body_wait: Duration::from_secs(5),
+            save_after_bodies: 16,
+            save_after: Duration::from_secs(5),
+            lease_wait: Duration::from_secs(60),
+            lease_poll: Duration::from_secs(2),
+            download_pause: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A source, a sink and a store, wired together.
+#[derive(Clone)]
+pub struct Connector {
+    /// Where events come from.
+    pub source: Arc<dyn Source>,
+    /// Where rows go.
+    pub sink: Arc<dyn Sink>,
+    /// Where checkpoints lie.
+    pub store: Arc<dyn Store>,
+    /// Where rows lie that could not be delivered.
+    pub quarantine: Quarantine,
+    /// How to go about it.
+    pub policy: Policy,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Run ids.
+    pub random: Random,
+}
+
+/// The name of a stream's checkpoint in the store.
+pub fn checkpoint_name(stream: &str) -> String {
+    format!("checkpoints/{stream}.json")
+}
+
+/// The counters of the streams of a run, by name: for whoever shows progress meanwhile.
+pub type RunCounters = Vec<(String, Arc<Counters>)>;
+
+impl Connector {
+    /// Counters for [`Connector::run`].
+    pub fn counters(&self) -> RunCounters {
+        let streams = self.source.streams();
+        streams.into_iter().map(|stream| (stream, Arc::default())).collect()
+    }
+
+    /// One run over all streams. `stop` ends it early, as the time limit does.
+    pub async fn run(&self, counters: &RunCounters, stop: &CancellationToken) -> RunSummary {
+        let started_at = self.clock.now();
+        let deadline = Deadline::after(self.policy.run_time_limit);
+        let stop = stop.child_token();
+        let _limit = AbortOnDropHandle::new(tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                sleep_until(deadline.instant()).await;
+                stop.cancel();
+            }
+        }));
+        let pulls = counters.iter().map(|(stream, counters)| {
+            let pull = StreamPull {
+                connector: self,
+                stream,
+                stop: stop.clone(),
+                deadline,
+                counters: Arc::clone(counters),
+            };
+            pull.run()
+        });
+        let streams = join_all(pulls).await;
+        let run_id = format!("{:032x}", self.random.bits());
+        let summary = RunSummary::new(run_id, started_at, self.clock.now(), streams);
+        self.log(&summary);
+        summary
+    }
+
+    /// Each failure once, where it is handled: here.
+    fn log(&self, summary: &RunSummary) {
+        for stream in &summary.streams {
+            let name = &stream.stream;
+            if let Some(fault) = &stream.error {
+                let Fault { code, message, fix, .. } = fault;
+                tracing::error!(stream = name, code, fix, "{message}");
+            }
+            if stream.outcome == Outcome::Busy {
+                tracing::error!(
+                    stream = name,
+                    code = "busy",
+                    fix = "run one connector per checkpoint; nothing is lost",
+                    "another connector holds the lease on its checkpoint"
+                );
+            }
+            if stream.rows_quarantined + stream.rows_truncated > 0 {
+                tracing::error!(
+                    stream = name,
+                    rows_quarantined = stream.rows_quarantined,
+                    rows_truncated = stream.rows_truncated,
+                    r#where = self.quarantine.location(name),
+                    "rows were put in quarantine"
+                );
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,193 @@
+//! From a page to bodies: opens its files in order, reads their records, fills bodies with them.
+//!
+//! One blocking thread per stream inflates, splits, maps and deflates. It is held back by the
+//! channel of full bodies: nothing is read that cannot be sent.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Policy;
+use super::body::{Body, BodyBuilder, hex};
+use super::source::{OpenPart, ReadError, Record, RecordKind, RecordReader};
+use super::summary::{Counters, add};
+use crate::checkpoint::ByteStream;
+use crate::quarantine::{Kept, Rejection};
+
+/// Pieces of a download that wait to be inflated. One is at most some 16 KiB.
+const CHUNKS_AHEAD: usize = 16;
+
+/// Fills bodies from one opened part.
+pub(super) struct Filler {
+    pub(super) reader: Box<dyn RecordReader>,
+    pub(super) builder: BodyBuilder,
+    pub(super) bodies: mpsc::Sender<Body>,
+    pub(super) stop: CancellationToken,
+    pub(super) counters: Arc<Counters>,
+    pub(super) policy: Policy,
+    /// Whether the whole file lies in quarantine already.
+    pub(super) file_kept: bool,
+    /// How many lines of the file are read.
+    pub(super) line: u64,
+    /// How many of them were events, in this run.
+    pub(super) events: u64,
+}
+
+/// Why filling paused.
+pub(super) enum FillEnd {
+    /// The part is read.
+    End,
+    /// The run must stop, or the other side has.
+    Stopped,
+    /// The next line can only be kept with its file, which must be in quarantine first.
+    KeepFile,
+    /// It could not be read on.
+    Failed(ReadError),
+}
+
+impl Filler {
+    /// Reads on until something needs the async side.
+    pub(super) fn fill(mut self) -> (Self, FillEnd) {
+        let mut row = Vec::new();
+        let end = loop {
+            if self.stop.is_cancelled() {
+                break FillEnd::Stopped;
+            }
+            row.clear();
+            match self.reader.next(&mut row) {
+                Ok(Some(record)) => {
+                    if matches!(record.kind, RecordKind::TooLong(_)) && !self.file_kept {
+                        break FillEnd::KeepFile;
+                    }
+                    let taken = take(&mut self.builder, &self.bodies, &self.policy, &record, &row);
+                    if let Err(end) = taken {
+                        break end;
+                    }
+                    self.line = record.line;
+                    self.events += 1;
+                    add(&self.counters.events_read, 1);
+                }
+                Ok(None) => break FillEnd::End,
+                Err(_) if self.stop.is_cancelled() => break FillEnd::Stopped,
+                Err(error) => break FillEnd::Failed(error),
+            }
+        };
+        (self, end)
+    }
+}
+
+/// Puts one record into the body in hand, sending that on when it is full or has waited long.
+fn take(
+    builder: &mut BodyBuilder,
+    bodies: &mpsc::Sender<Body>,
+    policy: &Policy,
+    record: &Record<'_>,
+    row: &[u8],
+) -> Result<(), FillEnd> {
+    let due = builder.since().is_some_and(|since| since.elapsed() >= policy.body_wait);
+    if due || !builder.fits(row.len()) {
+        let full = builder.take().map_err(|error| FillEnd::Failed(ReadError::Broken(error)))?;
+        if let Some(body) = full {
+            bodies.blocking_send(body).map_err(|_| FillEnd::Stopped)?;
+        }
+    }
+    let keep = |reason, detail, delivered| {
+        let kept = Kept::Line(Bytes::copy_from_slice(record.original));
+        reject(builder, record, reason, detail, delivered, kept)
+    };
+    match &record.kind {
+        RecordKind::Row { .. } if !BodyBuilder::can_ever_fit(row.len()) => {
+            let detail = format!("its row has {} bytes; a body holds 1000000", row.len());
+            let rejection = keep("row-too-large", detail, false);
+            builder.push_rejection(rejection);
+        }
+        RecordKind::Row { time_ms, oversize } => {
+            let cut = (!oversize.is_empty()).then(|| {
+                let detail = format!("Azure cuts at 65536 bytes: {}", oversize.join(", "));
+                keep("oversize-field", detail, true)
+            });
+            let pushed = builder.push_row(row, record, *time_ms);
+            pushed.map_err(|error| FillEnd::Failed(ReadError::Broken(error)))?;
+            if let Some(cut) = cut {
+                builder.push_rejection(cut);
+            }
+        }
+        RecordKind::Rejected(reason, detail) => {
+            let rejection = keep(reason, detail.clone(), false);
+            builder.push_rejection(rejection);
+        }
+        RecordKind::TooLong(length) => {
+            let detail = format!("the line has {length} bytes, more than MAX_LINE_BYTES");
+            let rejection = reject(builder, record, "line-too-long", detail, false, Kept::File);
+            builder.push_rejection(rejection);
+        }
+    }
+    Ok(())
+}
+
+fn reject(
+    builder: &BodyBuilder,
+    record: &Record<'_>,
+    reason: &'static str,
+    detail: String,
+    delivered: bool,
+    kept: Kept,
+) -> Rejection {
+    let position = builder.position(record.line);
+    Rejection { position, event_id: hex(&record.id), reason, detail, delivered, kept }
+}
+
+/// A download as a blocking reader. The bytes are fetched ahead by a task that ends with it.
+pub(super) struct Download {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    chunk: Bytes,
+    _fetching: AbortOnDropHandle<()>,
+}
+
+impl Download {
+    /// Begins to fetch.
+    pub(super) fn begin(part: OpenPart, stop: CancellationToken, counters: Arc<Counters>) -> Self {
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let fetching = tokio::spawn(fetch(part.bytes, sender, stop, counters));
+        Self { chunks, chunk: Bytes::new(), _fetching: AbortOnDropHandle::new(fetching) }
+    }
+}
+
+async fn fetch(
+    mut bytes: ByteStream,
+    chunks: mpsc::Sender<io::Result<Bytes>>,
+    stop: CancellationToken,
+    counters: Arc<Counters>,
+) {
+    loop {
+        let chunk = tokio::select! {
+            chunk = bytes.next() => chunk,
+            () = stop.cancelled() => Some(Err(io::Error::other("the run must stop"))),
+        };
+        let Some(chunk) = chunk else { break };
+        let ended = chunk.is_err();
+        add(&counters.bytes_read, chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        if chunks.send(chunk).await.is_err() || ended {
+            break;
+        }
+    }
+}
+
+impl Read for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.chunk = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let n = self.chunk.len().min(buffer.len());
+        self.chunk.copy_to_slice(&mut buffer[..n]);
+        Ok(n)
+    }
+}

@@ -1,0 +1,40 @@
+//! What a sink of rows must offer.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::Interrupt;
+use crate::seams::Deadline;
+
+/// Where rows go.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Where it is, for a person: no secret.
+    fn destination(&self) -> String;
+
+    /// Posts one body: a JSON array of rows, gzip-encoded.
+    ///
+    /// It repeats what is worth repeating by itself, always with the same bytes. Rather than wait
+    /// beyond `deadline` it returns [`Interrupt::OutOfTime`] at once.
+    async fn post(&self, body: Bytes, deadline: Deadline) -> Posted;
+}
+
+/// What became of a body.
+#[derive(Debug)]
+pub struct Posted {
+    /// Attempts after which nobody knows whether the rows were taken.
+    pub ambiguous: u64,
+    /// `Ok` if the rows were accepted.
+    pub answer: Result<(), PostError>,
+}
+
+/// Why a body was not accepted.
+#[derive(Debug)]
+pub enum PostError {
+    /// At least one row is not as it must be; in the sink's words.
+    RowRefused(String),
+    /// The body is too large.
+    TooLarge,
+    /// Nothing that another body would change.
+    Interrupt(Interrupt),
+}

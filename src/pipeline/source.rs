@@ -1,0 +1,166 @@
+//! What a source of events must offer.
+//!
+//! A *source* has *streams*; a stream, given a *cursor*, yields a *page*; a page has *parts* and the
+//! next cursor; a part opens as a reader of *records*.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use super::Interrupt;
+use crate::checkpoint::{ByteStream, Cursor};
+use crate::seams::Deadline;
+
+/// Where events come from.
+///
+/// A source repeats what is worth repeating by itself; what it returns as an error is final for this
+/// run. Rather than wait beyond `deadline` it returns [`Interrupt::OutOfTime`] at once.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Whose events these are: names and values that are not secret.
+    fn owner(&self) -> BTreeMap<String, String>;
+
+    /// The streams to pull.
+    fn streams(&self) -> Vec<String>;
+
+    /// Where a stream that has no checkpoint begins.
+    fn start(&self) -> Cursor;
+
+    /// Lists the page at `cursor`.
+    async fn page(
+        &self,
+        stream: &str,
+        cursor: &Cursor,
+        deadline: Deadline,
+    ) -> Result<Page, Interrupt>;
+
+    /// Opens a part from its beginning.
+    async fn open(&self, part: &Part, deadline: Deadline) -> Result<OpenPart, OpenError>;
+
+    /// Reads records out of a part's bytes, leaving out its first `skip` lines.
+    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader>;
+}
+
+/// One reply to a listing: its parts and its next cursor belong together.
+#[derive(Debug)]
+pub struct Page {
+    /// The cursor that this page answers. It differs from the one asked for where the source had to
+    /// begin elsewhere.
+    pub cursor: Cursor,
+    /// The files to read.
+    pub parts: Vec<Part>,
+    /// Where the next page begins; `None` if the reply does not say.
+    pub next: Option<Cursor>,
+    /// Whether the source says that there is nothing more for now.
+    pub caught_up: bool,
+    /// What may be missing because the source had to begin elsewhere.
+    pub gap: Option<Gap>,
+}
+
+/// A file of a page.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its name, the same in every listing. Safe to log and to store.
+    pub key: String,
+    /// Its size in bytes, as the listing has it.
+    pub size: Option<u64>,
+    /// Where to get it: a signed address, never logged, never stored.
+    pub address: SecretString,
+}
+
+/// A span of time for which events may be missing: ISO-8601 dates or times.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Gap {
+    /// From when.
+    pub from: String,
+    /// Until when.
+    pub to: String,
+}
+
+/// A part whose bytes are on their way.
+pub struct OpenPart {
+    /// What tells this content of the part from another.
+    pub etag: Option<String>,
+    /// The bytes as they are stored. An error means that not all of them arrived.
+    pub bytes: ByteStream,
+}
+
+/// Why a part did not open.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Its address is no longer good: a new listing of the same cursor gives another.
+    Expired,
+    /// Anything else.
+    Interrupt(Interrupt),
+}
+
+/// A part's records, one after the other. It blocks while it waits for bytes.
+pub trait RecordReader: Send {
+    /// The next record, its row (if it has one) in `row`; `None` at the end of the part.
+    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError>;
+}
+
+/// One line of a part that is not blank.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// Its number in the file, from 1.
+    pub line: u64,
+    /// The event's id.
+    pub id: RecordId,
+    /// The line as received, without its line end; empty where it is too long to be held.
+    pub original: &'a [u8],
+    /// What it is.
+    pub kind: RecordKind,
+}
+
+/// An event's id: see `table::EventId`.
+pub type RecordId = [u8; 16];
+
+/// What a line turned out to be.
+#[derive(Debug)]
+pub enum RecordKind {
+    /// An event; its row was written.
+    Row {
+        /// Its time in milliseconds since 1970.
+        time_ms: Option<i64>,
+        /// Columns of which Azure will cut a part off.
+        oversize: Vec<&'static str>,
+    },
+    /// Not an event: one word, and a sentence.
+    Rejected(&'static str, String),
+    /// Longer than the limit: the file must be kept. With its length in bytes.
+    TooLong(u64),
+}
+
+/// Why a part could not be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Not all bytes arrived.
+    #[error("the download broke off: {0}")]
+    Broken(std::io::Error),
+    /// All bytes arrived, and they cannot be decoded.
+    #[error("the file is damaged after {offset} decoded bytes: {reason}")]
+    Damaged {
+        /// How many bytes could be decoded.
+        offset: u64,
+        /// In the decoder's words.
+        reason: String,
+    },
+    /// The file is larger than the limit when decoded.
+    #[error("the file holds more than {0} bytes")]
+    TooLarge(u64),
+}
+
+impl std::fmt::Debug for OpenPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenPart").field("etag", &self.etag).finish_non_exhaustive()
+    }
+}
+
+impl<E: Into<Interrupt>> From<E> for OpenError {
+    fn from(error: E) -> Self {
+        Self::Interrupt(error.into())
+    }
+}

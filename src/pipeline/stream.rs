@@ -1,0 +1,340 @@
+//! One stream's pull: take the lease, read page after page, end with a summary.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::deliver::{Ledger, Poster};
+use super::fault::{Fault, Interrupt};
+use super::page::PageReader;
+use super::source::{Gap, Page};
+use super::summary::{Counters, Outcome, StreamSummary, add, get};
+use super::{Connector, checkpoint_name};
+use crate::checkpoint::{Checkpoint, CheckpointError, Cursor, Lease, Position};
+use crate::seams::Deadline;
+
+/// Empty pages in a row after which a stream counts as caught up.
+const EMPTY_PAGES: u32 = 5;
+
+/// Full bodies that wait for their turn to be posted.
+const BODIES_AHEAD: usize = 1;
+
+/// One stream in one run.
+pub(super) struct StreamPull<'a> {
+    pub(super) connector: &'a Connector,
+    pub(super) stream: &'a str,
+    pub(super) stop: CancellationToken,
+    pub(super) deadline: Deadline,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// What is told of a stream beside its counts.
+#[derive(Default)]
+struct Told {
+    gap: Option<Gap>,
+    newest_ms: Option<i64>,
+    backfill_from: Option<chrono::NaiveDate>,
+}
+
+impl StreamPull<'_> {
+    /// Pulls until there is nothing more, the time is up, or something fails.
+    pub(super) async fn run(self) -> StreamSummary {
+        let mut told = Told::default();
+        let ended = match self.lease().await {
+            Ok(Some(lease)) => {
+                let lease: Arc<dyn Lease> = Arc::from(lease);
+                let ended = self.pull(&lease, &mut told).await;
+                if let Err(error) = lease.release().await {
+                    tracing::debug!(stream = self.stream, %error, "the lease runs out by itself");
+                }
+                ended
+            }
+            Ok(None) => Ok(Outcome::Busy),
+            Err(interrupt) => Err(interrupt),
+        };
+        self.summary(ended, told)
+    }
+
+    /// Takes the lease, waiting for it as long as the policy says. `None` if somebody keeps it.
+    async fn lease(&self) -> Result<Option<Box<dyn Lease>>, Interrupt> {
+        let policy = self.connector.policy;
+        let until = Instant::now() + policy.lease_wait;
+        loop {
+            let lease = self.connector.store.lease(&checkpoint_name(self.stream)).await?;
+            if lease.is_some() || Instant::now() + policy.lease_poll > until {
+                return Ok(lease);
+            }
+            tokio::select! {
+                () = sleep(policy.lease_poll) => {}
+                () = self.stop.cancelled() => return Ok(None),
+            }
+        }
+    }
+
+    async fn pull(&self, lease: &Arc<dyn Lease>, told: &mut Told) -> Result<Outcome, Interrupt> {
+        let mut checkpoint = self.checkpoint(lease.as_ref()).await?;
+        let before = checkpoint.out_of_time_at.clone();
+        let connector = self.connector;
+        let mut ledger = Ledger::new(
+            &mut checkpoint,
+            Arc::clone(lease),
+            Arc::clone(&self.counters),
+            connector.clock.clone(),
+            connector.policy,
+        );
+        let mut in_hand = None;
+        let ended = self.pages(&mut ledger, told, &mut in_hand).await;
+        let ended = match (ended, in_hand) {
+            (Err(Interrupt::OutOfTime), Some(file)) => {
+                self.note_out_of_time(&mut ledger, before, file)
+            }
+            (ended, _) => ended,
+        };
+        told.newest_ms = ledger.newest_ms;
+        told.backfill_from = ledger.checkpoint.backfill_from;
+        let saved = if lease.held() { ledger.save().await } else { Ok(()) };
+        match (ended, saved) {
+            (Ok(outcome), Ok(())) => Ok(outcome),
+            (Err(Interrupt::OutOfTime), Ok(())) => Ok(Outcome::TimeLimit),
+            (Err(interrupt), _) | (Ok(_), Err(interrupt)) => Err(interrupt),
+        }
+    }
+
+    /// Reads the stored checkpoint and holds it against what is configured, or begins a new one.
+    async fn checkpoint(&self, lease: &dyn Lease) -> Result<Checkpoint, Interrupt> {
+        let connector = self.connector;
+        let owner = connector.source.owner();
+        let destination = connector.sink.destination();
+        let Some(bytes) = lease.read().await? else {
+            return Ok(Checkpoint::new(owner, destination, connector.source.start()));
+        };
+        let name = format!("{} in {}", checkpoint_name(self.stream), connector.store.location());
+        let mut checkpoint = Checkpoint::parse(&bytes).map_err(|error| refused(&name, &error))?;
+        if checkpoint.owner != owner {
+            return Err(Fault::settings(
+                "checkpoint-of-another",
+                format!("{name} belongs to {:?}, not to {owner:?}", checkpoint.owner),
+                format!(
+                    "use another CHECKPOINT_URL for this account, or run `mimecast-sentinel state \
+                     reset {}` to begin anew",
+                    self.stream
+                ),
+            )
+            .into());
+        }
+        if checkpoint.destination != destination {
+            let (old, new) = (&checkpoint.destination, &destination);
+            tracing::info!(stream = self.stream, old, new, "rows go to another destination now");
+            checkpoint.destination = destination;
+        }
+        Ok(checkpoint)
+    }
+
+    /// Reads page after page.
+    async fn pages(
+        &self,
+        ledger: &mut Ledger<'_>,
+        told: &mut Told,
+        in_hand: &mut Option<String>,
+    ) -> Result<Outcome, Interrupt> {
+        let mut empty_pages = 0;
+        let accepted = Arc::new(AtomicBool::new(false));
+        loop {
+            let page = self.list(ledger, told).await?;
+            let listed_nothing = page.parts.is_empty();
+            let page = if listed_nothing {
+                page
+            } else {
+                self.page(ledger, page, told, in_hand, &accepted).await?
+            };
+            let moved = page.next.filter(|next| *next != ledger.checkpoint.cursor);
+            let stays = moved.is_none();
+            if let Some(next) = moved {
+                ledger.checkpoint.advance(next);
+                ledger.touch();
+                *in_hand = None;
+            }
+            if !listed_nothing {
+                ledger.checkpoint.totals.pages += 1;
+                add(&self.counters.pages, 1);
+                ledger.touch();
+            }
+            empty_pages = if listed_nothing { empty_pages + 1 } else { 0 };
+            if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
+                return Ok(Outcome::CaughtUp);
+            }
+        }
+    }
+
+    /// Lists the page at the checkpoint's cursor.
+    async fn list(&self, ledger: &mut Ledger<'_>, told: &mut Told) -> Result<Page, Interrupt> {
+        let cursor = ledger.checkpoint.cursor.clone();
+        let listing = self.connector.source.page(self.stream, &cursor, self.deadline);
+        let page = tokio::select! {
+            page = listing => page?,
+            () = self.stop.cancelled() => return Err(Interrupt::OutOfTime),
+        };
+        if page.cursor != cursor {
+            ledger.checkpoint.advance(page.cursor.clone());
+            ledger.touch();
+        }
+        if let Cursor::Start(day) = page.cursor
+            && ledger.checkpoint.backfill_from != Some(day)
+        {
+            ledger.checkpoint.backfill_from = Some(day);
+            ledger.touch();
+        }
+        if let Some(gap) = &page.gap {
+            let (from, to) = (&gap.from, &gap.to);
+            tracing::error!(
+                stream = self.stream,
+                from,
+                to,
+                "events of this time may be missing: Mimecast no longer accepts the stored token"
+            );
+            told.gap = Some(gap.clone());
+        }
+        Ok(page)
+    }
+
+    /// Reads one page and delivers it; returns the reply whose files were read.
+    async fn page(
+        &self,
+        ledger: &mut Ledger<'_>,
+        page: Page,
+        told: &mut Told,
+        in_hand: &mut Option<String>,
+        accepted: &Arc<AtomicBool>,
+    ) -> Result<Page, Interrupt> {
+        let connector = self.connector;
+        let (sender, bodies) = mpsc::channel(BODIES_AHEAD);
+        // Ends the reading side when the delivering side fails.
+        let stop = self.stop.child_token();
+        let mut reader = PageReader {
+            source: Arc::clone(&connector.source),
+            quarantine: connector.quarantine.clone(),
+            stream: self.stream.to_owned(),
+            cursor: ledger.checkpoint.cursor.clone(),
+            read: ledger.checkpoint.files.clone(),
+            bodies: sender,
+            stop: stop.clone(),
+            deadline: self.deadline,
+            counters: Arc::clone(&self.counters),
+            policy: connector.policy,
+            gone: Vec::new(),
+            in_hand: None,
+            events: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            expired: 0,
+        };
+        let poster = Arc::new(Poster {
+            sink: Arc::clone(&connector.sink),
+            quarantine: connector.quarantine.clone(),
+            lease: Arc::clone(&ledger.lease),
+            stop: self.stop.clone(),
+            deadline: self.deadline.plus(connector.policy.grace),
+            counters: Arc::clone(&self.counters),
+            policy: connector.policy,
+            accepted: Arc::clone(accepted),
+        });
+        let reading = async {
+            let read = tokio::select! {
+                read = reader.read(page) => read,
+                () = stop.cancelled() => Err(Interrupt::OutOfTime),
+            };
+            let PageReader { gone, in_hand, .. } = reader;
+            (read, gone, in_hand)
+        };
+        let delivering = async {
+            let delivered = ledger.deliver(poster, bodies).await;
+            if delivered.is_err() {
+                stop.cancel();
+            }
+            delivered
+        };
+        let ((read, gone, file), delivered) = tokio::join!(reading, delivering);
+        *in_hand = file;
+        if !gone.is_empty() {
+            told.gap = Some(self.gap_of_gone(ledger.checkpoint, gone.len()));
+        }
+        delivered?;
+        read
+    }
+
+    /// What may be missing when half-read files are gone: nobody knows their events' times, so it
+    /// is all that came since the last time the checkpoint was written.
+    fn gap_of_gone(&self, checkpoint: &Checkpoint, files: usize) -> Gap {
+        tracing::error!(
+            stream = self.stream,
+            files,
+            "half-read batch files are gone from Mimecast's listing: their other lines are missing"
+        );
+        let from = checkpoint.updated_at.to_rfc3339();
+        Gap { from, to: self.connector.clock.now().to_rfc3339() }
+    }
+
+    /// The time was up within `file`: if it was so last time too, and not one line was gained, a
+    /// larger limit is needed.
+    fn note_out_of_time(
+        &self,
+        ledger: &mut Ledger<'_>,
+        before: Option<(String, Position)>,
+        file: String,
+    ) -> Result<Outcome, Interrupt> {
+        let done = ledger.checkpoint.files.get(&file).map_or(Position::Line(0), |file| file.done);
+        let now = Some((file, done));
+        let again = before == now;
+        ledger.checkpoint.out_of_time_at = now;
+        ledger.touch();
+        match &ledger.checkpoint.out_of_time_at {
+            Some((file, done)) if again => Err(Fault::settings(
+                "no-progress",
+                format!("batch file {file}: two runs in a row ended at {done} without a new one"),
+                "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it)",
+            )
+            .into()),
+            _ => Ok(Outcome::TimeLimit),
+        }
+    }
+
+    fn summary(&self, ended: Result<Outcome, Interrupt>, told: Told) -> StreamSummary {
+        let (outcome, error) = match ended {
+            Ok(outcome) => (outcome, None),
+            Err(Interrupt::OutOfTime) => (Outcome::TimeLimit, None),
+            Err(Interrupt::Fault(fault)) => (Outcome::Failed, Some(*fault)),
+        };
+        let now = self.connector.clock.now();
+        let lag = |newest: i64| (now.timestamp_millis() - newest) / 1000;
+        let counters = &self.counters;
+        StreamSummary {
+            stream: self.stream.to_owned(),
+            outcome,
+            pages: get(&counters.pages),
+            files: get(&counters.files),
+            events_read: get(&counters.events_read),
+            rows_delivered: get(&counters.rows_delivered),
+            rows_quarantined: get(&counters.rows_quarantined),
+            rows_truncated: get(&counters.rows_truncated),
+            bodies: get(&counters.bodies),
+            ambiguous_posts: get(&counters.ambiguous_posts),
+            bytes_read: get(&counters.bytes_read),
+            bytes_sent: get(&counters.bytes_sent),
+            backfill_from: told.backfill_from,
+            gap: told.gap,
+            lag_seconds: told.newest_ms.map(lag),
+            error,
+        }
+    }
+}
+
+fn refused(name: &str, error: &CheckpointError) -> Fault {
+    let fix = match error {
+        CheckpointError::Newer { .. } => "install the newer release again",
+        _ => "look at the file; `mimecast-sentinel state reset <stream>` begins anew",
+    };
+    Fault::settings("checkpoint-refused", format!("{name} {error}"), fix)
+}

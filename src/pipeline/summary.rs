@@ -1,0 +1,161 @@
+//! What a run did: counted while it goes, told when it ends.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::Serialize;
+
+use super::fault::Fault;
+use super::source::Gap;
+
+/// How a stream's run, or a whole run, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// There is nothing more for now.
+    CaughtUp,
+    /// The time was up; all that was read is delivered, the next run goes on.
+    TimeLimit,
+    /// Another connector has the lease.
+    Busy,
+    /// It could not go on.
+    Failed,
+    /// Of a whole run: some streams did their work, others did not.
+    Partial,
+}
+
+/// One stream's counts in one run. They only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Pages finished.
+    pub pages: AtomicU64,
+    /// Batch files finished.
+    pub files: AtomicU64,
+    /// Lines that are not blank.
+    pub events_read: AtomicU64,
+    /// Rows that the sink accepted.
+    pub rows_delivered: AtomicU64,
+    /// Events that lie in quarantine instead.
+    pub rows_quarantined: AtomicU64,
+    /// Rows delivered of which Azure cuts a column.
+    pub rows_truncated: AtomicU64,
+    /// Bodies accepted.
+    pub bodies: AtomicU64,
+    /// Attempts after which nobody knows whether the rows were taken.
+    pub ambiguous_posts: AtomicU64,
+    /// Bytes of batch files, compressed as they come.
+    pub bytes_read: AtomicU64,
+    /// Bytes of accepted bodies, compressed as they go.
+    pub bytes_sent: AtomicU64,
+}
+
+/// What a stream's run did.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamSummary {
+    /// Its name.
+    pub stream: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Pages finished.
+    pub pages: u64,
+    /// Batch files finished.
+    pub files: u64,
+    /// Lines read that are not blank.
+    pub events_read: u64,
+    /// Rows that the sink accepted.
+    pub rows_delivered: u64,
+    /// Events that lie in quarantine instead.
+    pub rows_quarantined: u64,
+    /// Rows delivered of which Azure cuts a column.
+    pub rows_truncated: u64,
+    /// Bodies accepted.
+    pub bodies: u64,
+    /// Attempts after which nobody knows whether the rows were taken.
+    pub ambiguous_posts: u64,
+    /// Bytes of batch files, compressed.
+    pub bytes_read: u64,
+    /// Bytes of accepted bodies, compressed.
+    pub bytes_sent: u64,
+    /// The day from which the source had events to give.
+    pub backfill_from: Option<NaiveDate>,
+    /// What may be missing.
+    pub gap: Option<Gap>,
+    /// Finish less the newest delivered event's time, in seconds.
+    pub lag_seconds: Option<i64>,
+    /// Why it failed.
+    pub error: Option<Fault>,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunSummary {
+    /// Its id: 32 hexadecimal digits.
+    pub run_id: String,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Its streams.
+    pub streams: Vec<StreamSummary>,
+}
+
+/// Adds to a counter.
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// Reads a counter.
+pub fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Outcome {
+    /// Whether the stream did what it should.
+    pub fn is_done(self) -> bool {
+        matches!(self, Self::CaughtUp | Self::TimeLimit)
+    }
+
+    /// The outcome of a run with these streams.
+    fn of(streams: &[StreamSummary]) -> Self {
+        let all = |outcome| streams.iter().all(|stream| stream.outcome == outcome);
+        if let Some(same) = [Self::CaughtUp, Self::Busy, Self::Failed].into_iter().find(|o| all(*o))
+        {
+            return same;
+        }
+        match streams.iter().filter(|stream| stream.outcome.is_done()).count() {
+            done if done == streams.len() => Self::TimeLimit,
+            0 => Self::Failed,
+            _ => Self::Partial,
+        }
+    }
+}
+
+impl RunSummary {
+    /// Puts the streams' summaries together.
+    pub fn new(
+        run_id: String,
+        started_at: DateTime<Utc>,
+        finished_at: DateTime<Utc>,
+        streams: Vec<StreamSummary>,
+    ) -> Self {
+        Self { run_id, started_at, finished_at, outcome: Outcome::of(&streams), streams }
+    }
+
+    /// The exit code: 0 done, 1 nothing could be done, 2 a setting is wrong, 3 some streams failed.
+    pub fn exit_code(&self) -> u8 {
+        let faults = || self.streams.iter().filter_map(|stream| stream.error.as_ref());
+        match self.outcome {
+            Outcome::CaughtUp | Outcome::TimeLimit => 0,
+            Outcome::Partial => 3,
+            Outcome::Failed if faults().count() > 0 && faults().all(|fault| fault.settings) => 2,
+            Outcome::Failed | Outcome::Busy => 1,
+        }
+    }
+
+    /// The sum of one of the counts over the streams.
+    pub fn total(&self, count: impl Fn(&StreamSummary) -> u64) -> u64 {
+        self.streams.iter().map(count).sum()
+    }
+}
