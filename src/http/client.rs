@@ -1,0 +1,126 @@
+//! The HTTP clients, and reading replies within limits.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use futures::StreamExt;
+use reqwest::header::{CONTENT_ENCODING, HeaderMap};
+use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder, Response, StatusCode};
+
+use super::public_hosts::PublicHosts;
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a server may stay silent in the middle of a reply.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an API call may take in all.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The clients of this program. None of them follows redirects or decompresses by itself.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// For APIs, and the transport of Azure's own libraries.
+    pub api: Client,
+    /// For files at addresses that an API handed out: connects to public addresses only. It has no
+    /// limit on the whole time, since a file may be large.
+    pub files: Client,
+    /// For the managed identity's endpoint on this machine: passes by proxies.
+    pub local: Client,
+}
+
+impl Clients {
+    /// Builds them. With `loopback`, files may come from this machine too: for tests.
+    pub fn new(loopback: bool) -> reqwest::Result<Self> {
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("mimecast-sentinel/", env!("CARGO_PKG_VERSION")))
+                .redirect(Policy::none())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .read_timeout(READ_TIMEOUT)
+                .tls_version_min(reqwest::tls::Version::TLS_1_2)
+        };
+        let files = |builder: ClientBuilder| match loopback {
+            true => builder,
+            false => builder.https_only(true).dns_resolver(Arc::new(PublicHosts)),
+        };
+        Ok(Self {
+            api: builder().timeout(CALL_TIMEOUT).build()?,
+            files: files(builder()).build()?,
+            local: builder().timeout(CALL_TIMEOUT).no_proxy().build()?,
+        })
+    }
+}
+
+/// A reply that was read whole.
+#[derive(Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, decompressed.
+    pub body: Bytes,
+}
+
+/// Why a reply could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyError {
+    /// The connection failed.
+    #[error("{}", describe(.0))]
+    Http(#[from] reqwest::Error),
+    /// The body is larger than it may be.
+    #[error("the reply is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The body is not the gzip that its headers say it is.
+    #[error("the reply cannot be decompressed: {0}")]
+    Gzip(std::io::Error),
+}
+
+/// Reads a reply whole, decompressed if the server gzipped it, if it has at most `limit` bytes.
+pub async fn read_reply(response: Response, limit: usize) -> Result<Reply, ReplyError> {
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = BytesMut::new();
+    let mut chunks = response.bytes_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk?;
+        if body.len() + chunk.len() > limit {
+            return Err(ReplyError::TooLarge(limit));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let mut body = body.freeze();
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
+        let mut plain = Vec::new();
+        let mut decoder = MultiGzDecoder::new(&body[..]).take(limit as u64 + 1);
+        decoder.read_to_end(&mut plain).map_err(ReplyError::Gzip)?;
+        if plain.len() > limit {
+            return Err(ReplyError::TooLarge(limit));
+        }
+        body = Bytes::from(plain);
+    }
+    Ok(Reply { status, headers, body })
+}
+
+/// An error of the HTTP library with its causes, and without the address: that may be signed.
+pub fn describe(error: &reqwest::Error) -> String {
+    let kind = if error.is_timeout() {
+        "timed out"
+    } else if error.is_connect() {
+        "could not connect"
+    } else {
+        "the connection failed"
+    };
+    let mut cause = std::error::Error::source(error);
+    let mut last = None;
+    while let Some(error) = cause {
+        last = Some(error.to_string());
+        cause = error.source();
+    }
+    last.map_or_else(|| kind.to_owned(), |last| format!("{kind}: {last}"))
+}

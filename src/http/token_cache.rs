@@ -1,0 +1,96 @@
+//! An access token that is kept until shortly before it expires.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// How long before its end a token is renewed.
+const EARLY: Duration = Duration::from_secs(300);
+
+/// A token lives at least this long here, however short its life is said to be, so that a fresh one
+/// is used at least once.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// An access token.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The token itself.
+    pub secret: SecretString,
+    /// Counts the tokens of a cache: tells one from the next.
+    number: u64,
+}
+
+/// One token, fetched when it is first needed. Whoever asks while it is fetched waits for it.
+#[derive(Debug, Default)]
+pub struct TokenCache(Mutex<Slot>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    token: Option<(Token, Instant)>,
+    fetched: u64,
+}
+
+impl TokenCache {
+    /// The token, fetched with `fetch` if there is none that is good for another five minutes.
+    /// `fetch` returns it with the time it lives.
+    pub async fn get<E>(
+        &self,
+        fetch: impl AsyncFnOnce() -> Result<(SecretString, Duration), E>,
+    ) -> Result<Token, E> {
+        let mut slot = self.0.lock().await;
+        if let Some((token, until)) = &slot.token
+            && Instant::now() < *until
+        {
+            return Ok(token.clone());
+        }
+        let (secret, lives) = fetch().await?;
+        slot.fetched += 1;
+        let token = Token { secret, number: slot.fetched };
+        let until = Instant::now() + lives.saturating_sub(EARLY).max(SHORTEST);
+        slot.token = Some((token.clone(), until));
+        Ok(token)
+    }
+
+    /// Forgets a token that was refused. A newer one stays.
+    pub async fn discard(&self, refused: &Token) {
+        let mut slot = self.0.lock().await;
+        slot.token.take_if(|(token, _)| token.number == refused.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use secrecy::ExposeSecret as _;
+    use tokio::time::advance;
+
+    use super::*;
+
+    async fn get(cache: &TokenCache, fresh: &str) -> Token {
+        let fetch = async || Ok::<_, Infallible>((fresh.into(), Duration::from_secs(1_799)));
+        cache.get(fetch).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_kept_until_five_minutes_before_its_end() {
+        let cache = TokenCache::default();
+        assert_eq!(get(&cache, "a").await.secret.expose_secret(), "a");
+        advance(Duration::from_secs(1_498)).await;
+        assert_eq!(get(&cache, "b").await.secret.expose_secret(), "a");
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(get(&cache, "c").await.secret.expose_secret(), "c");
+    }
+
+    #[tokio::test]
+    async fn only_the_refused_token_is_forgotten() {
+        let cache = TokenCache::default();
+        let first = get(&cache, "a").await;
+        cache.discard(&first).await;
+        assert_eq!(get(&cache, "b").await.secret.expose_secret(), "b");
+        cache.discard(&first).await;
+        assert_eq!(get(&cache, "c").await.secret.expose_secret(), "b");
+    }
+}
