@@ -278,4 +278,6 @@ fn iso_8601_ms(time: DateTime<Utc>) -> [u8; 24] {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
