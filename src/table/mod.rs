@@ -1,13 +1,19 @@
 //! The table, defined once.
 //!
-//! A [`Table`] is the only place that says which columns there are. The row writer ([`Table::write_row`]),
-//! and whatever describes the table elsewhere (rule, ARM template, documents, KQL), come from it.
+//! A [`Table`] is the only place that says which columns there are. The row writer
+//! ([`Table::write_row`]), and whatever describes the table elsewhere (rule, ARM template,
+//! documents, KQL), come from it.
 
 mod cloud_integrated;
+mod event_id;
+mod field_index;
+mod json;
 mod row;
 
 pub use cloud_integrated::CLOUD_INTEGRATED;
-pub use row::{EventId, RejectReason, Row};
+pub use event_id::{EventId, EventIdHasher};
+use field_index::FieldIndex;
+pub use row::{MAX_COLUMN_BYTES, RejectReason, Row};
 
 /// One table of a Log Analytics workspace and the stream of the data collection rule that feeds it.
 #[derive(Debug)]
@@ -19,8 +25,33 @@ pub struct Table {
     /// The API's field that holds the event's time in milliseconds since 1970; `EventTime` and
     /// `TimeGenerated` are made from it.
     pub time_field: &'static str,
-    /// All columns, in the order in which they are shown.
+    /// All columns, in the order in which they are shown and written.
     pub columns: &'static [Column],
+    index: FieldIndex,
+}
+
+impl Table {
+    /// The most columns a table may have.
+    pub const MAX_COLUMNS: usize = 64;
+
+    /// A table, checked when it is compiled: its first column is [`From::TimeOrArrival`], so that
+    /// no row is empty, and its last [`From::Rest`], so that no field is lost.
+    const fn new(
+        name: &'static str,
+        stream: &'static str,
+        time_field: &'static str,
+        columns: &'static [Column],
+    ) -> Self {
+        assert!(columns.len() >= 2 && columns.len() <= Self::MAX_COLUMNS);
+        assert!(matches!(columns[0].from, From::TimeOrArrival));
+        assert!(matches!(columns[columns.len() - 1].from, From::Rest));
+        Self { name, stream, time_field, columns, index: FieldIndex::new(columns) }
+    }
+
+    /// The position in [`Table::columns`] of the column that takes the API's field of this name.
+    fn column_of(&self, field: &str) -> Option<usize> {
+        self.index.find(self.columns, field)
+    }
 }
 
 /// One column.

@@ -1,47 +1,283 @@
 //! One event to one row.
 
 use std::fmt;
+use std::ops::Range;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Timelike, Utc};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::Table;
+use super::json::{Nesting, has_lone_surrogate, repeats, unescape};
+use super::{ColumnType, EventId, From, Table};
 
-/// The event's identity: the first 128 bits of SHA-256 over the line as received, without its line
-/// end. Cryptographic, because outsiders write parts of an event.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct EventId(pub [u8; 16]);
+/// What Azure keeps of one column's value, in UTF-8 bytes; it cuts the rest without a word (64 KB
+/// in the Azure Monitor service limits, Logs Ingestion API).
+pub const MAX_COLUMN_BYTES: usize = 65_536;
 
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
+/// The times in milliseconds that are taken as an event's: 2000-01-01 up to 2100-01-01. Zero,
+/// negative numbers and seconds lie outside.
+const USABLE_TIME: Range<i64> = 946_684_800_000..4_102_444_800_000;
+
+const NULL: &str = "null";
 
 /// What [`Table::write_row`] says of the row it wrote.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
     /// The event's time in milliseconds since 1970, if it has a usable one.
     pub event_time_ms: Option<i64>,
-    /// Columns whose value is over the 65,536 bytes that Azure keeps of one.
+    /// Columns whose value is over [`MAX_COLUMN_BYTES`].
     pub oversize: Vec<&'static str>,
 }
 
 /// Why a line is not an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RejectReason {
-    /// Not JSON at all.
+    /// Not JSON at all; also an empty line, or one that begins with a byte order mark.
+    #[error("the line is not JSON")]
     NotJson,
+    /// JSON, but an array, a string, a number, a boolean or null.
+    #[error("the line is JSON, but not an object")]
+    NotObject,
+    /// Bytes that are not UTF-8.
+    #[error("the line is not UTF-8")]
+    InvalidUtf8,
+    /// An escape such as `\ud800` that is half of a character.
+    #[error("the line has an escaped surrogate without its other half")]
+    LoneSurrogate,
+    /// The same key twice in one object, at any level, however it is escaped.
+    #[error("an object in the line has the same key twice")]
+    DuplicateKey,
+    /// Nested more than 128 levels deep, counting the event itself.
+    #[error("the line is nested more than 128 levels deep")]
+    TooDeep,
+    /// Longer than the reader of lines takes. [`Table::write_row`] never says this.
+    #[error("the line is longer than MAX_LINE_BYTES allows; raise that setting to take such lines")]
+    LineTooLong,
+}
+
+impl RejectReason {
+    /// The reason's name in quarantine records; it does not change between versions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotJson => "not-json",
+            Self::NotObject => "not-object",
+            Self::InvalidUtf8 => "invalid-utf8",
+            Self::LoneSurrogate => "lone-surrogate",
+            Self::DuplicateKey => "duplicate-key",
+            Self::TooDeep => "too-deep",
+            Self::LineTooLong => "line-too-long",
+        }
+    }
 }
 
 impl Table {
-    /// Writes the row for `line` to the end of `out`; on an error `out` is as it was.
+    /// Writes the row for `line` to the end of `out`, as one JSON object without a line feed of its
+    /// own; on an error `out` is as it was.
+    ///
+    /// Values are copied as they stand, so that no digit and no escape changes. Each field of the
+    /// event is in the row once: in its column, or under its own name in the [`From::Rest`] column.
+    /// Columns without a value are left out.
+    ///
+    /// # Errors
+    /// Why the line is not an event, in this order if it has several faults: UTF-8, JSON, object,
+    /// surrogates; then depth or duplicate keys.
     pub fn write_row(
         &self,
-        _line: &[u8],
-        _id: EventId,
-        _arrival: DateTime<Utc>,
-        _out: &mut Vec<u8>,
+        line: &[u8],
+        id: EventId,
+        arrival: DateTime<Utc>,
+        out: &mut Vec<u8>,
     ) -> Result<Row, RejectReason> {
-        Err(RejectReason::NotJson)
+        let fields = Fields::read(self, line)?;
+        let event_time = self
+            .column_of(self.time_field)
+            .and_then(|column| fields.values[column]?.parse().ok())
+            .filter(|ms| USABLE_TIME.contains(ms))
+            .and_then(DateTime::from_timestamp_millis);
+        let time = iso_8601_ms(event_time.unwrap_or(arrival));
+
+        let mut oversize = Vec::new();
+        let row = out.len();
+        for (column, value) in self.columns.iter().zip(fields.values) {
+            match column.from {
+                From::TimeOrArrival => write_text(out, column.name, &time),
+                From::Time if event_time.is_none() => {}
+                From::Time => write_text(out, column.name, &time),
+                From::Id => write_text(out, column.name, &id.hex()),
+                From::Field(_) => {
+                    if let Some(raw) = value.filter(|raw| *raw != NULL) {
+                        write_name(out, column.name);
+                        out.extend_from_slice(raw.as_bytes());
+                        if is_oversize(column.stream_type, raw) {
+                            oversize.push(column.name);
+                        }
+                    }
+                }
+                From::Rest => {
+                    if write_rest(out, column.name, &fields.rest) > MAX_COLUMN_BYTES {
+                        oversize.push(column.name);
+                    }
+                }
+            }
+        }
+        out[row] = b'{';
+        out.push(b'}');
+        Ok(Row { event_time_ms: event_time.map(|time| time.timestamp_millis()), oversize })
     }
 }
+
+/// An event's fields, as they stand in its line.
+struct Fields<'a> {
+    /// By column: the value of its field if that fits; else, if the event has the field, `null`.
+    values: [Option<&'a str>; Table::MAX_COLUMNS],
+    /// Keys, with their quotes, and values of the fields that no column takes.
+    rest: Vec<(&'a str, &'a str)>,
+    /// Whether a field that has a column came twice.
+    repeated: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn read(table: &Table, line: &'a [u8]) -> Result<Self, RejectReason> {
+        let text = std::str::from_utf8(line).map_err(|_| RejectReason::InvalidUtf8)?;
+        let mut fields =
+            Self { values: [None; Table::MAX_COLUMNS], rest: Vec::new(), repeated: false };
+        let mut json = serde_json::Deserializer::from_str(text);
+        json.deserialize_map(Collect { table, fields: &mut fields })
+            .and_then(|()| json.end())
+            .map_err(|_| match serde_json::from_str::<IgnoredAny>(text) {
+                Ok(_) => RejectReason::NotObject,
+                Err(_) => RejectReason::NotJson,
+            })?;
+        fields.check(line)?;
+        Ok(fields)
+    }
+
+    /// Refuses what the grammar of JSON allows and a row must not have.
+    fn check(&self, line: &[u8]) -> Result<(), RejectReason> {
+        if has_lone_surrogate(line) {
+            return Err(RejectReason::LoneSurrogate);
+        }
+        let mut nesting = Nesting::default();
+        let values = self.values.iter().flatten().chain(self.rest.iter().map(|(_, raw)| raw));
+        values.copied().try_for_each(|raw| nesting.check(raw))?;
+        let mut keys: Vec<_> = self.rest.iter().filter_map(|(key, _)| unescape(key)).collect();
+        if self.repeated || repeats(&mut keys) {
+            return Err(RejectReason::DuplicateKey);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, table: &Table, key: &'a str, raw: &'a str) {
+        let column = unescape(key).and_then(|name| table.column_of(&name));
+        let Some(column) = column else {
+            return self.rest.push((key, raw));
+        };
+        let fits = raw == NULL || fits(table.columns[column].stream_type, raw);
+        if !fits {
+            self.rest.push((key, raw));
+        }
+        let before = self.values[column].replace(if fits { raw } else { NULL });
+        self.repeated |= before.is_some();
+    }
+}
+
+/// Takes each field of the event's object.
+struct Collect<'t, 'f, 'a> {
+    table: &'t Table,
+    fields: &'f mut Fields<'a>,
+}
+
+impl<'de> Visitor<'de> for Collect<'_, '_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            self.fields.add(self.table, key.get(), value.get());
+        }
+        Ok(())
+    }
+}
+
+/// Whether a JSON value is of a column's type.
+fn fits(column: ColumnType, raw: &str) -> bool {
+    match column {
+        ColumnType::String | ColumnType::Datetime => raw.starts_with('"'),
+        ColumnType::Long => raw.parse::<i64>().is_ok(),
+        ColumnType::Boolean => matches!(raw, "true" | "false"),
+        ColumnType::Dynamic => true,
+    }
+}
+
+/// Whether Azure would cut a value: a string counts unescaped, a dynamic as its JSON text.
+fn is_oversize(column: ColumnType, raw: &str) -> bool {
+    // An escape is never shorter than what it stands for.
+    if raw.len() <= MAX_COLUMN_BYTES {
+        return false;
+    }
+    match column {
+        ColumnType::Dynamic => true,
+        _ => unescape(raw).is_none_or(|text| text.len() > MAX_COLUMN_BYTES),
+    }
+}
+
+/// Writes what comes before a column's value. The row's first comma becomes its opening brace.
+fn write_name(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+/// Writes a column whose text needs no escapes.
+fn write_text(out: &mut Vec<u8>, name: &str, text: &[u8]) {
+    write_name(out, name);
+    out.push(b'"');
+    out.extend_from_slice(text);
+    out.push(b'"');
+}
+
+/// Writes the fields that no column takes, if there are any; the length of the column's value.
+fn write_rest(out: &mut Vec<u8>, name: &str, rest: &[(&str, &str)]) -> usize {
+    if rest.is_empty() {
+        return 0;
+    }
+    write_name(out, name);
+    let start = out.len();
+    for (key, raw) in rest {
+        out.push(b',');
+        out.extend_from_slice(key.as_bytes());
+        out.push(b':');
+        out.extend_from_slice(raw.as_bytes());
+    }
+    out[start] = b'{';
+    out.push(b'}');
+    out.len() - start
+}
+
+/// A time as `2024-11-07T17:20:00.123Z`.
+fn iso_8601_ms(time: DateTime<Utc>) -> [u8; 24] {
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let mut put = |at: Range<usize>, mut number: u32| {
+        for digit in text[at].iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+    };
+    put(0..4, time.year().unsigned_abs());
+    put(5..7, time.month());
+    put(8..10, time.day());
+    put(11..13, time.hour());
+    put(14..16, time.minute());
+    put(17..19, time.second());
+    // A leap second has up to 1,999.
+    put(20..23, time.timestamp_subsec_millis().min(999));
+    text
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
