@@ -5,4 +5,5 @@
 pub mod checkpoint;
 pub mod schedule;
 pub mod seams;
+pub mod settings;
 pub mod table;

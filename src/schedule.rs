@@ -465,7 +465,8 @@ mod tests {
         }
 
         fn means(&self, value: u32, min: u32) -> bool {
-            let stepped = |from: u32, n: u32| value >= from && (value - from) % n.max(1) == 0;
+            let stepped =
+                |from: u32, n: u32| value >= from && (value - from).is_multiple_of(n.max(1));
             match *self {
                 Self::Any => true,
                 Self::Value(a) => value == a,
