@@ -551,6 +551,17 @@ mod tests {
     }
 
     proptest! {
+        /// What the reader takes, the engine takes too; nothing makes either panic.
+        #[test]
+        fn any_text_is_read_or_refused(
+            text in prop_oneof!["\\PC{0,40}", "([0-9*,/a-z?-]{1,5} ){5}[0-9*,/a-z?-]{1,5}"],
+        ) {
+            let refused = Schedule::parse(&text).err();
+            prop_assert!(!matches!(refused, Some(ScheduleError::Engine(_))), "{refused:?}");
+        }
+    }
+
+    proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         /// Against every tick of four years; without months and weekdays, which need a longer walk.

@@ -10,7 +10,8 @@ use clap::Args;
 /// `AZURE_CLIENT_SECRET` and what the platform sets for its own identity (`IDENTITY_ENDPOINT`,
 /// `IDENTITY_HEADER`) are taken from the environment alone.
 ///
-/// `Debug` shows no value: `CHECKPOINT_URL` may hold a SAS.
+/// A command flattens them after its own flags, which would else stand under their heading in its
+/// help. `Debug` shows no value: `CHECKPOINT_URL` may hold a SAS.
 #[allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "the comments are also the help's text")]
 #[derive(Args, Clone, Default)]
 #[command(
