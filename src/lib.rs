@@ -6,5 +6,7 @@ pub mod checkpoint;
 pub mod http;
 pub mod pipeline;
 pub mod quarantine;
+pub mod schedule;
 pub mod seams;
+pub mod settings;
 pub mod table;

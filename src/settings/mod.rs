@@ -1,0 +1,136 @@
+//! Environment variables and flags → settings that are valid.
+//!
+//! [`RawSettings`] is what was given. [`Settings`], [`DryRunSettings`] and [`StateSettings`] are what
+//! a command needs, and exist only if all of it is right; else there are [`SettingsFaults`], which
+//! tell everything that is wrong at once. An empty value is unset, everywhere.
+
+mod azure;
+mod mimecast;
+mod origin;
+mod raw;
+mod reader;
+mod run;
+mod state;
+
+use std::time::Duration;
+
+use chrono::NaiveDate;
+
+pub use azure::{AzureCloud, AzureIdentity, CredentialSettings, IngestionSettings};
+pub use mimecast::MimecastSettings;
+pub use origin::is_loopback;
+pub use raw::RawSettings;
+use reader::Reader;
+pub use reader::{Fault, SettingsFaults};
+pub use state::{BlobAccess, StateLocation};
+
+use crate::schedule::Schedule;
+
+/// The environment variable in which the Functions host names the port to listen on. Where it is
+/// set, this process is a custom handler.
+pub const FUNCTIONS_PORT: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
+
+/// Reads one environment variable of this process.
+pub fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// What a pull needs, and `serve` and `check`: everything.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where events come from.
+    pub mimecast: MimecastSettings,
+    /// Where rows go.
+    pub ingestion: IngestionSettings,
+    /// Where checkpoints and quarantine lie.
+    pub state: StateSettings,
+    /// When to pull.
+    pub schedule: Schedule,
+    /// After this time a run posts nothing new.
+    pub run_time_limit: Duration,
+}
+
+/// What a dry run needs: nothing of Azure.
+#[derive(Clone, Debug)]
+pub struct DryRunSettings {
+    /// Where events come from.
+    pub mimecast: MimecastSettings,
+    /// After this time a run reads nothing new.
+    pub run_time_limit: Duration,
+}
+
+/// What commands on checkpoints and quarantine need: nothing of Mimecast.
+#[derive(Clone, Debug)]
+pub struct StateSettings {
+    /// Where they lie.
+    pub location: StateLocation,
+    /// What is valid but hardly meant; to be logged once.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Checks everything. `env` reads the environment, see [`process_env`]; `today` is in UTC.
+    pub fn resolve(
+        raw: &RawSettings,
+        env: &dyn Fn(&str) -> Option<String>,
+        today: NaiveDate,
+    ) -> Result<Self, SettingsFaults> {
+        let mut reader = Reader::new(env);
+        let base_url = mimecast::base_url(raw, &mut reader);
+        // A base URL that is wrong tells its own fault, and no others for its sake.
+        let on_loopback = base_url.as_ref().is_none_or(is_loopback);
+        let mimecast = mimecast::read(raw, base_url, today, &mut reader);
+        let schedule = run::schedule(raw, &mut reader);
+        let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
+        run::log_level(raw, &mut reader);
+        let ingestion = azure::read(raw, on_loopback, &mut reader);
+        let state = state_settings(raw, &mut reader);
+        let settings = || {
+            Some(Self {
+                mimecast: mimecast?,
+                ingestion: ingestion?,
+                state: state?,
+                schedule: schedule?,
+                run_time_limit: run_time_limit?,
+            })
+        };
+        reader.finish(settings())
+    }
+}
+
+impl DryRunSettings {
+    /// Checks what a dry run needs; see [`Settings::resolve`].
+    pub fn resolve(
+        raw: &RawSettings,
+        env: &dyn Fn(&str) -> Option<String>,
+        today: NaiveDate,
+    ) -> Result<Self, SettingsFaults> {
+        let mut reader = Reader::new(env);
+        let base_url = mimecast::base_url(raw, &mut reader);
+        let on_loopback = base_url.as_ref().is_none_or(is_loopback);
+        let mimecast = mimecast::read(raw, base_url, today, &mut reader);
+        let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
+        run::log_level(raw, &mut reader);
+        let settings = || Some(Self { mimecast: mimecast?, run_time_limit: run_time_limit? });
+        reader.finish(settings())
+    }
+}
+
+impl StateSettings {
+    /// Checks what commands on checkpoints and quarantine need; see [`Settings::resolve`].
+    pub fn resolve(
+        raw: &RawSettings,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsFaults> {
+        let mut reader = Reader::new(env);
+        run::log_level(raw, &mut reader);
+        let settings = state_settings(raw, &mut reader);
+        reader.finish(settings)
+    }
+}
+
+fn state_settings(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<StateSettings> {
+    let location = state::read(raw, reader)?;
+    let warnings = state::warning(&location, reader).into_iter().collect();
+    Some(StateSettings { location, warnings })
+}

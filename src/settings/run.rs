@@ -1,0 +1,153 @@
+//! When a run starts, how long it may take, and how much it tells.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::raw::RawSettings;
+use super::reader::{Reader, Wrong, given, whole_number, wrong};
+use crate::schedule::Schedule;
+
+const MIN_GAP: Duration = Duration::from_secs(10 * 60);
+/// What a run needs after its limit: bodies in flight, the checkpoint, the answer to the host.
+const RESERVE: Duration = Duration::from_secs(60);
+/// The host.json that is deployed, for when the real one cannot be read.
+const BUNDLED_HOST_JSON: &str = include_str!("../../host.json");
+
+pub(super) fn schedule(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Schedule> {
+    reader.optional("SCHEDULE", &raw.schedule, "0 0 */1 * * *", |text| {
+        const FIX: &str = "Give NCRONTAB in UTC with ticks at least 10 minutes apart, e.g. \
+                           `0 0 */1 * * *` for every hour.";
+        let schedule = Schedule::parse(text).or_else(|error| wrong(error.to_string(), FIX))?;
+        let gap = schedule.smallest_gap();
+        if gap < MIN_GAP {
+            let gap = gap.as_secs();
+            return wrong(format!("`{schedule}` has ticks only {gap} seconds apart"), FIX);
+        }
+        Ok(schedule)
+    })
+}
+
+pub(super) fn log_level(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Level> {
+    reader.optional("LOG_LEVEL", &raw.log_level, "INFO", |text| {
+        level(text).map_or_else(
+            || {
+                wrong(
+                    format!("{text:?} is not a level"),
+                    "Give ERROR, WARNING, INFO, DEBUG or TRACE.",
+                )
+            },
+            Ok,
+        )
+    })
+}
+
+fn level(text: &str) -> Option<Level> {
+    match text.to_ascii_uppercase().as_str() {
+        "ERROR" => Some(Level::ERROR),
+        "WARNING" | "WARN" => Some(Level::WARN),
+        "INFO" => Some(Level::INFO),
+        "DEBUG" => Some(Level::DEBUG),
+        "TRACE" => Some(Level::TRACE),
+        _ => None,
+    }
+}
+
+impl RawSettings {
+    /// `LOG_LEVEL`, or `INFO` where it is unset or not a level: faults must be told before it is
+    /// known that there are none.
+    pub fn log_level(&self) -> Level {
+        given(&self.log_level).and_then(level).unwrap_or(Level::INFO)
+    }
+}
+
+/// `RUN_TIME_LIMIT_SECONDS`: at least a minute, on loopback a second.
+pub(super) fn run_time_limit(
+    raw: &RawSettings,
+    on_loopback: bool,
+    reader: &mut Reader<'_>,
+) -> Option<Duration> {
+    const NAME: &str = "RUN_TIME_LIMIT_SECONDS";
+    let least = if on_loopback { 1 } else { 60 };
+    let seconds = whole_number(least..=86_400, "number of seconds");
+    let limit = reader
+        .optional(NAME, &raw.run_time_limit_seconds, "540", seconds)
+        .map(Duration::from_secs)?;
+    if reader.under_functions() {
+        let timeout = function_timeout(reader);
+        if limit + RESERVE > timeout {
+            let (limit, timeout) = (limit.as_secs(), timeout.as_secs());
+            let most = timeout.saturating_sub(RESERVE.as_secs());
+            let problem = format!(
+                "{limit} seconds leave less than a minute of the function timeout of {timeout} \
+                 seconds, after which the host kills the run"
+            );
+            let fix = if most < least {
+                "Raise functionTimeout in host.json to at least 2 minutes.".to_owned()
+            } else {
+                format!("Set it to at most {most}, or raise functionTimeout in host.json.")
+            };
+            reader.fault(NAME, Wrong { problem, fix });
+            return None;
+        }
+    }
+    Some(limit)
+}
+
+/// After what time the Functions host kills this process.
+fn function_timeout(reader: &Reader<'_>) -> Duration {
+    let overridden = reader.env("AzureFunctionsJobHost__functionTimeout");
+    let deployed = || {
+        let path = Path::new(&reader.env("FUNCTIONS_APP_ROOT_PATH")?).join("host.json");
+        timeout_in(&std::fs::read_to_string(path).ok()?)
+    };
+    overridden
+        .and_then(|text| time_span(&text))
+        .or_else(deployed)
+        .or_else(|| timeout_in(BUNDLED_HOST_JSON))
+        .unwrap_or(Duration::ZERO)
+}
+
+fn timeout_in(host_json: &str) -> Option<Duration> {
+    let host: serde_json::Value = serde_json::from_str(host_json).ok()?;
+    time_span(host.get("functionTimeout")?.as_str()?)
+}
+
+/// Reads .NET's `[d.]hh:mm:ss`; `-1` means without end.
+fn time_span(text: &str) -> Option<Duration> {
+    if text == "-1" {
+        return Some(Duration::MAX);
+    }
+    let (days, clock) = text.split_once('.').unwrap_or(("0", text));
+    let days: u64 = days.parse().ok()?;
+    let parts: Vec<u64> = clock.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let &[hours @ 0..24, minutes @ 0..60, seconds @ 0..60] = parts.as_slice() else {
+        return None;
+    };
+    let seconds = ((hours * 60 + minutes) * 60) + seconds;
+    days.checked_mul(86_400)?.checked_add(seconds).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_time_spans_as_the_host_does() {
+        let cases = [
+            ("00:10:00", Some(600)),
+            ("01:02:03", Some(3723)),
+            ("1.00:00:00", Some(86_400)),
+            ("-1", Some(Duration::MAX.as_secs())),
+            ("00:60:00", None),
+            ("10", None),
+            ("ten", None),
+            ("99999999999999999999.00:00:00", None),
+            ("999999999999999999.00:00:00", None),
+        ];
+        for (text, seconds) in cases {
+            assert_eq!(time_span(text).map(|span| span.as_secs()), seconds, "{text}");
+        }
+    }
+}
