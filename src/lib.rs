@@ -4,4 +4,6 @@
 
 pub mod checkpoint;
 pub mod seams;
+#[cfg(feature = "simulator")]
+pub mod simulator;
 pub mod table;
