@@ -9,4 +9,6 @@ pub mod quarantine;
 pub mod schedule;
 pub mod seams;
 pub mod settings;
+#[cfg(feature = "simulator")]
+pub mod simulator;
 pub mod table;

@@ -1,0 +1,195 @@
+//! Entra, the managed identity of App Service, and the Logs Ingestion endpoint.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::mimecast::text;
+use super::reply::{self, Accepted, Refusal, field};
+use super::rows;
+use super::state::{CLIENT_ID, CLIENT_SECRET, IDENTITY_HEADER, RULE_ID, Shared, TENANT_ID};
+use super::{Endpoint, Keep};
+use crate::table::CLOUD_INTEGRATED;
+
+/// How long an Azure access token lives.
+const TOKEN_SECONDS: i64 = 3600;
+
+/// `GET /msi/token`, as App Service serves it.
+pub(super) async fn managed_identity(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let query = query.unwrap_or_default();
+    let refuse = |status, message| {
+        Refusal::breach(status, "invalid_request", message).answer(&shared, Endpoint::AzureToken)
+    };
+    if text(&headers, HeaderName::from_static("x-identity-header")) != IDENTITY_HEADER {
+        return refuse(401, "the X-IDENTITY-HEADER is not the one of the environment");
+    }
+    if field(query.as_bytes(), "api-version").as_deref() != Some("2019-08-01") {
+        return refuse(400, "the api-version is not 2019-08-01");
+    }
+    let Some(resource) = field(query.as_bytes(), "resource").filter(|name| !name.is_empty()) else {
+        return refuse(400, "the resource is missing");
+    };
+    let expires_on = shared.options.clock.now().timestamp() + TOKEN_SECONDS;
+    let token = issue(&shared, &resource);
+    let client_id = field(query.as_bytes(), "client_id").unwrap_or_else(|| CLIENT_ID.to_owned());
+    reply::json(
+        200,
+        &json!({"access_token": token, "expires_on": expires_on.to_string(),
+                "resource": resource, "token_type": "Bearer", "client_id": client_id}),
+    )
+}
+
+/// `POST /<tenant>/oauth2/v2.0/token`
+pub(super) async fn entra(
+    State(shared): State<Arc<Shared>>,
+    Path(tenant): Path<String>,
+    body: Bytes,
+) -> Response {
+    match grant(&shared, &tenant, &body) {
+        Ok(resource) => reply::json(
+            200,
+            &json!({"access_token": issue(&shared, &resource), "token_type": "Bearer",
+                    "expires_in": TOKEN_SECONDS, "ext_expires_in": TOKEN_SECONDS}),
+        ),
+        Err(refusal) => refusal.answer(&shared, Endpoint::AzureToken),
+    }
+}
+
+/// The resource that Entra grants access to.
+fn grant(shared: &Shared, tenant: &str, body: &[u8]) -> Result<String, Refusal> {
+    let is = |name, value: &str| field(body, name).as_deref() == Some(value);
+    if tenant != TENANT_ID {
+        let message = format!("AADSTS90002: Tenant '{tenant}' not found.");
+        return Err(Refusal::breach(400, "invalid_request", message));
+    }
+    if !is("client_id", CLIENT_ID) {
+        let message = "AADSTS700016: The application was not found in the directory.";
+        return Err(Refusal::breach(400, "unauthorized_client", message));
+    }
+    if !is("grant_type", "client_credentials") {
+        let message = "AADSTS70003: The grant type is not supported.";
+        return Err(Refusal::breach(400, "unsupported_grant_type", message));
+    }
+    if let Some(assertion) = field(body, "client_assertion") {
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        shared.state().assertions.push(assertion);
+        if !is("client_assertion_type", kind) {
+            let message = "AADSTS50027: The client assertion's type is not that of a JWT.";
+            return Err(Refusal::breach(400, "invalid_request", message));
+        }
+    } else if !is("client_secret", CLIENT_SECRET) {
+        let message = "AADSTS7000215: Invalid client secret provided.";
+        return Err(Refusal::breach(401, "invalid_client", message));
+    }
+    field(body, "scope")
+        .and_then(|scope| scope.strip_suffix("/.default").map(str::to_owned))
+        .ok_or_else(|| {
+            let message = "AADSTS1002012: The scope must end in /.default.";
+            Refusal::breach(400, "invalid_scope", message)
+        })
+}
+
+/// A token for `resource`: a JWT without a signature, with the claims that Azurite looks at.
+fn issue(shared: &Shared, resource: &str) -> String {
+    let now = shared.options.clock.now().timestamp();
+    let mut state = shared.state();
+    let claims = json!({
+        "aud": resource, "iss": format!("https://sts.windows.net/{TENANT_ID}/"),
+        "iat": now, "nbf": now - 300, "exp": now + TOKEN_SECONDS,
+        "appid": CLIENT_ID, "tid": TENANT_ID, "uti": state.fresh(),
+    });
+    let encode = |claims: &Value| URL_SAFE_NO_PAD.encode(claims.to_string());
+    let token = format!("{}.{}.", encode(&json!({"alg": "none", "typ": "JWT"})), encode(&claims));
+    state.azure_tokens.insert(token.clone(), resource.to_owned());
+    token
+}
+
+/// `POST /dataCollectionRules/<rule>/streams/<stream>`
+pub(super) async fn ingest(
+    State(shared): State<Arc<Shared>>,
+    Path((rule, stream)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let query = query.unwrap_or_default();
+    let taken = check_address(&rule, &stream, query.as_bytes())
+        .and_then(|()| authorize(&shared, &headers))
+        .and_then(|()| take(&shared, &headers, &body));
+    match taken {
+        Ok(rows) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response.extensions_mut().insert(Accepted(rows));
+            response
+        }
+        Err(refusal) => refusal.answer(&shared, Endpoint::Post),
+    }
+}
+
+fn check_address(rule: &str, stream: &str, query: &[u8]) -> Result<(), Refusal> {
+    if field(query, "api-version").as_deref() != Some("2023-01-01") {
+        let message = "The api-version is not supported; use 2023-01-01.";
+        return Err(Refusal::breach(400, "UnsupportedApiVersion", message));
+    }
+    if rule != RULE_ID {
+        let message = format!("Data collection rule with immutable Id '{rule}' not found.");
+        return Err(Refusal::breach(404, "NotFound", message));
+    }
+    if stream != CLOUD_INTEGRATED.stream {
+        let message = format!("The stream {stream} was not configured in the rule.");
+        return Err(Refusal::breach(400, "InvalidStream", message));
+    }
+    Ok(())
+}
+
+fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+    let breach = |message: String| Err(Refusal::breach(401, "InvalidToken", message));
+    let Some(token) = text(headers, AUTHORIZATION).strip_prefix("Bearer ") else {
+        return breach("there is no bearer token".to_owned());
+    };
+    match shared.state().azure_tokens.get(token) {
+        Some(resource) if resource.starts_with("https://monitor.azure.") => Ok(()),
+        Some(resource) => breach(format!("the bearer token is for {resource}")),
+        None => breach("the bearer token is not one of Azure's".to_owned()),
+    }
+}
+
+/// Takes the rows of a body and says how many there are.
+fn take(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<u64, Refusal> {
+    if text(headers, CONTENT_ENCODING) != "gzip" {
+        return Err(Refusal::breach(400, "InvalidPayload", "the body is not gzip-encoded"));
+    }
+    if !text(headers, CONTENT_TYPE).starts_with("application/json") {
+        return Err(Refusal::breach(415, "InvalidContentType", "the body is not called JSON"));
+    }
+    let json = rows::inflate(body)?;
+    let poison = shared.state().plan.poison.clone();
+    let (count, rows) = if shared.options.keep == Keep::Count && poison.is_none() {
+        (rows::count(&json)?, Vec::new())
+    } else {
+        let rows = rows::read(&json)?;
+        (rows.len() as u64, rows)
+    };
+    if let Some(at) = poison.and_then(|poison| rows.iter().position(|row| poison(row))) {
+        return Err(Refusal::plain(400, "InvalidRow", format!("Row {at} cannot be taken.")));
+    }
+    let rows = if shared.options.keep == Keep::Count { Vec::new() } else { rows };
+    let mut state = shared.state();
+    state.landed.take(count, rows).map_err(|error| {
+        Refusal::breach(500, "InternalError", format!("the rows cannot be kept: {error}"))
+    })?;
+    state.calls.accepted_posts += 1;
+    Ok(count)
+}

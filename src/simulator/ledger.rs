@@ -1,0 +1,102 @@
+//! What the simulator remembers of its clients.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+
+use serde_json::Value;
+
+use super::{Endpoint, Fault, Keep};
+
+/// What was asked of a simulator. Requests that met a fault are counted too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Requests for a Mimecast access token.
+    pub mimecast_tokens: u64,
+    /// Listings, by stream.
+    pub listings: BTreeMap<String, u64>,
+    /// Downloads, by `<stream>/<name>`.
+    pub downloads: BTreeMap<String, u64>,
+    /// Requests for an Azure access token, by resource.
+    pub azure_tokens: BTreeMap<String, u64>,
+    /// Bodies posted.
+    pub posts: u64,
+    /// Bodies accepted.
+    pub accepted_posts: u64,
+    /// Bodies accepted whose answer never arrived.
+    pub lost_replies: u64,
+    /// Rows of those.
+    pub lost_rows: u64,
+}
+
+impl Calls {
+    /// Listings of all streams.
+    pub fn all_listings(&self) -> u64 {
+        self.listings.values().sum()
+    }
+
+    /// Downloads of all files.
+    pub fn all_downloads(&self) -> u64 {
+        self.downloads.values().sum()
+    }
+
+    pub(super) fn count(&mut self, endpoint: Endpoint, name: &str) {
+        let counter = match endpoint {
+            Endpoint::MimecastToken => &mut self.mimecast_tokens,
+            Endpoint::Post => &mut self.posts,
+            Endpoint::Listing => self.listings.entry(name.to_owned()).or_default(),
+            Endpoint::File => self.downloads.entry(name.to_owned()).or_default(),
+            Endpoint::AzureToken => self.azure_tokens.entry(name.to_owned()).or_default(),
+        };
+        *counter += 1;
+    }
+}
+
+/// A fault that a request met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drawn {
+    /// The kind of request.
+    pub endpoint: Endpoint,
+    /// Which one: a listing's query, a file's `<stream>/<name>`, a token's resource, a body's
+    /// digest.
+    pub identity: String,
+    /// What happened.
+    pub fault: Fault,
+}
+
+/// The accepted rows.
+#[derive(Debug)]
+pub(super) struct Landed {
+    pub(super) count: u64,
+    pub(super) rows: Vec<Value>,
+    file: Option<BufWriter<File>>,
+}
+
+impl Landed {
+    pub(super) fn new(keep: &Keep) -> io::Result<Self> {
+        let file = match keep {
+            Keep::File(path) => {
+                let file = OpenOptions::new().create(true).append(true).open(path)?;
+                Some(BufWriter::new(file))
+            }
+            Keep::Memory | Keep::Count => None,
+        };
+        Ok(Self { count: 0, rows: Vec::new(), file })
+    }
+
+    /// Takes the `count` rows of one body; `rows` is empty where they are only counted.
+    pub(super) fn take(&mut self, count: u64, rows: Vec<Value>) -> io::Result<()> {
+        match &mut self.file {
+            None => self.rows.extend(rows),
+            Some(file) => {
+                for row in &rows {
+                    serde_json::to_writer(&mut *file, row)?;
+                    file.write_all(b"\n")?;
+                }
+                file.flush()?;
+            }
+        }
+        self.count += count;
+        Ok(())
+    }
+}

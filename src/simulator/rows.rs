@@ -1,0 +1,86 @@
+//! Strict reading of an ingestion body: what Azure would refuse, and what it would quietly lose.
+
+use std::io::Read;
+
+use chrono::DateTime;
+use flate2::read::MultiGzDecoder;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
+
+use super::reply::Refusal;
+use crate::table::{CLOUD_INTEGRATED, ColumnType};
+
+/// The most an uncompressed body may have (Logs Ingestion API: "1 MB").
+const MAX_BODY_BYTES: usize = 1_000_000;
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::breach(400, "InvalidPayload", message)
+}
+
+/// The body without its gzip.
+pub(super) fn inflate(body: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let mut json = Vec::new();
+    MultiGzDecoder::new(body)
+        .take(MAX_BODY_BYTES as u64 + 1)
+        .read_to_end(&mut json)
+        .map_err(|error| invalid(format!("the body is not gzip: {error}")))?;
+    if json.len() > MAX_BODY_BYTES {
+        let message = format!("the body has more than {MAX_BODY_BYTES} bytes uncompressed");
+        return Err(Refusal::breach(413, "ContentLengthLimitExceeded", message));
+    }
+    Ok(json)
+}
+
+/// How many rows there are, without a look into them.
+pub(super) fn count(json: &[u8]) -> Result<u64, Refusal> {
+    let rows: Vec<IgnoredAny> = serde_json::from_slice(json)
+        .map_err(|error| invalid(format!("the body is not a JSON array: {error}")))?;
+    Ok(rows.len() as u64)
+}
+
+/// The rows, each checked against the table.
+pub(super) fn read(json: &[u8]) -> Result<Vec<Value>, Refusal> {
+    let rows: Vec<Map<String, Value>> = serde_json::from_slice(json)
+        .map_err(|error| invalid(format!("the body is not a JSON array of objects: {error}")))?;
+    for (at, row) in rows.iter().enumerate() {
+        check(row).map_err(|fault| invalid(format!("row {at}: {fault}")))?;
+    }
+    Ok(rows.into_iter().map(Value::Object).collect())
+}
+
+fn check(row: &Map<String, Value>) -> Result<(), String> {
+    let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
+    if DateTime::parse_from_rfc3339(text("TimeGenerated")).is_err() {
+        return Err("TimeGenerated is not a time".to_owned());
+    }
+    let id = text("EventId");
+    if id.len() != 32 || !id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err("EventId is not 128 bits in lower-case hex".to_owned());
+    }
+    if CLOUD_INTEGRATED.columns.is_empty() {
+        return Ok(());
+    }
+    for (name, value) in row {
+        let Some(column) = CLOUD_INTEGRATED.columns.iter().find(|column| column.name == name)
+        else {
+            return Err(format!("{name} is no column of the table, and would be lost"));
+        };
+        if !fits(column.stream_type, value) {
+            let kind = column.stream_type;
+            return Err(format!("{name} does not fit its type {kind:?}, and would become null"));
+        }
+    }
+    Ok(())
+}
+
+fn fits(kind: ColumnType, value: &Value) -> bool {
+    match (kind, value) {
+        (_, Value::Null) | (ColumnType::Dynamic, _) => true,
+        (ColumnType::String, value) => value.is_string(),
+        (ColumnType::Long, value) => value.is_i64(),
+        (ColumnType::Boolean, value) => value.is_boolean(),
+        (ColumnType::Datetime, value) => {
+            value.as_str().is_some_and(|text| DateTime::parse_from_rfc3339(text).is_ok())
+        }
+    }
+}

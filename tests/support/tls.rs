@@ -1,0 +1,111 @@
+//! The simulator over TLS, with a certificate authority made for the test.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mimecast_sentinel::simulator::Simulator;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{self, ServerConfig};
+
+/// A certificate authority and a server's certificate for `localhost` and `127.0.0.1`, as PEM
+/// files. The server's is a leaf of its own: rustls refuses a CA as a server.
+pub(crate) struct Certificates {
+    /// The CA's certificate, for `SSL_CERT_FILE` or a client's trusted roots.
+    pub(crate) ca: PathBuf,
+    /// The server's certificate.
+    pub(crate) certificate: PathBuf,
+    /// The server's key.
+    pub(crate) key: PathBuf,
+    server: ServerConfig,
+}
+
+impl Certificates {
+    /// Makes them, and writes them to `folder`.
+    pub(crate) fn write(folder: &Path) -> Self {
+        let mut authority = CertificateParams::default();
+        authority.distinguished_name.push(DnType::CommonName, "Test CA");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let authority_key = KeyPair::generate().unwrap();
+        let authority_certificate = authority.self_signed(&authority_key).unwrap();
+
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut leaf = CertificateParams::new(names).unwrap();
+        leaf.distinguished_name.push(DnType::CommonName, "localhost");
+        leaf.is_ca = IsCa::ExplicitNoCa;
+        leaf.use_authority_key_identifier_extension = true;
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf_key = KeyPair::generate().unwrap();
+        let issuer = Issuer::new(authority, authority_key);
+        let leaf_certificate = leaf.signed_by(&leaf_key, &issuer).unwrap();
+
+        let write = |name: &str, pem: String| {
+            let path = folder.join(name);
+            std::fs::write(&path, pem).unwrap();
+            path
+        };
+        let server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![leaf_certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(leaf_key.serialize_der().into()),
+            )
+            .unwrap();
+        Self {
+            ca: write("ca.pem", authority_certificate.pem()),
+            certificate: write("server.pem", leaf_certificate.pem()),
+            key: write("server.key", leaf_key.serialize_pem()),
+            server,
+        }
+    }
+
+    /// Serves the simulator with TLS on a second port, until the answer is dropped.
+    pub(crate) async fn serve(&self, simulator: &Simulator) -> TlsPort {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(self.server.clone()));
+        let handler = simulator.handler();
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, handler) = (acceptor.clone(), handler.clone());
+                tokio::spawn(async move {
+                    // A client that does not trust the CA ends the handshake.
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        handler.serve(stream).await;
+                    }
+                });
+            }
+        });
+        TlsPort { address, accepting }
+    }
+}
+
+/// A port that is served with TLS.
+pub(crate) struct TlsPort {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl TlsPort {
+    /// `https://localhost:<port>`
+    pub(crate) fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+}
+
+impl Drop for TlsPort {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
