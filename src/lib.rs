@@ -3,5 +3,6 @@
 //! `ARCHITECTURE.md` is the map of the modules and follows one event through them.
 
 pub mod checkpoint;
+pub mod functions;
 pub mod seams;
 pub mod table;
