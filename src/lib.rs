@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map of the modules and follows one event through them.
 
 pub mod checkpoint;
+pub mod functions;
 pub mod http;
 pub mod pipeline;
 pub mod quarantine;

@@ -1,0 +1,187 @@
+//! The Azure Functions custom handler: the HTTP server that the Functions host starts, asks whether
+//! it is there (`GET /`) and calls at each tick of the timer (`POST /CloudIntegrated`).
+//!
+//! The host waits until its function timeout, and then kills the process, for a success whose body
+//! is empty or `null`. So every answer here is a JSON object, `application/json`:
+//! `{"Outputs":{},"Logs":["…"],"ReturnValue":…}`. Of an answer that is no success the host reads the
+//! status alone; what went wrong belongs in the log.
+
+mod timer;
+
+use std::future::IntoFuture;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, error_span, info};
+
+pub use timer::Tick;
+
+/// Where the host calls: the name of the folder that `function.json` lies in.
+const FUNCTION: &str = "/CloudIntegrated";
+/// The host's id of an invocation, by which its own log lines are found.
+const INVOCATION_ID: &str = "x-azure-functions-invocationid";
+/// The most a payload may have; a timer's is well under 1 KiB.
+const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
+/// How long a payload may take to arrive; over loopback it takes milliseconds.
+const PAYLOAD_TIME: Duration = Duration::from_secs(10);
+/// How long clients have, once the last run ended after a stop, to take their answers.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// One run: what a tick starts. It never gets two at a time.
+pub type Run = Arc<dyn Fn(Tick) -> BoxFuture<'static, RunEnd> + Send + Sync>;
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct RunEnd {
+    /// What the program would exit with after this run: only 0 counts as a success of the function.
+    pub exit_code: u8,
+    /// The run's summary, handed to the host as the function's return value.
+    pub summary: Value,
+}
+
+/// Answers the Functions host on `listener`, which the caller binds to loopback before anything
+/// slow, until `stop` is cancelled. Then it accepts nothing more and waits for the run in progress,
+/// which is meant to watch the same token.
+///
+/// A run is a task of its own: a client that goes away does not end it, and a panic in it fails its
+/// tick alone.
+///
+/// # Errors
+/// When the listener fails for good; a single broken connection is no error.
+pub async fn serve(listener: TcpListener, run: Run, stop: CancellationToken) -> io::Result<()> {
+    let one_run = Arc::new(Mutex::new(()));
+    let handler = Handler { run, one_run: Arc::clone(&one_run), stop: stop.clone() };
+    let router = Router::new()
+        .route("/", get(|| async { answer(StatusCode::OK, "ready", Value::Null) }))
+        .route(FUNCTION, post(tick))
+        .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there is no such function") })
+        .method_not_allowed_fallback(|| async {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "this address takes GET / or POST /<function>")
+        })
+        .with_state(handler);
+    let stopped = stop.clone().cancelled_owned();
+    let served = axum::serve(listener, router).with_graceful_shutdown(stopped).into_future();
+    let last_run_ended = async {
+        stop.cancelled().await;
+        drop(one_run.lock().await);
+        sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        end = served => end?,
+        // A client that keeps its connection open without a word does not hold the program.
+        () = last_run_ended => {}
+    }
+    // A run whose client went away has no connection that would have been waited for.
+    drop(one_run.lock().await);
+    Ok(())
+}
+
+/// What a tick needs to know.
+#[derive(Clone)]
+struct Handler {
+    run: Run,
+    /// Held by the run in progress.
+    one_run: Arc<Mutex<()>>,
+    stop: CancellationToken,
+}
+
+async fn tick(State(handler): State<Handler>, headers: HeaderMap, body: Body) -> Response {
+    let invocation_id = invocation_id(&headers);
+    // At the level of errors, so that no log level takes the id from a line that is printed.
+    let span = error_span!("tick", invocation_id);
+    async {
+        match payload(body).await {
+            Ok(payload) => handler.tick(Tick::read(invocation_id, &payload)).await,
+            Err(refusal) => refusal,
+        }
+    }
+    .instrument(span)
+    .await
+}
+
+impl Handler {
+    async fn tick(&self, tick: Tick) -> Response {
+        if self.stop.is_cancelled() {
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "stopping: no run was started");
+        }
+        let Ok(running) = Arc::clone(&self.one_run).try_lock_owned() else {
+            let line = "no run was started: the one before is still in progress";
+            return answer(StatusCode::OK, line, Value::Null);
+        };
+        info!(past_due = tick.past_due, last = ?tick.last, next = ?tick.next, "run started");
+        let run = Arc::clone(&self.run);
+        let task = async move {
+            let _running = running;
+            run(tick).await
+        };
+        match tokio::spawn(task.in_current_span()).await {
+            Ok(RunEnd { exit_code: 0, summary }) => answer(StatusCode::OK, "run done", summary),
+            Ok(RunEnd { exit_code, summary }) => {
+                let line = format!("run failed with exit code {exit_code}");
+                answer(StatusCode::INTERNAL_SERVER_ERROR, &line, summary)
+            }
+            Err(_) => {
+                error!(
+                    "the run broke off in a panic, a defect of this program: please report it with \
+                     the message above; the next tick starts a new run"
+                );
+                refusal(StatusCode::INTERNAL_SERVER_ERROR, "run broken off by a panic")
+            }
+        }
+    }
+}
+
+/// The host's id of an invocation; nothing that is longer than a GUID could be.
+fn invocation_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(INVOCATION_ID)?.to_str().ok()?;
+    (id.len() <= 64).then(|| id.to_owned())
+}
+
+/// The whole payload, or the answer to one that is too large, too slow or broken. A large one is
+/// read to its end all the same, without being kept, so that its client is there for the answer.
+async fn payload(body: Body) -> Result<Bytes, Response> {
+    let read = async {
+        let mut kept = Vec::new();
+        let mut size = 0_usize;
+        let mut chunks = body.into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?;
+            size = size.saturating_add(chunk.len());
+            if size <= MAX_PAYLOAD_BYTES {
+                kept.extend_from_slice(&chunk);
+            }
+        }
+        Ok::<_, axum::Error>((size <= MAX_PAYLOAD_BYTES).then(|| kept.into()))
+    };
+    match timeout(PAYLOAD_TIME, read).await {
+        Ok(Ok(Some(payload))) => Ok(payload),
+        Ok(Ok(None)) => Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "payload over 64 KiB")),
+        Ok(Err(_)) => Err(refusal(StatusCode::BAD_REQUEST, "payload broken off")),
+        Err(_) => Err(refusal(StatusCode::REQUEST_TIMEOUT, "payload not there after 10 s")),
+    }
+}
+
+fn refusal(status: StatusCode, line: &str) -> Response {
+    answer(status, line, Value::Null)
+}
+
+/// An answer in the form that the host reads.
+fn answer(status: StatusCode, line: &str, return_value: Value) -> Response {
+    let body = json!({ "Outputs": {}, "Logs": [line], "ReturnValue": return_value });
+    (status, Json(body)).into_response()
+}

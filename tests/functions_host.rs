@@ -1,0 +1,583 @@
+//! The custom handler against a simulator of the Functions host.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+#[path = "support/functions_host.rs"]
+mod host;
+
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use host::{HostClient, HostSimulator, Invocation, Level, Limits, State, timer_payload};
+use mimecast_sentinel::functions::{Run, RunEnd, Tick, serve};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes; passing it is a failure, never a wait.
+const LONG: Duration = Duration::from_secs(20);
+const FUNCTION: &str = "CloudIntegrated";
+
+/// The handler in this process, with the HTTP half of the host.
+struct Room {
+    port: u16,
+    client: HostClient,
+    stop: CancellationToken,
+    served: JoinHandle<std::io::Result<()>>,
+}
+
+impl Room {
+    async fn open(run: Run) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, run, stop.clone()));
+        Self { port, client: HostClient::new(port), stop, served }
+    }
+
+    async fn tick(&self) -> Invocation {
+        self.post(timer_payload(false).to_string().as_bytes()).await
+    }
+
+    async fn post(&self, payload: &[u8]) -> Invocation {
+        self.client.invoke(FUNCTION, payload, LONG).await
+    }
+
+    /// Sends the start of a tick by hand: its first line, the `Host` header, and `rest`.
+    async fn begin_tick(&self, rest: &str) -> TcpStream {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap();
+        let request = format!("POST /{FUNCTION} HTTP/1.1\r\nHost: 127.0.0.1\r\n{rest}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Sends a tick by hand, all of it before it reads the answer.
+    async fn tick_by_hand(&self, rest: &str) -> String {
+        let mut stream = self.begin_tick(&format!("Connection: close\r\n{rest}")).await;
+        let mut answer = String::new();
+        timeout(LONG, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    }
+
+    /// Stops the server, and lets it do all that it does by itself then.
+    async fn stop_and_settle(&self) {
+        self.stop.cancel();
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A run that ends at once, and writes down what it was given.
+fn ends_with(exit_code: u8) -> (Run, Arc<Mutex<Vec<Tick>>>) {
+    let ticks = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&ticks);
+    let run: Run = Arc::new(move |tick| {
+        seen.lock().unwrap().push(tick);
+        async move { RunEnd { exit_code, summary: json!({ "run_id": "r1" }) } }.boxed()
+    });
+    (run, ticks)
+}
+
+/// A run that says when it starts, and when it is over, and lasts until it is let go.
+struct HeldRun {
+    run: Run,
+    started: mpsc::UnboundedReceiver<()>,
+    over: mpsc::UnboundedReceiver<()>,
+    let_go: Arc<Semaphore>,
+}
+
+impl HeldRun {
+    fn new() -> Self {
+        let (start, started) = mpsc::unbounded_channel();
+        let (finish, over) = mpsc::unbounded_channel();
+        let let_go = Arc::new(Semaphore::new(0));
+        let gate = Arc::clone(&let_go);
+        let run: Run = Arc::new(move |_| {
+            start.send(()).unwrap();
+            let (gate, finish) = (Arc::clone(&gate), finish.clone());
+            async move {
+                gate.acquire().await.unwrap().forget();
+                finish.send(()).unwrap();
+                RunEnd { exit_code: 0, summary: Value::Null }
+            }
+            .boxed()
+        });
+        Self { run, started, over, let_go }
+    }
+
+    async fn has_started(&mut self) {
+        timeout(LONG, self.started.recv()).await.unwrap().unwrap();
+    }
+
+    async fn is_over(&mut self) {
+        timeout(LONG, self.over.recv()).await.unwrap().unwrap();
+    }
+}
+
+fn logs(invocation: Invocation) -> Vec<String> {
+    match invocation {
+        Invocation::Succeeded { logs, .. } => logs,
+        other => panic!("not a success: {other:?}"),
+    }
+}
+
+fn start_tick(room: &Room) -> JoinHandle<Invocation> {
+    let client = room.client.clone();
+    let payload = timer_payload(false).to_string();
+    tokio::spawn(async move { client.invoke(FUNCTION, payload.as_bytes(), LONG).await })
+}
+
+#[tokio::test]
+async fn a_tick_runs_and_succeeds_in_the_eyes_of_a_strict_host() {
+    let (run, ticks) = ends_with(0);
+    let room = Room::open(run).await;
+    assert!(room.client.ready(LONG).await);
+    let Invocation::Succeeded { logs, return_value } = room.tick().await else {
+        panic!("not a success")
+    };
+    assert_eq!(logs, ["run done"]);
+    assert_eq!(return_value, json!({ "run_id": "r1" }));
+    assert_eq!(ticks.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_exit_code_other_than_0_fails_the_function() {
+    for exit_code in [1, 2, 3, 255] {
+        let room = Room::open(ends_with(exit_code).0).await;
+        assert_eq!(room.tick().await, Invocation::Failed("status 500".to_owned()), "{exit_code}");
+    }
+}
+
+#[tokio::test]
+async fn readiness_is_answered_while_a_run_is_in_progress() {
+    let mut held = HeldRun::new();
+    let room = Room::open(Arc::clone(&held.run)).await;
+    let tick = start_tick(&room);
+    held.has_started().await;
+    let answer = reqwest::get(room.client.url("/")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    held.let_go.add_permits(1);
+    assert_eq!(logs(tick.await.unwrap()), ["run done"]);
+}
+
+#[tokio::test]
+async fn a_chunked_payload_needs_neither_length_nor_content_type() {
+    let (run, ticks) = ends_with(0);
+    let room = Room::open(run).await;
+    let payload = timer_payload(true).to_string();
+    let (first, second) = payload.split_at(17);
+    let chunked = format!(
+        "Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
+        first.len(),
+        second.len(),
+    );
+    let answer = room.tick_by_hand(&chunked).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(ticks.lock().unwrap()[0].past_due, "the payload was not read");
+}
+
+#[tokio::test]
+async fn the_timer_is_read_however_often_it_is_encoded() {
+    let (run, ticks) = ends_with(0);
+    let room = Room::open(run).await;
+    let plain = timer_payload(true);
+    let twice = |value: &Value| Value::String(Value::String(value.to_string()).to_string());
+    let mut inner = plain.clone();
+    let timer = inner["Data"]["timer"].clone();
+    inner["Data"]["timer"] = Value::String(timer.to_string());
+    let mut innermost = plain.clone();
+    innermost["Data"]["timer"] = twice(&timer);
+    let mut leaves = plain.clone();
+    leaves["Data"]["timer"]["IsPastDue"] = json!("true");
+    leaves["Data"]["timer"]["ScheduleStatus"]["Last"] = twice(&timer["ScheduleStatus"]["Last"]);
+    let payloads = [twice(&plain), plain, inner, innermost, leaves];
+    for payload in &payloads {
+        logs(room.post(payload.to_string().as_bytes()).await);
+    }
+    for (number, tick) in ticks.lock().unwrap().iter().enumerate() {
+        let id = format!("6f1d7a52-0000-4000-8000-{:012x}", number + 1);
+        assert_eq!(tick.invocation_id.as_deref(), Some(id.as_str()));
+        assert!(tick.past_due, "{payload}", payload = payloads[number]);
+        assert_eq!(tick.last, "2026-11-21T10:15:00Z".parse().ok(), "{}", payloads[number]);
+        assert_eq!(tick.next, "2026-11-21T10:20:00Z".parse().ok(), "{}", payloads[number]);
+    }
+}
+
+#[tokio::test]
+async fn a_first_tick_has_no_last_one() {
+    let (run, ticks) = ends_with(0);
+    let room = Room::open(run).await;
+    let mut payload = timer_payload(false);
+    payload["Data"]["timer"]["ScheduleStatus"]["Last"] = json!("0001-01-01T00:00:00+00:00");
+    logs(room.post(payload.to_string().as_bytes()).await);
+    payload["Data"]["timer"]["ScheduleStatus"] = Value::Null;
+    logs(room.post(payload.to_string().as_bytes()).await);
+    let ticks = ticks.lock().unwrap();
+    assert_eq!((ticks[0].last, ticks[0].next), (None, "2026-11-21T10:20:00Z".parse().ok()));
+    assert_eq!((ticks[1].last, ticks[1].next), (None, None));
+}
+
+#[tokio::test]
+async fn a_payload_that_is_garbage_still_starts_a_run() {
+    let (run, ticks) = ends_with(0);
+    let room = Room::open(run).await;
+    let deep = "[".repeat(10_000);
+    let full = "x".repeat(64 * 1024);
+    let payloads: [&[u8]; 12] = [
+        b"",
+        b"null",
+        b"[]",
+        b"7",
+        br#""text""#,
+        b"{",
+        b"\xff\xfe\x00",
+        br#"{"Data":[1]}"#,
+        br#"{"Data":{"timer":"\"oops"}}"#,
+        br#"{"Data":{"timer":{"IsPastDue":{},"ScheduleStatus":{"Last":5,"Next":"soon"}}}}"#,
+        deep.as_bytes(),
+        full.as_bytes(),
+    ];
+    for payload in payloads {
+        assert_eq!(logs(room.post(payload).await), ["run done"]);
+    }
+    let ticks = ticks.lock().unwrap();
+    assert_eq!(ticks.len(), payloads.len());
+    for tick in ticks.iter() {
+        let nothing = Tick { invocation_id: tick.invocation_id.clone(), ..Tick::default() };
+        assert_eq!(*tick, nothing);
+    }
+}
+
+#[tokio::test]
+async fn a_payload_over_64_kib_is_refused_and_starts_nothing() {
+    let (run, ticks) = ends_with(0);
+    let room = Room::open(run).await;
+    for size in [64 * 1024 + 1, 4 << 20] {
+        let end = room.post(&vec![b'x'; size]).await;
+        assert_eq!(end, Invocation::Failed("status 413".to_owned()), "{size}");
+    }
+    // A client that reads no answer before all is sent gets one too.
+    let large = "x".repeat(4 << 20);
+    let answer = room.tick_by_hand(&format!("Content-Length: {}\r\n\r\n{large}", 4 << 20)).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert_eq!(ticks.lock().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_tick_during_a_run_succeeds_and_starts_nothing() {
+    let mut held = HeldRun::new();
+    let room = Room::open(Arc::clone(&held.run)).await;
+    let first = start_tick(&room);
+    held.has_started().await;
+    assert_eq!(
+        logs(room.tick().await),
+        ["no run was started: the one before is still in progress"]
+    );
+    assert!(held.started.try_recv().is_err(), "a second run was started");
+    held.let_go.add_permits(2);
+    assert_eq!(logs(first.await.unwrap()), ["run done"]);
+    assert_eq!(logs(room.tick().await), ["run done"], "the next tick should run again");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_does_not_end_the_run() {
+    let mut held = HeldRun::new();
+    let room = Room::open(Arc::clone(&held.run)).await;
+    let stream = room.begin_tick("Content-Length: 2\r\n\r\n{}").await;
+    held.has_started().await;
+    drop(stream);
+    // An answered request later, the server has seen that the connection is closed.
+    assert_eq!(logs(room.tick().await).len(), 1);
+    held.let_go.add_permits(1);
+    held.is_over().await;
+}
+
+#[tokio::test]
+async fn a_panic_fails_its_tick_alone() {
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let run: Run = Arc::new(move |_| match ticks.fetch_add(1, Ordering::Relaxed) {
+        0 => panic!("made by the test, before the run's first await"),
+        1 => async { panic!("made by the test, inside the run") }.boxed(),
+        _ => async { RunEnd { exit_code: 0, summary: Value::Null } }.boxed(),
+    });
+    let room = Room::open(run).await;
+    assert_eq!(room.tick().await, Invocation::Failed("status 500".to_owned()));
+    assert_eq!(room.tick().await, Invocation::Failed("status 500".to_owned()));
+    assert_eq!(logs(room.tick().await), ["run done"]);
+}
+
+#[tokio::test]
+async fn every_answer_is_a_json_object() {
+    let room = Room::open(ends_with(2).0).await;
+    let http = reqwest::Client::new();
+    let large = vec![b'x'; 100_000];
+    let requests = [
+        (200, http.get(room.client.url("/"))),
+        (404, http.get(room.client.url("/api/CloudIntegrated"))),
+        (404, http.post(room.client.url("/cloudintegrated")).body("{}")),
+        (404, http.post(room.client.url("/CloudIntegrated/")).body("{}")),
+        (405, http.get(room.client.url("/CloudIntegrated"))),
+        (405, http.delete(room.client.url("/"))),
+        (413, http.post(room.client.url("/CloudIntegrated")).body(large)),
+        (500, http.post(room.client.url("/CloudIntegrated")).body("{}")),
+    ];
+    for (status, request) in requests {
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status);
+        let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        let body = answer.bytes().await.unwrap();
+        // Read as if it were a success: the form has to be right whatever the status.
+        assert_eq!(logs(host::read_answer(200, Some(&content_type), &body)).len(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_accepts_nothing_more_and_waits_for_the_run() {
+    let mut held = HeldRun::new();
+    let room = Room::open(Arc::clone(&held.run)).await;
+    let tick = start_tick(&room);
+    held.has_started().await;
+    room.stop_and_settle().await;
+    assert!(!room.served.is_finished(), "it did not wait for the run");
+    held.let_go.add_permits(1);
+    assert_eq!(logs(tick.await.unwrap()), ["run done"]);
+    timeout(LONG, room.served).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_a_run_whose_client_went_away() {
+    let mut held = HeldRun::new();
+    let room = Room::open(Arc::clone(&held.run)).await;
+    drop(room.begin_tick("Content-Length: 2\r\n\r\n{}").await);
+    held.has_started().await;
+    room.stop_and_settle().await;
+    assert!(!room.served.is_finished(), "it did not wait for the run");
+    held.let_go.add_permits(1);
+    timeout(LONG, room.served).await.unwrap().unwrap().unwrap();
+    held.over.try_recv().expect("the run should be over");
+}
+
+#[tokio::test]
+async fn a_tick_that_arrives_after_a_stop_starts_nothing() {
+    let (run, ticks) = ends_with(0);
+    let room = Room::open(run).await;
+    let mut late = room.begin_tick("Content-Length: 2\r\nExpect: 100-continue\r\n\r\n").await;
+    let mut answer = vec![0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    timeout(LONG, late.read_exact(&mut answer)).await.unwrap().unwrap();
+    room.stop.cancel();
+    late.write_all(b"{}").await.unwrap();
+    let mut answer = String::new();
+    timeout(LONG, late.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    assert_eq!(ticks.lock().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_silent_client_does_not_hold_up_a_stop() {
+    let room = Room::open(ends_with(0).0).await;
+    let _silent = room.begin_tick("User-Agent:").await;
+    logs(room.tick().await);
+    room.stop.cancel();
+    timeout(LONG, room.served).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn lines_of_a_run_carry_the_invocation_id_and_never_the_payload() {
+    let run: Run = Arc::new(|_| {
+        async {
+            tracing::error!("inside the run");
+            RunEnd { exit_code: 1, summary: Value::Null }
+        }
+        .boxed()
+    });
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&written);
+    let log = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || Shared(Arc::clone(&writer)))
+        .finish();
+    // The test's runtime has one thread, so that this subscriber sees the server's tasks too.
+    let _guard = tracing::subscriber::set_default(log);
+    let room = Room::open(run).await;
+    room.post(br#"{"Data":{"timer":{"IsPastDue":"SENTINEL"}},"Metadata":"SENTINEL"}"#).await;
+    room.post(b"SENTINEL").await;
+    let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+    let inside: Vec<_> = written.lines().filter(|line| line.contains("inside the run")).collect();
+    assert_eq!(inside.len(), 2, "{written}");
+    assert!(inside[0].contains("6f1d7a52-0000-4000-8000-000000000001"), "{written}");
+    assert!(!written.contains("SENTINEL"), "{written}");
+}
+
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+// The simulator's own rules.
+
+#[test]
+fn the_simulator_reads_answers_as_the_host_does() {
+    let json = Some("application/json");
+    let read = |body: &str| host::read_answer(200, json, body.as_bytes());
+    let succeeded = |logs: &[&str], return_value| Invocation::Succeeded {
+        logs: logs.iter().map(|&line| line.to_owned()).collect(),
+        return_value,
+    };
+    assert_eq!(read("{}"), succeeded(&[], Value::Null));
+    assert_eq!(read(r#"{"logs":["a",5],"RETURNVALUE":1,"x":2}"#), succeeded(&["a", "5"], json!(1)));
+    assert_eq!(read(r#"{"Outputs":null,"Logs":null}"#), succeeded(&[], Value::Null));
+    assert_eq!(read(""), Invocation::TimedOut);
+    assert_eq!(read("null"), Invocation::TimedOut);
+    for body in ["[]", "7", "{", r#"{"Logs":"x"}"#, r#"{"Logs":[{}]}"#, r#"{"Outputs":[]}"#] {
+        assert!(matches!(read(body), Invocation::Failed(_)), "{body}");
+    }
+    for content_type in [None, Some("text/plain"), Some("application/jsonp")] {
+        let end = host::read_answer(200, content_type, b"{}");
+        assert!(matches!(end, Invocation::Failed(_)), "{content_type:?}");
+    }
+    let utf8 = host::read_answer(200, Some("application/json; charset=utf-8"), b"{}");
+    assert_eq!(utf8, succeeded(&[], Value::Null));
+    for status in [199, 302, 404, 500] {
+        let end = host::read_answer(status, json, b"{}");
+        assert!(matches!(end, Invocation::Failed(_)), "{status}");
+    }
+}
+
+#[test]
+fn the_simulator_files_lines_as_the_host_does() {
+    assert_eq!(host::level(false, r#"{"level":"ERROR"}"#), Level::Information);
+    assert_eq!(host::level(false, "LanguageWorkerConsoleLog x"), Level::System);
+    assert_eq!(host::level(true, "it failed"), Level::Error);
+    assert_eq!(host::level(true, "WARNING: it nearly failed"), Level::Warning);
+}
+
+#[test]
+fn the_simulator_converts_values_as_the_host_does() {
+    assert_eq!(host::converted(&json!({ "a": 1 })), json!({ "a": 1 }));
+    assert_eq!(host::converted(&json!("x")), json!("\"x\""));
+    assert_eq!(host::converted(&json!(1)), json!("1"));
+    assert_eq!(host::converted(&Value::Null), json!("null"));
+}
+
+// The handler as a program of its own. This test binary is the program: it runs the one test below,
+// which does nothing unless it is told what to be.
+
+const FAKE: &str = "FAKE_WORKER";
+
+#[tokio::test]
+#[ignore = "the program that the tests below start"]
+async fn fake_worker() {
+    let Ok(kind) = std::env::var(FAKE) else { return };
+    let port = std::env::var("FUNCTIONS_CUSTOMHANDLER_PORT").unwrap().parse::<u16>().unwrap();
+    if kind == "deaf" {
+        return std::future::pending().await;
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    let run: Run = Arc::new(move |_| {
+        let kind = kind.clone();
+        async move {
+            match kind.split_once(' ') {
+                Some(("exit", code)) => std::process::exit(code.parse().unwrap()),
+                Some(("hang-once", file)) if !std::fs::exists(file).unwrap() => {
+                    std::fs::write(file, "").unwrap();
+                    std::future::pending().await
+                }
+                _ => {
+                    writeln!(std::io::stdout(), "a line of the run").unwrap();
+                    writeln!(std::io::stderr(), "a failure of the run").unwrap();
+                    RunEnd { exit_code: 0, summary: Value::Null }
+                }
+            }
+        }
+        .boxed()
+    });
+    serve(listener, run, CancellationToken::new()).await.unwrap();
+}
+
+async fn start(limits: Limits, kind: &str) -> HostSimulator {
+    let program = std::env::current_exe().unwrap();
+    let args = ["fake_worker", "--exact", "--ignored", "--nocapture"];
+    HostSimulator::start_with(limits, &program, &args, &[(FAKE, kind)]).await
+}
+
+#[tokio::test]
+async fn a_program_is_started_called_and_killed_by_the_host() {
+    let mut host = start(Limits::default(), "serve").await;
+    assert_eq!((host.state(), host.starts()), (State::Running, 1));
+    assert!(host.client().ready(LONG).await);
+    assert_eq!(logs(host.tick(FUNCTION).await), ["run done"]);
+    let end = host.tick("AnotherFunction").await;
+    assert_eq!(end, Invocation::Failed("status 404".to_owned()));
+    let lines = host.scale_in().await;
+    assert!(lines.contains(&(Level::Information, "a line of the run".to_owned())), "{lines:?}");
+    assert!(lines.contains(&(Level::Error, "a failure of the run".to_owned())), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_run_over_the_function_timeout_costs_the_process_and_the_next_tick_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let marker = folder.path().join("hung");
+    // Only the first invocation has to pass this, and it hangs for good.
+    let limits = Limits { function: Duration::from_secs(2), ..Limits::default() };
+    let mut host = start(limits, &format!("hang-once {}", marker.display())).await;
+    assert_eq!(host.tick(FUNCTION).await, Invocation::TimedOut);
+    assert_eq!((host.state(), host.starts()), (State::Running, 2));
+    assert_eq!(logs(host.tick(FUNCTION).await), ["run done"]);
+}
+
+#[tokio::test]
+async fn a_program_that_exits_with_0_is_not_started_again() {
+    let mut host = start(Limits::default(), "exit 0").await;
+    assert!(matches!(host.tick(FUNCTION).await, Invocation::Disconnected(_)));
+    assert_eq!((host.state(), host.starts()), (State::NotRestarted, 1));
+    assert!(matches!(host.tick(FUNCTION).await, Invocation::Disconnected(_)));
+}
+
+#[tokio::test]
+async fn three_errors_within_the_window_stop_the_host() {
+    let mut host = start(Limits::default(), "exit 1").await;
+    for starts in [2, 3] {
+        assert!(matches!(host.tick(FUNCTION).await, Invocation::Disconnected(_)));
+        assert_eq!((host.state(), host.starts()), (State::Running, starts));
+    }
+    host.tick(FUNCTION).await;
+    assert_eq!((host.state(), host.starts()), (State::HostStopped, 3));
+}
+
+#[tokio::test]
+async fn exit_code_200_and_errors_outside_the_window_do_not_count() {
+    let apart = Limits { error_window: Duration::ZERO, ..Limits::default() };
+    for (limits, kind) in [(Limits::default(), "exit 200"), (apart, "exit 1")] {
+        let mut host = start(limits, kind).await;
+        for starts in 2..=5 {
+            host.tick(FUNCTION).await;
+            assert_eq!((host.state(), host.starts()), (State::Running, starts), "{kind}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_never_listens_stops_the_host() {
+    let limits = Limits { initialization: Duration::from_millis(200), ..Limits::default() };
+    let host = start(limits, "deaf").await;
+    assert_eq!((host.state(), host.starts()), (State::HostStopped, 3));
+}
