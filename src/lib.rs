@@ -5,6 +5,7 @@
 pub mod checkpoint;
 pub mod functions;
 pub mod http;
+pub mod mimecast;
 pub mod pipeline;
 pub mod quarantine;
 pub mod schedule;

@@ -99,6 +99,9 @@ pub struct Checkpoint {
     /// The file at which the last run ran out of time, and how far it was then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_time_at: Option<(String, Position)>,
+    /// The time of the newest event that was delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_event: Option<DateTime<Utc>>,
     /// Counts since the beginning.
     pub totals: Totals,
     /// When it was written.
@@ -140,6 +143,7 @@ impl Checkpoint {
             backfill_from: None,
             files: BTreeMap::new(),
             out_of_time_at: None,
+            newest_event: None,
             totals: Totals::default(),
             updated_at: DateTime::UNIX_EPOCH,
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use chrono::DateTime;
 use futures::stream::FuturesOrdered;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
@@ -272,6 +273,8 @@ impl<'a> Ledger<'a> {
         add(&self.counters.rows_delivered, body.delivered);
         add(&self.counters.rows_quarantined, body.quarantined);
         self.newest_ms = self.newest_ms.max(body.newest_ms);
+        let newest = body.newest_ms.and_then(DateTime::from_timestamp_millis);
+        self.checkpoint.newest_event = self.checkpoint.newest_event.max(newest);
         self.touch();
         self.unsaved_bodies += 1;
         if file_finished || self.unsaved_bodies >= self.policy.save_after_bodies {

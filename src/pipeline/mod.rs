@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use fault::{Fault, Interrupt};
 pub use sink::Sink;
 pub use source::Source;
-pub use summary::{Counters, Outcome, RunSummary, StreamSummary, get};
+pub use summary::{Counters, Gap, Outcome, RunSummary, StreamSummary, get};
 
 use crate::checkpoint::Store;
 use crate::quarantine::Quarantine;

@@ -55,8 +55,6 @@ pub struct Page {
     pub next: Option<Cursor>,
     /// Whether the source says that there is nothing more for now.
     pub caught_up: bool,
-    /// What may be missing because the source had to begin elsewhere.
-    pub gap: Option<Gap>,
 }
 
 /// A file of a page.
@@ -68,15 +66,6 @@ pub struct Part {
     pub size: Option<u64>,
     /// Where to get it: a signed address, never logged, never stored.
     pub address: SecretString,
-}
-
-/// A span of time for which events may be missing: ISO-8601 dates or times.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Gap {
-    /// From when.
-    pub from: String,
-    /// Until when.
-    pub to: String,
 }
 
 /// A part whose bytes are on their way.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use chrono::{NaiveDate, NaiveTime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -11,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::deliver::{Ledger, Poster};
 use super::fault::{Fault, Interrupt};
 use super::page::PageReader;
-use super::source::{Gap, Page};
-use super::summary::{Counters, Outcome, StreamSummary, add, get};
+use super::source::Page;
+use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
 use super::{Connector, checkpoint_name};
 use crate::checkpoint::{Checkpoint, CheckpointError, Cursor, Lease, Position};
+use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
 
 /// Empty pages in a row after which a stream counts as caught up.
@@ -37,7 +39,7 @@ pub(super) struct StreamPull<'a> {
 struct Told {
     gap: Option<Gap>,
     newest_ms: Option<i64>,
-    backfill_from: Option<chrono::NaiveDate>,
+    backfill_from: Option<NaiveDate>,
 }
 
 impl StreamPull<'_> {
@@ -179,6 +181,9 @@ impl StreamPull<'_> {
             () = self.stop.cancelled() => return Err(Interrupt::OutOfTime),
         };
         if page.cursor != cursor {
+            if let (Cursor::Token(_), Cursor::Start(day)) = (&cursor, &page.cursor) {
+                told.gap = Some(self.gap_of_token(ledger.checkpoint, *day));
+            }
             ledger.checkpoint.advance(page.cursor.clone());
             ledger.touch();
         }
@@ -188,17 +193,23 @@ impl StreamPull<'_> {
             ledger.checkpoint.backfill_from = Some(day);
             ledger.touch();
         }
-        if let Some(gap) = &page.gap {
-            let (from, to) = (&gap.from, &gap.to);
-            tracing::error!(
-                stream = self.stream,
-                from,
-                to,
-                "events of this time may be missing: Mimecast no longer accepts the stored token"
-            );
-            told.gap = Some(gap.clone());
-        }
         Ok(page)
+    }
+
+    /// What may be missing when the stored token was refused: from the newest event that was
+    /// delivered to the day at which the source begins again.
+    fn gap_of_token(&self, checkpoint: &Checkpoint, day: NaiveDate) -> Gap {
+        let to = day.and_time(NaiveTime::MIN).and_utc();
+        let from = checkpoint.newest_event.unwrap_or(checkpoint.updated_at).min(to);
+        let gap = Gap { from, to };
+        tracing::error!(
+            stream = self.stream,
+            from = %gap.from,
+            to = %gap.to,
+            "the source no longer accepts the stored page token: events of this time may be \
+             missing, and later ones come again"
+        );
+        gap
     }
 
     /// Reads one page and delivers it; returns the reply whose files were read.
@@ -259,22 +270,26 @@ impl StreamPull<'_> {
         let ((read, gone, file), delivered) = tokio::join!(reading, delivering);
         *in_hand = file;
         if !gone.is_empty() {
-            told.gap = Some(self.gap_of_gone(ledger.checkpoint, gone.len()));
+            told.gap = Some(self.gap_of_files(ledger.checkpoint, &gone));
         }
         delivered?;
         read
     }
 
     /// What may be missing when half-read files are gone: nobody knows their events' times, so it
-    /// is all that came since the last time the checkpoint was written.
-    fn gap_of_gone(&self, checkpoint: &Checkpoint, files: usize) -> Gap {
-        tracing::error!(
-            stream = self.stream,
-            files,
-            "half-read batch files are gone from Mimecast's listing: their other lines are missing"
-        );
-        let from = checkpoint.updated_at.to_rfc3339();
-        Gap { from, to: self.connector.clock.now().to_rfc3339() }
+    /// is all since the newest event that was delivered.
+    fn gap_of_files(&self, checkpoint: &Checkpoint, gone: &[FilePosition]) -> Gap {
+        let from = checkpoint.newest_event.unwrap_or(checkpoint.updated_at);
+        let to = self.connector.clock.now();
+        for FilePosition { file, line, .. } in gone {
+            tracing::error!(
+                stream = self.stream,
+                file,
+                line,
+                "a half-read batch file is gone from the listing: it is missing from this line on"
+            );
+        }
+        Gap { from: from.min(to), to }
     }
 
     /// The time was up within `file`: if it was so last time too, and not one line was gained, a

@@ -6,7 +6,6 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use super::fault::Fault;
-use super::source::Gap;
 
 /// How a stream's run, or a whole run, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -47,6 +46,15 @@ pub struct Counters {
     pub bytes_read: AtomicU64,
     /// Bytes of accepted bodies, compressed as they go.
     pub bytes_sent: AtomicU64,
+}
+
+/// A span of time for which events may be missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// From when.
+    pub from: DateTime<Utc>,
+    /// Until when.
+    pub to: DateTime<Utc>,
 }
 
 /// What a stream's run did.

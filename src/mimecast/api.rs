@@ -1,0 +1,109 @@
+//! Calls to Mimecast's API: what is repeated, how long, and what a final refusal means.
+
+use chrono::NaiveDate;
+use reqwest::{RequestBuilder, StatusCode};
+use secrecy::SecretString;
+use url::Url;
+
+use super::error_body::ErrorBody;
+use super::pace::Pace;
+use crate::http::{
+    Clients, GaveUp, Reply, ReplyError, RetryPolicy, TokenCache, read_reply, retry_after,
+};
+use crate::pipeline::{Fault, Interrupt};
+use crate::seams::{Clock, Deadline, Random};
+
+/// The most that a reply may hold. A page of 100 files is some 100 KB.
+const REPLY_LIMIT: usize = 16 * 1024 * 1024;
+
+/// Mimecast's API for one application.
+pub(super) struct Api {
+    pub(super) clients: Clients,
+    pub(super) base_url: Url,
+    pub(super) client_id: String,
+    pub(super) client_secret: SecretString,
+    /// The day at which a stream begins.
+    pub(super) start: NaiveDate,
+    pub(super) tokens: TokenCache,
+    pub(super) pace: Pace,
+    pub(super) retry: RetryPolicy,
+    pub(super) clock: Clock,
+    pub(super) random: Random,
+}
+
+/// What is being called, for messages.
+pub(super) struct Call {
+    /// E.g. `the listing of mailflow`.
+    pub(super) what: &'static str,
+    /// Whether it counts against the pace.
+    pub(super) listing: bool,
+}
+
+impl Api {
+    /// A URL below the base URL.
+    pub(super) fn at(&self, path: &str) -> Url {
+        let mut url = self.base_url.clone();
+        url.set_path(path);
+        url
+    }
+
+    /// Sends a request until an answer comes that a repetition would not change. `again` says which
+    /// answers are worth one beside 408, 429 and 5xx.
+    pub(super) async fn send(
+        &self,
+        call: &Call,
+        deadline: Deadline,
+        request: impl Fn() -> RequestBuilder,
+        again: impl Fn(&Reply) -> bool,
+    ) -> Result<Reply, Interrupt> {
+        let mut retries = self.retry.start(&self.random, deadline);
+        loop {
+            if call.listing && !self.pace.turn(deadline).await {
+                return Err(Interrupt::OutOfTime);
+            }
+            let reply = match request().send().await {
+                Ok(response) => read_reply(response, REPLY_LIMIT).await,
+                Err(error) => Err(ReplyError::Http(error)),
+            };
+            let (failed, waited) = match reply {
+                Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
+                    let asked = retry_after(&reply.headers, self.clock.now());
+                    tracing::warn!(call = call.what, "Mimecast limits the rate; waiting");
+                    (String::from("it limits the rate (429)"), retries.throttled(asked).await)
+                }
+                Ok(reply) if is_passing(reply.status) || again(&reply) => {
+                    let said = ErrorBody::read(&reply.body);
+                    let failed = format!("it answered {}: {said}", reply.status.as_u16());
+                    tracing::warn!(call = call.what, failed, "Mimecast failed; trying again");
+                    (failed, retries.back_off().await)
+                }
+                Ok(reply) => return Ok(reply),
+                Err(error) => {
+                    let failed = error.to_string();
+                    tracing::warn!(call = call.what, failed, "Mimecast failed; trying again");
+                    (failed, retries.back_off().await)
+                }
+            };
+            match waited {
+                Ok(()) => {}
+                Err(GaveUp::OutOfTime) => return Err(Interrupt::OutOfTime),
+                Err(GaveUp::Attempts) => return Err(self.unreachable(call, &failed).into()),
+            }
+        }
+    }
+
+    fn unreachable(&self, call: &Call, failed: &str) -> Fault {
+        let host = self.base_url.host_str().unwrap_or_default();
+        Fault::passing(
+            "mimecast-unreachable",
+            format!("{} at {host} failed {} times: {failed}", call.what, self.retry.attempts),
+            "nothing is lost, the next run tries again; if it stays so, check the network to \
+             Mimecast and its status page",
+        )
+    }
+}
+
+/// Statuses that a repetition may change.
+fn is_passing(status: StatusCode) -> bool {
+    status == StatusCode::REQUEST_TIMEOUT || status.is_server_error()
+}

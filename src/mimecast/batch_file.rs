@@ -1,0 +1,380 @@
+//! A batch file: gzip over NDJSON, one event a line.
+//!
+//! Lines end with `\n` only, since U+2028 and its kind occur inside of strings. Several gzip members
+//! behind one another are one file. A file of zero bytes, and blank lines, are normal.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use chrono::{DateTime, Utc};
+use flate2::bufread::MultiGzDecoder;
+use memchr::memchr;
+
+use crate::pipeline::source::{ReadError, Record, RecordKind, RecordReader};
+use crate::table::{EventId, EventIdHasher, RejectReason, Row, Table};
+
+/// How much is read at a time, compressed and decoded.
+const BUFFER: usize = 64 * 1024;
+
+/// What a line and a file may hold, decoded, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) line: u64,
+    pub(super) file: u64,
+}
+
+/// Reads events out of the bytes of a batch file.
+pub(super) struct EventReader {
+    lines: Lines,
+    skip: u64,
+    table: &'static Table,
+    arrival: DateTime<Utc>,
+}
+
+impl EventReader {
+    pub(super) fn new(
+        input: Box<dyn Read + Send>,
+        skip: u64,
+        limits: Limits,
+        table: &'static Table,
+        arrival: DateTime<Utc>,
+    ) -> Self {
+        Self { lines: Lines::new(input, limits), skip, table, arrival }
+    }
+}
+
+impl RecordReader for EventReader {
+    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
+        loop {
+            let Some(kind) = self.lines.next()? else { return Ok(None) };
+            if self.lines.number <= self.skip {
+                continue;
+            }
+            let (id, kind) = match kind {
+                Line::Whole if self.lines.line.iter().all(u8::is_ascii_whitespace) => continue,
+                Line::Whole => {
+                    let id = EventId::of(&self.lines.line);
+                    let written = self.table.write_row(&self.lines.line, id, self.arrival, row);
+                    (id, kind_of(written))
+                }
+                Line::TooLong { id, length } => (id, RecordKind::TooLong(length)),
+            };
+            return Ok(Some(Record {
+                line: self.lines.number,
+                id: id.0,
+                original: &self.lines.line,
+                kind,
+            }));
+        }
+    }
+}
+
+fn kind_of(written: Result<Row, RejectReason>) -> RecordKind {
+    match written {
+        Ok(row) => RecordKind::Row { time_ms: row.event_time_ms, oversize: row.oversize },
+        Err(reason) => RecordKind::Rejected(reason.as_str(), reason.to_string()),
+    }
+}
+
+/// The lines of a batch file.
+struct Lines {
+    decoded: BufReader<Decoder>,
+    limits: Limits,
+    /// The line in hand, without its end.
+    line: Vec<u8>,
+    /// Its number, from 1.
+    number: u64,
+}
+
+/// What is in hand.
+enum Line {
+    Whole,
+    /// More than the limit; its bytes are gone by.
+    TooLong {
+        id: EventId,
+        length: u64,
+    },
+}
+
+impl Lines {
+    fn new(input: Box<dyn Read + Send>, limits: Limits) -> Self {
+        let decoder = Decoder { gzip: None, input: Some(Input::new(input)), decoded: 0 };
+        let decoded = BufReader::with_capacity(BUFFER, decoder);
+        Self { decoded, limits, line: Vec::new(), number: 0 }
+    }
+
+    /// Goes to the next line; `None` at the end of the file.
+    fn next(&mut self) -> Result<Option<Line>, ReadError> {
+        self.line.clear();
+        // Of a line that is too long, only its id and its length are kept.
+        let mut too_long: Option<(EventIdHasher, u64)> = None;
+        let mut any = false;
+        loop {
+            let buffer = match self.decoded.fill_buf() {
+                Ok(buffer) => buffer,
+                Err(error) => return Err(self.decoded.get_mut().explain(&error)),
+            };
+            if buffer.is_empty() {
+                break;
+            }
+            any = true;
+            let end = memchr(b'\n', buffer);
+            let piece = &buffer[..end.unwrap_or(buffer.len())];
+            let taken = piece.len() + usize::from(end.is_some());
+            match &mut too_long {
+                Some((hasher, length)) => {
+                    hasher.update(piece);
+                    *length += piece.len() as u64;
+                }
+                None if (self.line.len() + piece.len()) as u64 > self.limits.line => {
+                    let mut hasher = EventIdHasher::new();
+                    hasher.update(&self.line);
+                    hasher.update(piece);
+                    too_long = Some((hasher, (self.line.len() + piece.len()) as u64));
+                    self.line = Vec::new();
+                }
+                None => self.line.extend_from_slice(piece),
+            }
+            self.decoded.consume(taken);
+            if self.decoded.get_ref().decoded > self.limits.file {
+                return Err(ReadError::TooLarge(self.limits.file));
+            }
+            if end.is_some() {
+                break;
+            }
+        }
+        if !any {
+            return Ok(None);
+        }
+        self.number += 1;
+        Ok(Some(match too_long {
+            Some((hasher, length)) => Line::TooLong { id: hasher.finish(), length },
+            None => {
+                if self.line.last() == Some(&b'\r') {
+                    self.line.pop();
+                }
+                Line::Whole
+            }
+        }))
+    }
+}
+
+/// Gunzips, and tells a download that broke off from a file that is damaged.
+struct Decoder {
+    gzip: Option<MultiGzDecoder<Input>>,
+    /// Until the first byte is asked for.
+    input: Option<Input>,
+    /// Decoded bytes so far.
+    decoded: u64,
+}
+
+/// The compressed bytes. It remembers that they ended in an error.
+struct Input {
+    bytes: BufReader<Box<dyn Read + Send>>,
+    broken: Option<io::Error>,
+}
+
+impl Decoder {
+    /// What an error of this decoder means for the file.
+    fn explain(&mut self, error: &io::Error) -> ReadError {
+        let Some(input) = self.gzip.as_mut().map(MultiGzDecoder::get_mut) else {
+            return ReadError::Broken(io::Error::other(error.to_string()));
+        };
+        // Whether the file is damaged is only known when all of it has arrived.
+        let drained = match input.broken.take() {
+            Some(broken) => Err(broken),
+            None => io::copy(&mut input.bytes, &mut io::sink()).map(drop),
+        };
+        match drained {
+            Err(broken) => ReadError::Broken(broken),
+            Ok(()) => ReadError::Damaged { offset: self.decoded, reason: error.to_string() },
+        }
+    }
+}
+
+impl Read for Decoder {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(mut input) = self.input.take() {
+            // A file of zero bytes is an empty file, not a gzip without its header.
+            if input.fill_buf()?.is_empty() {
+                return Ok(0);
+            }
+            self.gzip = Some(MultiGzDecoder::new(input));
+        }
+        let Some(gzip) = &mut self.gzip else { return Ok(0) };
+        let read = gzip.read(buffer)?;
+        self.decoded += read as u64;
+        Ok(read)
+    }
+}
+
+impl Input {
+    fn new(bytes: Box<dyn Read + Send>) -> Self {
+        Self { bytes: BufReader::with_capacity(BUFFER, bytes), broken: None }
+    }
+}
+
+impl BufRead for Input {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.broken.is_none()
+            && let Err(error) = self.bytes.fill_buf()
+        {
+            self.broken = Some(error);
+        }
+        match &self.broken {
+            Some(broken) => Err(io::Error::other(broken.to_string())),
+            None => Ok(self.bytes.buffer()),
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.bytes.consume(amount);
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let n = available.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&available[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+    use crate::table::CLOUD_INTEGRATED;
+
+    const LIMITS: Limits = Limits { line: 1_000, file: 100_000 };
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn reader(file: Vec<u8>, skip: u64) -> EventReader {
+        let input = Box::new(io::Cursor::new(file));
+        EventReader::new(input, skip, LIMITS, &CLOUD_INTEGRATED, DateTime::UNIX_EPOCH)
+    }
+
+    /// The records of a file: number and original, and how it ended.
+    fn read(file: Vec<u8>, skip: u64) -> (Vec<(u64, String)>, Option<ReadError>) {
+        let mut reader = reader(file, skip);
+        let mut records = Vec::new();
+        loop {
+            match reader.next(&mut Vec::new()) {
+                Ok(Some(record)) => {
+                    let text = String::from_utf8_lossy(record.original).into_owned();
+                    records.push((record.line, text));
+                }
+                Ok(None) => return (records, None),
+                Err(error) => return (records, Some(error)),
+            }
+        }
+    }
+
+    #[test]
+    fn lines_end_with_a_line_feed_only_and_blank_ones_are_passed() {
+        let text = "{\"a\":\"\u{2028}\u{2029}\u{85}\"}\n\n \t\r\n{\"b\":1}\r\n{\"c\":2}";
+        let (records, ended) = read(gzip(text.as_bytes()), 0);
+        assert!(ended.is_none());
+        let expected =
+            [(1, "{\"a\":\"\u{2028}\u{2029}\u{85}\"}"), (4, "{\"b\":1}"), (5, "{\"c\":2}")];
+        assert_eq!(records, expected.map(|(line, text)| (line, text.to_owned())));
+    }
+
+    #[test]
+    fn an_event_has_the_same_id_whatever_ends_its_line() {
+        let ids = |file: Vec<u8>| reader(file, 0).next(&mut Vec::new()).unwrap().unwrap().id;
+        let id = ids(gzip(b"{\"a\":1}\n"));
+        assert_eq!(ids(gzip(b"{\"a\":1}\r\n")), id);
+        assert_eq!(ids(gzip(b"{\"a\":1}")), id);
+    }
+
+    #[test]
+    fn two_members_are_one_file_and_nothing_is_an_empty_one() {
+        let two = [gzip(b"{\"a\":1}\n{\"b\""), gzip(b":2}\n")].concat();
+        let (records, ended) = read(two, 0);
+        assert!(ended.is_none());
+        assert_eq!(records[1], (2, "{\"b\":2}".to_owned()));
+        for empty in [Vec::new(), gzip(b"")] {
+            let (records, ended) = read(empty, 0);
+            assert!(records.is_empty() && ended.is_none());
+        }
+    }
+
+    #[test]
+    fn lines_that_are_settled_are_passed() {
+        let file = gzip(b"{\"a\":1}\n\n{\"b\":2}\n{\"c\":3}\n");
+        let numbers = |skip| read(file.clone(), skip).0.iter().map(|r| r.0).collect::<Vec<_>>();
+        assert_eq!(numbers(0), [1, 3, 4]);
+        assert_eq!(numbers(3), [4]);
+        assert_eq!(numbers(9), [0; 0]);
+    }
+
+    #[test]
+    fn a_line_over_the_limit_is_told_with_its_length_and_id_and_the_rest_goes_on() {
+        let long = "x".repeat(1_001);
+        let mut reader = reader(gzip(format!("{long}\n{{\"b\":2}}\n").as_bytes()), 0);
+        let record = reader.next(&mut Vec::new()).unwrap().unwrap();
+        assert!(matches!(record.kind, RecordKind::TooLong(1_001)), "{record:?}");
+        assert_eq!(record.id, EventId::of(long.as_bytes()).0);
+        let record = reader.next(&mut Vec::new()).unwrap().unwrap();
+        assert!(matches!(record.kind, RecordKind::Row { .. }), "{record:?}");
+        assert_eq!(record.line, 2);
+    }
+
+    #[test]
+    fn what_is_not_an_event_is_told_and_the_rest_goes_on() {
+        let (records, ended) = read(gzip(b"nonsense\n[1,2]\n{\"a\":1}\n"), 0);
+        assert!(ended.is_none());
+        assert_eq!(records.len(), 3);
+        let mut reader = reader(gzip(b"nonsense\n[1,2]\n"), 0);
+        for expected in ["not-json", "not-object"] {
+            let record = reader.next(&mut Vec::new()).unwrap().unwrap();
+            let RecordKind::Rejected(reason, _) = record.kind else { panic!("{record:?}") };
+            assert_eq!(reason, expected);
+        }
+    }
+
+    #[test]
+    fn a_bomb_ends_at_the_limit() {
+        let (records, ended) = read(gzip(&vec![b'\n'; 1_000_000]), 0);
+        assert!(records.is_empty());
+        assert!(matches!(ended, Some(ReadError::TooLarge(100_000))), "{ended:?}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_told_from_a_broken_download() {
+        struct Breaks(io::Cursor<Vec<u8>>);
+        impl Read for Breaks {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                match self.0.read(buffer)? {
+                    0 => Err(io::ErrorKind::ConnectionReset.into()),
+                    n => Ok(n),
+                }
+            }
+        }
+        let whole = gzip("{\"a\":1}\n".repeat(500).as_bytes());
+        let cut = whole[..whole.len() - 10].to_vec();
+        let (_, ended) = read(cut.clone(), 0);
+        assert!(matches!(ended, Some(ReadError::Damaged { .. })), "{ended:?}");
+        let input = Box::new(Breaks(io::Cursor::new(cut)));
+        let mut broken =
+            EventReader::new(input, 0, LIMITS, &CLOUD_INTEGRATED, DateTime::UNIX_EPOCH);
+        let ended = std::iter::from_fn(|| {
+            broken.next(&mut Vec::new()).map(|r| r.map(|r| r.line)).transpose()
+        })
+        .find_map(Result::err);
+        assert!(matches!(ended, Some(ReadError::Broken(_))), "{ended:?}");
+        let (_, ended) = read(b"not gzip at all".to_vec(), 0);
+        assert!(matches!(ended, Some(ReadError::Damaged { offset: 0, .. })), "{ended:?}");
+    }
+}

@@ -1,0 +1,14 @@
+//! The source: Mimecast API 2.0, Cloud Integrated security events in batches.
+//!
+//! `token` → `listing` → `batch_file` is the order in which an event passes.
+
+mod api;
+mod batch_file;
+mod error_body;
+mod listing;
+mod pace;
+mod source;
+mod token;
+
+pub use pace::Pace;
+pub use source::{MimecastSource, Options};

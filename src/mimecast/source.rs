@@ -1,0 +1,184 @@
+//! Mimecast as a [`Source`].
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use async_trait::async_trait;
+use chrono::NaiveDate;
+use futures::{StreamExt, TryStreamExt};
+use reqwest::StatusCode;
+use reqwest::header::{ACCEPT_ENCODING, ETAG};
+use secrecy::{ExposeSecret, SecretString};
+use url::{Host, Url};
+
+use super::api::Api;
+use super::batch_file::{EventReader, Limits};
+use super::pace::Pace;
+use crate::checkpoint::Cursor;
+use crate::http::{Clients, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after};
+use crate::pipeline::source::{OpenError, OpenPart, Page, Part, RecordReader};
+use crate::pipeline::{Fault, Interrupt, Source};
+use crate::seams::{Clock, Deadline, Random};
+use crate::table::CLOUD_INTEGRATED;
+
+/// What to pull, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `https://api.services.mimecast.com`, or a region's own.
+    pub base_url: Url,
+    /// The API 2.0 application's id.
+    pub client_id: String,
+    /// The API 2.0 application's secret.
+    pub client_secret: SecretString,
+    /// The streams.
+    pub types: Vec<String>,
+    /// The day at which a stream begins.
+    pub start: NaiveDate,
+    /// Listing calls in 15 minutes.
+    pub calls_per_15_minutes: u32,
+    /// The most bytes of a line.
+    pub max_line_bytes: u64,
+    /// The most bytes of a file, decoded.
+    pub max_file_bytes: u64,
+    /// Whether batch files may come from this machine, over plain http: for tests.
+    pub loopback: bool,
+    /// How calls are repeated.
+    pub retry: RetryPolicy,
+}
+
+/// Mimecast's Cloud Integrated security events.
+pub struct MimecastSource {
+    api: Api,
+    types: Vec<String>,
+    limits: Limits,
+    loopback: bool,
+}
+
+impl MimecastSource {
+    /// A source that calls Mimecast with these clients.
+    pub fn new(options: Options, clients: Clients, clock: Clock, random: Random) -> Self {
+        Self {
+            types: options.types,
+            limits: Limits { line: options.max_line_bytes, file: options.max_file_bytes },
+            loopback: options.loopback,
+            api: Api {
+                clients,
+                base_url: options.base_url,
+                client_id: options.client_id,
+                client_secret: options.client_secret,
+                start: options.start,
+                tokens: TokenCache::default(),
+                pace: Pace::new(options.calls_per_15_minutes),
+                retry: options.retry,
+                clock,
+                random,
+            },
+        }
+    }
+
+    /// The address of a file, if it may be connected to. Its name is resolved, and the addresses
+    /// checked, when the connection is made.
+    fn address(&self, part: &Part) -> Result<Url, Fault> {
+        let url = Url::parse(part.address.expose_secret()).ok();
+        let allowed = url.filter(|url| {
+            let public = match url.host() {
+                Some(Host::Ipv4(ip)) => is_public(ip.into()),
+                Some(Host::Ipv6(ip)) => is_public(ip.into()),
+                Some(Host::Domain(_)) => true,
+                None => false,
+            };
+            self.loopback || (url.scheme() == "https" && public)
+        });
+        allowed.ok_or_else(|| {
+            Fault::passing(
+                "file-address-refused",
+                format!("batch file {} is not at a public https address", part.key),
+                "do not trust it: tell Mimecast's support what its listing says",
+            )
+        })
+    }
+}
+
+#[async_trait]
+impl Source for MimecastSource {
+    fn owner(&self) -> BTreeMap<String, String> {
+        let base_url = self.api.base_url.as_str().trim_end_matches('/').to_owned();
+        BTreeMap::from([
+            ("base_url".to_owned(), base_url),
+            ("client_id".to_owned(), self.api.client_id.clone()),
+        ])
+    }
+
+    fn streams(&self) -> Vec<String> {
+        self.types.clone()
+    }
+
+    fn start(&self) -> Cursor {
+        Cursor::Start(self.api.start)
+    }
+
+    async fn page(
+        &self,
+        stream: &str,
+        cursor: &Cursor,
+        deadline: Deadline,
+    ) -> Result<Page, Interrupt> {
+        self.api.page(stream, cursor, deadline).await
+    }
+
+    /// A plain GET: the address is signed, so neither the token nor a redirect may come into it.
+    async fn open(&self, part: &Part, deadline: Deadline) -> Result<OpenPart, OpenError> {
+        let url = self.address(part)?;
+        let api = &self.api;
+        let mut retries = api.retry.start(&api.random, deadline);
+        loop {
+            let request = api.clients.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+            let (failed, waited) = match request.send().await {
+                Ok(response) => match response.status() {
+                    StatusCode::OK => return Ok(opened(response)),
+                    StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                        return Err(OpenError::Expired);
+                    }
+                    status @ StatusCode::TOO_MANY_REQUESTS => {
+                        let asked = retry_after(response.headers(), api.clock.now());
+                        (status.to_string(), retries.throttled(asked).await)
+                    }
+                    status => (status.to_string(), retries.back_off().await),
+                },
+                Err(error) => (describe(&error), retries.back_off().await),
+            };
+            tracing::warn!(file = part.key, failed, "the batch file could not be opened");
+            match waited {
+                Ok(()) => {}
+                Err(GaveUp::OutOfTime) => return Err(OpenError::Interrupt(Interrupt::OutOfTime)),
+                Err(GaveUp::Attempts) => return Err(unreachable(part, &failed).into()),
+            }
+        }
+    }
+
+    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
+        let arrival = self.api.clock.now();
+        Box::new(EventReader::new(input, skip, self.limits, &CLOUD_INTEGRATED, arrival))
+    }
+}
+
+fn opened(response: reqwest::Response) -> OpenPart {
+    let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok().map(str::to_owned));
+    let bytes = response.bytes_stream().map_err(|error| io::Error::other(describe(&error)));
+    OpenPart { etag, bytes: bytes.boxed() }
+}
+
+fn unreachable(part: &Part, failed: &str) -> Fault {
+    Fault::passing(
+        "file-unreachable",
+        format!("batch file {} cannot be downloaded: {failed}", part.key),
+        "nothing is lost, the next run goes on from the same line; if it stays so, check that \
+         this machine may reach the file's host over https",
+    )
+}
+
+impl std::fmt::Debug for MimecastSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MimecastSource").field("owner", &self.owner()).finish_non_exhaustive()
+    }
+}
