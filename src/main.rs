@@ -1,2 +1,10 @@
 //! Parses the arguments, runs one command and turns its outcome into an exit code.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use mimecast_sentinel::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

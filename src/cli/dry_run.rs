@@ -1,0 +1,77 @@
+//! `pull --dry-run`: rows go to stdout instead of Azure, and nothing is written.
+
+use std::io::{self, Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use serde_json::value::RawValue;
+
+use super::wiring::Wiring;
+use crate::checkpoint::Nowhere;
+use crate::mimecast::MimecastSource;
+use crate::pipeline::sink::{PostError, Posted};
+use crate::pipeline::{Connector, Fault, Interrupt, Policy, Sink};
+use crate::quarantine::Quarantine;
+use crate::seams::Deadline;
+
+/// A sink that prints rows as NDJSON on stdout.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rows(Arc<AtomicBool>);
+
+impl Rows {
+    /// A connector that reads from `source` and prints here. It keeps nothing.
+    pub(super) fn connector(
+        &self,
+        source: MimecastSource,
+        run_time_limit: Duration,
+        wiring: &Wiring,
+    ) -> Connector {
+        Connector {
+            source: Arc::new(source),
+            sink: Arc::new(self.clone()),
+            store: Arc::new(Nowhere),
+            quarantine: Quarantine::new(Arc::new(Nowhere)),
+            policy: Policy { run_time_limit, gzip_level: 0, ..Policy::default() },
+            clock: wiring.clock.clone(),
+            random: wiring.random.clone(),
+        }
+    }
+
+    /// Whether whoever read stdout has gone, as `head` does: that is not a failure.
+    pub(super) fn reader_is_gone(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn print(body: &[u8]) -> io::Result<()> {
+        let mut json = Vec::new();
+        GzDecoder::new(body).read_to_end(&mut json)?;
+        let rows: Vec<&RawValue> = serde_json::from_slice(&json)?;
+        let mut stdout = io::stdout().lock();
+        for row in rows {
+            stdout.write_all(row.get().as_bytes())?;
+            stdout.write_all(b"\n")?;
+        }
+        stdout.flush()
+    }
+}
+
+#[async_trait]
+impl Sink for Rows {
+    fn destination(&self) -> String {
+        "stdout".to_owned()
+    }
+
+    async fn post(&self, body: Bytes, _: Deadline) -> Posted {
+        let answer = Self::print(&body).map_err(|error| {
+            self.0.store(error.kind() == io::ErrorKind::BrokenPipe, Ordering::Relaxed);
+            let message = format!("rows cannot be printed: {error}");
+            let fault = Fault::passing("stdout", message, "check where stdout goes");
+            PostError::Interrupt(Interrupt::from(fault))
+        });
+        Posted { ambiguous: 0, answer }
+    }
+}

@@ -1,0 +1,92 @@
+//! The commands, one file each, and what they share.
+
+#[cfg(feature = "simulator")]
+mod demo;
+mod dry_run;
+mod logs;
+mod progress;
+mod pull;
+mod report;
+mod serve;
+mod signals;
+mod state;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::settings::SettingsFaults;
+
+/// Lands every Mimecast Cloud Integrated security event in a Microsoft Sentinel workspace.
+///
+/// Exit codes: 0 done (also when the time limit was reached and all that was read is delivered),
+/// 1 nothing could be done, 2 settings or usage, 3 some streams failed and others did their work.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[cfg(feature = "simulator")]
+    Demo(demo::Demo),
+    Pull(pull::Pull),
+    Serve(serve::Serve),
+    State(state::State),
+}
+
+/// How a command ended: the process's exit code.
+pub(crate) const DONE: u8 = 0;
+pub(crate) const NOTHING_DONE: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
+
+/// Why a command ended before its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// Told line by line.
+    #[error("{0}")]
+    Settings(#[from] SettingsFaults),
+    /// A question was not answered, or an argument makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("error: the runtime could not be started: {error}");
+                return NOTHING_DONE.into();
+            }
+        };
+        let ended = runtime.block_on(async {
+            match self.command {
+                #[cfg(feature = "simulator")]
+                Command::Demo(demo) => demo.run().await,
+                Command::Pull(pull) => pull.run().await,
+                Command::Serve(serve) => serve.run().await,
+                Command::State(state) => state.run().await,
+            }
+        });
+        // A blocking thread may still wait for bytes; the process does not wait for it.
+        runtime.shutdown_background();
+        match ended {
+            Ok(code) => code.into(),
+            Err(error) => {
+                eprintln!("error: {error}");
+                match error {
+                    CommandError::Settings(_) | CommandError::Usage(_) => USAGE.into(),
+                    CommandError::Failed(_) => NOTHING_DONE.into(),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `pull`: one run now.
+
+use clap::Args;
+
+use super::dry_run::Rows;
+use super::logs::{self, Stdout};
+use super::progress;
+use super::report::report;
+use super::signals::stop_on_signal;
+use super::wiring::Wiring;
+use super::{CommandError, DONE};
+use crate::pipeline::{Connector, RunSummary};
+use crate::seams::Clock;
+use crate::settings::{DryRunSettings, RawSettings, Settings, is_loopback, process_env};
+
+/// Pull once, now: read what is new, deliver it, and end
+#[derive(Args, Debug)]
+pub(super) struct Pull {
+    /// Print the summary as one JSON object on stdout, and nothing else there
+    #[arg(long, conflicts_with = "dry_run")]
+    json: bool,
+    /// Print the rows of a first run as NDJSON on stdout and the summary on stderr; post nothing,
+    /// write nothing. Needs no Azure setting
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    settings: RawSettings,
+}
+
+impl Pull {
+    pub(super) async fn run(self) -> Result<u8, CommandError> {
+        let stdout = if self.json || self.dry_run { Stdout::Taken } else { Stdout::Logs };
+        logs::start(self.settings.log_level(), stdout);
+        if self.dry_run { self.dry_run().await } else { self.pull().await }
+    }
+
+    async fn pull(self) -> Result<u8, CommandError> {
+        let today = Clock::system().now().date_naive();
+        let settings = Settings::resolve(&self.settings, &process_env, today)?;
+        for warning in &settings.state.warnings {
+            tracing::warn!("{warning}");
+        }
+        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
+        let summary = run(&wiring.connector(&settings)?).await;
+        if self.json {
+            println!("{}", serde_json::to_string(&summary).unwrap_or_default());
+        } else {
+            println!("{}", report(&summary));
+        }
+        Ok(summary.exit_code())
+    }
+
+    async fn dry_run(self) -> Result<u8, CommandError> {
+        let today = Clock::system().now().date_naive();
+        let settings = DryRunSettings::resolve(&self.settings, &process_env, today)?;
+        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
+        let rows = Rows::default();
+        let source = wiring.source(&settings.mimecast);
+        let connector = rows.connector(source, settings.run_time_limit, &wiring);
+        let summary = run(&connector).await;
+        if rows.reader_is_gone() {
+            return Ok(DONE);
+        }
+        eprintln!("{}", report(&summary));
+        Ok(summary.exit_code())
+    }
+}
+
+/// One run, with its progress shown; a signal ends it early.
+async fn run(connector: &Connector) -> RunSummary {
+    let stop = stop_on_signal();
+    let counters = connector.counters();
+    let _shown = progress::show(&counters, None);
+    connector.run(&counters, &stop).await
+}

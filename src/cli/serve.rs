@@ -1,0 +1,132 @@
+//! `serve`: the custom handler of Azure Functions; without a Functions host, its own scheduler.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use futures::FutureExt as _;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::logs::{self, Stdout};
+use super::signals::stop_on_signal;
+use super::wiring::Wiring;
+use super::{CommandError, DONE, USAGE};
+use crate::functions::{self, Run, RunEnd};
+use crate::pipeline::{Connector, RunSummary};
+use crate::seams::Clock;
+use crate::settings::{
+    FUNCTIONS_PORT, RawSettings, Settings, SettingsFaults, is_loopback, process_env,
+};
+
+/// The longest that the scheduler sleeps before it looks at the clock again: a wall clock may jump.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Run as the custom handler of Azure Functions; elsewhere, pull on SCHEDULE until stopped
+#[derive(Args, Debug)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: RawSettings,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<u8, CommandError> {
+        logs::start(self.settings.log_level(), Stdout::Logs);
+        match process_env(FUNCTIONS_PORT) {
+            Some(port) => self.handle(&port).await,
+            None => self.schedule().await,
+        }
+    }
+
+    /// Answers the Functions host. The port is bound before anything that takes time.
+    async fn handle(self, port: &str) -> Result<u8, CommandError> {
+        let number: u16 = port.parse().map_err(|_| {
+            CommandError::Usage(format!("{FUNCTIONS_PORT} is {port:?}, which is not a port"))
+        })?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, number)).await.map_err(|error| {
+            CommandError::Failed(format!("127.0.0.1:{number} cannot be listened on: {error}"))
+        })?;
+        let stop = stop_on_signal();
+        let run = match self.connector() {
+            Ok((connector, _)) => pulls(connector, stop.clone()),
+            Err(CommandError::Settings(faults)) => tells(&faults),
+            Err(error) => return Err(error),
+        };
+        let served = functions::serve(listener, run, stop).await;
+        served.map_err(|error| CommandError::Failed(format!("the handler ended: {error}")))?;
+        Ok(DONE)
+    }
+
+    /// Pulls on the schedule, until it is told to stop.
+    async fn schedule(self) -> Result<u8, CommandError> {
+        let (connector, settings) = self.connector()?;
+        let stop = stop_on_signal();
+        let clock = Clock::system();
+        while let Some(next) = settings.schedule.after(clock.now()) {
+            tracing::info!(schedule = %settings.schedule, %next, "waiting for the next run");
+            while clock.now() < next && !stop.is_cancelled() {
+                let left = (next - clock.now()).to_std().unwrap_or_default();
+                tokio::select! {
+                    () = sleep(left.min(LOOK_AGAIN)) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            if stop.is_cancelled() {
+                break;
+            }
+            pull(&connector, &stop).await;
+        }
+        Ok(DONE)
+    }
+
+    fn connector(&self) -> Result<(Connector, Settings), CommandError> {
+        let today = Clock::system().now().date_naive();
+        let settings = Settings::resolve(&self.settings, &process_env, today)?;
+        for warning in &settings.state.warnings {
+            tracing::warn!("{warning}");
+        }
+        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
+        Ok((wiring.connector(&settings)?, settings))
+    }
+}
+
+/// Each tick is a pull.
+fn pulls(connector: Connector, stop: CancellationToken) -> Run {
+    let connector = Arc::new(connector);
+    Arc::new(move |_| {
+        let (connector, stop) = (Arc::clone(&connector), stop.clone());
+        async move {
+            let summary = pull(&connector, &stop).await;
+            RunEnd {
+                exit_code: summary.exit_code(),
+                summary: serde_json::to_value(summary).unwrap_or_default(),
+            }
+        }
+        .boxed()
+    })
+}
+
+/// The settings are wrong: each tick says so, all of it, until somebody mends them. The process
+/// does not end, since the host would only start it again and again.
+fn tells(faults: &SettingsFaults) -> Run {
+    let faults = Arc::new(faults.to_string());
+    Arc::new(move |_| {
+        let faults = Arc::clone(&faults);
+        async move {
+            for fault in faults.lines() {
+                tracing::error!(code = "settings", "{fault}");
+            }
+            RunEnd { exit_code: USAGE, summary: serde_json::json!({ "outcome": "failed" }) }
+        }
+        .boxed()
+    })
+}
+
+async fn pull(connector: &Connector, stop: &CancellationToken) -> RunSummary {
+    let summary = connector.run(&connector.counters(), stop).await;
+    let json = serde_json::to_string(&summary).unwrap_or_default();
+    tracing::info!(summary = json, "run finished");
+    summary
+}

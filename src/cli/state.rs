@@ -1,0 +1,111 @@
+//! `state show` and `state reset`: the checkpoints, for a person.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::{Args, Subcommand};
+
+use super::logs::{self, Stdout};
+use super::wiring::Wiring;
+use super::{CommandError, DONE};
+use crate::checkpoint::{Checkpoint, Store};
+use crate::pipeline::checkpoint_name;
+use crate::settings::{RawSettings, StateSettings, process_env};
+
+/// Read or clear the checkpoints
+#[derive(Args, Debug)]
+pub(super) struct State {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print every checkpoint, as JSON
+    Show {
+        #[command(flatten)]
+        settings: RawSettings,
+    },
+    /// Clear a stream's checkpoint: the next run begins anew, at the oldest day
+    Reset {
+        /// The stream: entities, mailflow or urlclick
+        stream: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        settings: RawSettings,
+    },
+}
+
+impl State {
+    pub(super) async fn run(self) -> Result<u8, CommandError> {
+        let (Action::Show { settings } | Action::Reset { settings, .. }) = &self.action;
+        logs::start(settings.log_level(), Stdout::Taken);
+        let state = StateSettings::resolve(settings, &process_env)?;
+        // Checkpoints never come from this machine's files by name: the flag is for batch files.
+        let store = Wiring::new(false)?.store(&state.location)?;
+        match self.action {
+            Action::Show { .. } => show(store.as_ref()).await,
+            Action::Reset { stream, yes, .. } => reset(store.as_ref(), &stream, yes).await,
+        }
+    }
+}
+
+async fn show(store: &dyn Store) -> Result<u8, CommandError> {
+    let mut checkpoints = serde_json::Map::new();
+    for name in store.list("checkpoints/").await.map_err(failed)? {
+        let Some(stream) = name.strip_prefix("checkpoints/").and_then(|n| n.strip_suffix(".json"))
+        else {
+            continue;
+        };
+        let Some(bytes) = store.read(&name).await.map_err(failed)? else { continue };
+        let checkpoint = Checkpoint::parse(&bytes)
+            .map_err(|error| CommandError::Failed(format!("{name} {error}")))?;
+        let checkpoint = serde_json::to_value(checkpoint).map_err(failed)?;
+        checkpoints.insert(stream.to_owned(), checkpoint);
+    }
+    if checkpoints.is_empty() {
+        eprintln!("there are no checkpoints in {} yet", store.location());
+    }
+    println!("{}", serde_json::to_string_pretty(&checkpoints).map_err(failed)?);
+    Ok(DONE)
+}
+
+async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandError> {
+    let name = checkpoint_name(stream);
+    if store.read(&name).await.map_err(failed)?.is_none() {
+        let location = store.location();
+        return Err(CommandError::Usage(format!("there is no {name} in {location}")));
+    }
+    if !yes && !confirmed(stream, &store.location())? {
+        eprintln!("nothing was changed");
+        return Ok(DONE);
+    }
+    let Some(lease) = store.lease(&name).await.map_err(failed)? else {
+        return Err(CommandError::Failed(format!(
+            "a connector is using {name}: wait until its run has ended"
+        )));
+    };
+    lease.clear().await.map_err(failed)?;
+    println!("{name} is cleared: the next run begins anew and delivers again what Mimecast keeps");
+    Ok(DONE)
+}
+
+/// Asks on the terminal.
+fn confirmed(stream: &str, location: &str) -> Result<bool, CommandError> {
+    if !io::stdin().is_terminal() {
+        return Err(CommandError::Usage("say --yes: there is no terminal to ask on".to_owned()));
+    }
+    eprint!(
+        "Clear the checkpoint of {stream} in {location}? All that Mimecast still keeps will be \
+         delivered again. [y/N] "
+    );
+    io::stderr().flush().map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn failed(error: impl std::fmt::Display) -> CommandError {
+    CommandError::Failed(error.to_string())
+}

@@ -1,0 +1,114 @@
+//! Settings → a connector: the one place that names the vendors together.
+
+use std::sync::Arc;
+
+use super::CommandError;
+use crate::azure::blob::{BlobAccess, BlobStore};
+use crate::azure::credential::{AccessTokens, Credentials};
+use crate::azure::ingestion::LogsIngestion;
+use crate::checkpoint::{FolderStore, Store};
+use crate::http::{Clients, RetryPolicy};
+use crate::mimecast::{MimecastSource, Options};
+use crate::pipeline::{Connector, Policy};
+use crate::quarantine::Quarantine;
+use crate::seams::{Clock, Random};
+use crate::settings::{
+    self, AzureIdentity, IngestionSettings, MimecastSettings, Settings, StateLocation, is_loopback,
+};
+
+/// What every command needs.
+pub(super) struct Wiring {
+    pub(super) clients: Clients,
+    pub(super) clock: Clock,
+    pub(super) random: Random,
+    pub(super) retry: RetryPolicy,
+}
+
+impl Wiring {
+    /// With `loopback`, batch files may come from this machine.
+    pub(super) fn new(loopback: bool) -> Result<Self, CommandError> {
+        let clients = Clients::new(loopback)
+            .map_err(|error| CommandError::Failed(format!("no HTTP client: {error}")))?;
+        let (clock, random) = (Clock::system(), Random::system());
+        Ok(Self { clients, clock, random, retry: RetryPolicy::default() })
+    }
+
+    /// Everything that a pull needs.
+    pub(super) fn connector(&self, settings: &Settings) -> Result<Connector, CommandError> {
+        let store = self.store(&settings.state.location)?;
+        Ok(Connector {
+            source: Arc::new(self.source(&settings.mimecast)),
+            sink: Arc::new(self.sink(&settings.ingestion)),
+            quarantine: Quarantine::new(Arc::clone(&store)),
+            store,
+            policy: Policy {
+                run_time_limit: settings.run_time_limit,
+                gzip_level: settings.ingestion.gzip_level,
+                ..Policy::default()
+            },
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+        })
+    }
+
+    pub(super) fn source(&self, settings: &MimecastSettings) -> MimecastSource {
+        let options = Options {
+            loopback: is_loopback(&settings.base_url),
+            base_url: settings.base_url.clone(),
+            client_id: settings.client_id.clone(),
+            client_secret: settings.client_secret.clone(),
+            types: settings.types.iter().map(|name| (*name).to_owned()).collect(),
+            start: settings.start_date,
+            calls_per_15_minutes: settings.calls_per_15_minutes,
+            max_line_bytes: settings.max_line_bytes as u64,
+            max_file_bytes: settings.max_file_bytes,
+            retry: self.retry,
+        };
+        let (clock, random) = (self.clock.clone(), self.random.clone());
+        MimecastSource::new(options, self.clients.clone(), clock, random)
+    }
+
+    fn sink(&self, settings: &IngestionSettings) -> LogsIngestion {
+        let credentials = self.credentials(&settings.identity);
+        let tokens = AccessTokens::new(credentials, settings.cloud.scope(), self.clock.clone());
+        LogsIngestion::new(
+            &settings.endpoint,
+            &settings.rule_id,
+            &settings.stream,
+            self.clients.api.clone(),
+            tokens,
+            self.retry,
+            (self.clock.clone(), self.random.clone()),
+        )
+    }
+
+    /// Where checkpoints and quarantine lie.
+    pub(super) fn store(&self, location: &StateLocation) -> Result<Arc<dyn Store>, CommandError> {
+        let (container, access) = match location {
+            StateLocation::Folder(path) => return Ok(Arc::new(FolderStore::new(path))),
+            StateLocation::Blob { container, access } => (container, access),
+        };
+        let access = match access {
+            settings::BlobAccess::Sas(sas) => BlobAccess::Sas(sas.clone()),
+            settings::BlobAccess::Identity(identity) => {
+                let credential = self.credentials(identity).build();
+                BlobAccess::Identity(credential.map_err(failed)?)
+            }
+        };
+        let store = BlobStore::new(container.clone(), access, &self.clients.api);
+        Ok(Arc::new(store.map_err(failed)?))
+    }
+
+    fn credentials(&self, identity: &AzureIdentity) -> Credentials {
+        Credentials {
+            settings: identity.credential.clone(),
+            authority: identity.authority_host.clone(),
+            http: self.clients.api.clone(),
+            http_without_proxy: self.clients.local.clone(),
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> CommandError {
+    CommandError::Failed(error.to_string())
+}
