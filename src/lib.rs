@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` is the map of the modules and follows one event through them.
 
+pub mod azure;
 pub mod checkpoint;
 pub mod seams;
 pub mod table;
