@@ -124,9 +124,12 @@ impl Lease for BlobLease {
             lease_id: Some(self.id.clone()),
             ..Default::default()
         };
-        match self.blob.delete(Some(options)).await {
-            Err(error) if has_code(&error, StorageErrorCode::BlobNotFound) => Ok(()),
-            done => done.map(drop).map_err(|error| self.fault("removing", error)),
+        let Err(error) = self.blob.delete(Some(options)).await else { return Ok(()) };
+        let fault = self.fault("removing", error);
+        // A repeated request finds nothing if its first try, whose answer was lost, removed it.
+        match (&fault, self.store.read(&self.name).await) {
+            (StoreError::LeaseLost { .. }, Ok(None)) => Ok(()),
+            _ => Err(fault),
         }
     }
 

@@ -144,7 +144,10 @@ pub(super) fn ensure_folder_of(path: &Path) -> AtPath<()> {
     }
     ensure_folder_of(folder)?;
     match owners_folder().create(folder) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match folder.is_dir() {
+            true => Ok(()),
+            false => Err(ErrorKind::NotADirectory.into()).at(folder),
+        },
         made => made.at(folder).and_then(|()| sync_folder_of(folder)),
     }
 }
