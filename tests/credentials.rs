@@ -1,5 +1,6 @@
 //! Each kind of credential against the other side it has: Entra over HTTPS, the platform's identity
 //! endpoint, and an `az`.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test's helpers")]
 
 mod support;
 
@@ -12,7 +13,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use mimecast_sentinel::azure::credential::{
     AccessTokens, CredentialError, CredentialSettings, Credentials,
 };
@@ -255,7 +256,7 @@ async fn identity_endpoint(answers: [(u16, Value); 1]) -> (Script, String) {
 }
 
 fn identity_token(token: &str) -> Value {
-    let expires_on = (Utc::now() + TimeDelta::hours(8)).timestamp().to_string();
+    let expires_on = (Clock::system().now() + TimeDelta::hours(8)).timestamp().to_string();
     json!({
         "access_token": token, "expires_on": expires_on, "token_type": "Bearer",
         "resource": "https://monitor.azure.com",
@@ -266,7 +267,7 @@ fn identity_token(token: &str) -> Value {
 #[tokio::test]
 async fn the_persons_login_is_asked_once_per_token() {
     let folder = tempfile::tempdir().unwrap();
-    let expires_on = (Utc::now() + TimeDelta::hours(1)).timestamp();
+    let expires_on = (Clock::system().now() + TimeDelta::hours(1)).timestamp();
     let answer = json!({"accessToken": "of-a-person", "expires_on": expires_on, "tokenType": "B"});
     let script = format!("echo \"$@\" >> {}/asked\necho '{answer}'", folder.path().display());
     let child = child("az", &[("PATH", &fake_az(folder.path(), &script))]).await;

@@ -1,4 +1,5 @@
 //! What every store has to keep, proven on both: a folder, and Azure Blob Storage as Azurite has it.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test's helpers")]
 
 mod support;
 
@@ -9,12 +10,16 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
+use azure_core::time::OffsetDateTime;
 use azure_storage_blob::models::{BlobClientBreakLeaseOptions, BlobClientUploadOptions};
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
 use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
+use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -277,6 +282,48 @@ fn http() -> reqwest::Client {
 }
 
 // What only Azure can do to a store.
+
+#[tokio::test]
+async fn an_identity_works_by_its_token() {
+    let Some(azurite) = Azurite::start_with_entra().await else { return };
+    let container = azurite.create_container("identity").await;
+    let store = |audience| {
+        let access = BlobAccess::Identity(Arc::new(TokenFor(audience)));
+        BlobStore::new(container.clone(), access, &azurite.http).unwrap()
+    };
+    let mut lease = store("https://storage.azure.com").lease("a").await.unwrap().unwrap();
+    lease.write("a".into()).await.unwrap();
+    assert_eq!(lease.read().await.unwrap().unwrap(), "a");
+    lease.release().await.unwrap();
+
+    let error = store("https://monitor.azure.com").read("a").await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("*Storage Blob Data Contributor*"), "{error}");
+    assert!(!format!("{error} {error:?}").contains("eyJ"), "{error:?}");
+}
+
+/// A token for this audience.
+#[derive(Debug)]
+struct TokenFor(&'static str);
+
+#[async_trait]
+impl TokenCredential for TokenFor {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        assert_eq!(scopes, ["https://storage.azure.com/.default"]);
+        let encode = |json: Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+        let claims = json!({
+            "aud": self.0, "iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000000/",
+            "nbf": 0, "iat": 0, "exp": 4_000_000_000_u64,
+        });
+        let token = format!("{}.{}.x", encode(json!({"alg": "RS256"})), encode(claims));
+        let expires_on = OffsetDateTime::from_unix_timestamp(4_000_000_000).unwrap();
+        Ok(AccessToken::new(token, expires_on))
+    }
+}
 
 #[tokio::test]
 async fn a_refusal_by_azure_tells_what_to_do() {

@@ -90,7 +90,7 @@ impl BlobStore {
         };
         let refuse = |reason: String| StoreError::Refused {
             location: location.clone(),
-            action: "use as CHECKPOINT_URL".to_owned(),
+            action: "being the CHECKPOINT_URL".to_owned(),
             reason,
         };
         if path.is_empty() {
@@ -203,7 +203,7 @@ impl Store for BlobStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let action = format!("listing {prefix}");
+        let action = format!("listing {prefix}*");
         let prefix = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
         let options = BlobContainerClientListBlobsOptions { prefix, ..Default::default() };
         let names = async {

@@ -12,6 +12,9 @@ use azure_core::time::Duration;
 /// The longest text of an answer that an error repeats, in characters.
 const LONGEST_ANSWER: usize = 600;
 
+/// What the SDK puts before the text of any error that has nothing to do with the network.
+const NOT_REPEATED: &str = "non-transport error occurred which will not be retried";
+
 /// Options with `http` as the transport and at most about 15 s of retries: the SDK's own default
 /// holds a run up for 82 s.
 pub(super) fn client_options(http: &reqwest::Client) -> ClientOptions {
@@ -49,14 +52,19 @@ pub(super) fn is_refusal(status: StatusCode) -> bool {
 }
 
 /// What `error` and its causes say, in one line and without the query of any URL, where a SAS is.
+/// Of a request that did not come through, only what kept it.
 pub(super) fn explain(error: &azure_core::Error) -> String {
+    let causes: Vec<_> = causes(error).collect();
+    let transport = causes.iter().rposition(|cause| cause.is::<reqwest::Error>());
+    let first = transport.map_or(0, |transport| (transport + 1).min(causes.len() - 1));
     let mut said = String::new();
-    for cause in causes(error) {
+    for cause in &causes[first..] {
         let text = tidy(&cause.to_string());
-        if !said.contains(&text) {
+        let text = text.split(" To troubleshoot, visit ").next().unwrap_or_default();
+        if !said.contains(text) && text != NOT_REPEATED {
             let colon = if said.is_empty() { "" } else { ": " };
             said.push_str(colon);
-            said.push_str(&text);
+            said.push_str(text);
         }
     }
     said

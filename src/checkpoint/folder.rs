@@ -112,7 +112,7 @@ impl Store for FolderStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let action = format!("listing {prefix}");
+        let action = format!("listing {prefix}*");
         let folder = prefix.rfind('/').map_or("", |end| &prefix[..end]).to_owned();
         if !folder.is_empty() {
             self.path(&folder, &action)?;

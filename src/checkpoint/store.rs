@@ -54,7 +54,8 @@ pub trait Lease: Send + Sync {
     async fn read(&mut self) -> Result<Option<Bytes>, StoreError>;
 
     /// Writes the object, if the lease is held and nobody else has written since the last
-    /// [`Lease::read`] or [`Lease::write`], or since it was taken.
+    /// [`Lease::read`] or [`Lease::write`], or since it was taken. After
+    /// [`StoreError::Failed`] it may have been written all the same: read again before the next one.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
     /// Removes the object, under the same conditions as [`Lease::write`], and releases the lease.

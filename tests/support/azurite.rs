@@ -1,5 +1,6 @@
 //! Azurite, Microsoft's emulator of Azure Storage, on a free port of loopback.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
@@ -14,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
+use super::entra_tls;
+
 /// The account and the key that every Azurite has; Microsoft publishes them.
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str =
@@ -23,44 +26,70 @@ const KEY: &str =
 pub struct Azurite {
     child: Child,
     pub port: u16,
+    scheme: &'static str,
+    /// A client that trusts it.
+    pub http: reqwest::Client,
     _folder: TempDir,
 }
 
 impl Azurite {
     /// Starts one; `None`, with a line that says so, where it is not installed.
     pub async fn start() -> Option<Self> {
+        Self::start_as("http").await
+    }
+
+    /// Starts one that speaks HTTPS and takes Entra tokens too. It looks only at what a token says,
+    /// not at its signature.
+    pub async fn start_with_entra() -> Option<Self> {
+        Self::start_as("https").await
+    }
+
+    async fn start_as(scheme: &'static str) -> Option<Self> {
         let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/azurite/node_modules");
         let main = installed.join("azurite/dist/src/blob/main.js");
         if !main.exists() {
             // Straight to stderr: the test harness hides what `eprintln!` says in a test that passes.
-            let how = "`npm ci` in tests/azurite installs it";
-            writeln!(std::io::stderr(), "SKIPPED: Azurite is not installed; {how}").unwrap();
+            let skipped =
+                "SKIPPED: Azurite is not installed; `npm ci` in tests/azurite installs it\n";
+            std::io::stderr().write_all(skipped.as_bytes()).unwrap();
             return None;
         }
         // Somebody may take the port between its choice and its use.
         for _ in 0..3 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if let Some(azurite) = Self::start_on(port, &main).await {
+            if let Some(azurite) = Self::start_on(port, &main, scheme).await {
                 return Some(azurite);
             }
         }
         panic!("Azurite does not start; try `node {}`", main.display());
     }
 
-    async fn start_on(port: u16, main: &Path) -> Option<Self> {
+    async fn start_on(port: u16, main: &Path, scheme: &'static str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
+        let mut options: Vec<OsString> = Vec::new();
+        let mut http = reqwest::Client::builder().no_proxy().build().unwrap();
+        if scheme == "https" {
+            let (certificate, key, trusting) = entra_tls::certificate();
+            let (pem, key_pem) = (folder.path().join("pem"), folder.path().join("key"));
+            std::fs::write(&pem, certificate.pem()).unwrap();
+            std::fs::write(&key_pem, key.serialize_pem()).unwrap();
+            options = vec!["--oauth".into(), "basic".into(), "--cert".into(), pem.into()];
+            options.extend(["--key".into(), key_pem.into()]);
+            http = trusting;
+        }
         let child = Command::new("node")
             .arg(main)
             .arg("--location")
-            .arg(folder.path())
+            .arg(folder.path().join("blobs"))
             .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()])
             .args(["--silent", "--disableTelemetry"])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("Azurite needs `node`");
-        let mut azurite = Self { child, port, _folder: folder };
+        let mut azurite = Self { child, port, scheme, http, _folder: folder };
         let start = Instant::now();
         while azurite.child.try_wait().unwrap().is_none() {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
@@ -77,14 +106,14 @@ impl Azurite {
         let container = self.container(name);
         let mut url = container.clone();
         url.set_query(Some(&format!("restype=container&{}", sas("rwdlc"))));
-        let answer = reqwest::Client::new().put(url).header("content-length", 0).send().await;
+        let answer = self.http.put(url).header("content-length", 0).send().await;
         assert_eq!(answer.unwrap().status(), 201);
         container
     }
 
     /// The URL of a container, which need not be there.
     pub fn container(&self, name: &str) -> Url {
-        Url::parse(&format!("http://127.0.0.1:{}/{ACCOUNT}/{name}", self.port)).unwrap()
+        Url::parse(&format!("{}://127.0.0.1:{}/{ACCOUNT}/{name}", self.scheme, self.port)).unwrap()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::serve::Listener;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -14,14 +14,23 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::server::TlsStream;
 use url::Url;
 
-/// Serves `app`; returns its address, and a client that trusts it and nobody else.
-pub async fn serve(app: Router) -> (Url, reqwest::Client) {
+/// A certificate for `localhost` and 127.0.0.1 with its key, and a client that trusts its authority
+/// and nobody else.
+pub fn certificate() -> (Certificate, KeyPair, reqwest::Client) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let leaf = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let leaf = leaf.signed_by(&key, &authority).unwrap();
+    let trusted = reqwest::Certificate::from_der(authority.der()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([trusted]).no_proxy().build().unwrap();
+    (leaf, key, client)
+}
+
+/// Serves `app`; returns its address, and a client that trusts it.
+pub async fn serve(app: Router) -> (Url, reqwest::Client) {
+    let (leaf, key, client) = certificate();
 
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -36,9 +45,6 @@ pub async fn serve(app: Router) -> (Url, reqwest::Client) {
     let url = format!("https://localhost:{}/", tcp.local_addr().unwrap().port());
     let tls = Tls { tcp, acceptor: TlsAcceptor::from(Arc::new(config)) };
     tokio::spawn(async move { axum::serve(tls, app).await });
-
-    let trusted = reqwest::Certificate::from_der(authority.der()).unwrap();
-    let client = reqwest::Client::builder().tls_certs_only([trusted]).no_proxy().build().unwrap();
     (Url::parse(&url).unwrap(), client)
 }
 
