@@ -2,7 +2,9 @@
 //!
 //! `ARCHITECTURE.md` is the map of the modules and follows one event through them.
 
+pub mod azure;
 pub mod checkpoint;
+pub mod cli;
 pub mod functions;
 pub mod http;
 pub mod mimecast;

@@ -1,11 +1,15 @@
 //! Progress made durable: the document, its rules, and the stores it lies in.
 
+mod files;
+mod folder;
 mod nowhere;
 mod progress;
 mod store;
 
+pub use folder::FolderStore;
 pub use nowhere::Nowhere;
 pub use progress::{
     Checkpoint, CheckpointError, Cursor, Delta, FileProgress, FileVersion, Position, Totals,
 };
-pub use store::{ByteStream, Lease, Store, StoreError};
+pub(crate) use store::is_name;
+pub use store::{ByteStream, Lease, LeaseWatch, Store, StoreError};

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{ByteStream, Lease, Store, StoreError};
+use super::{ByteStream, Lease, LeaseWatch, Store, StoreError};
 
 /// Always empty, and free for everybody; what is written to it is gone.
 #[derive(Clone, Copy, Debug)]
@@ -46,19 +46,23 @@ impl Lease for Nowhere {
         true
     }
 
-    async fn read(&self) -> Result<Option<Bytes>, StoreError> {
+    fn watch(&self) -> LeaseWatch {
+        LeaseWatch::new(|| true)
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
         Ok(None)
     }
 
-    async fn write(&self, _: Bytes) -> Result<(), StoreError> {
+    async fn write(&mut self, _: Bytes) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn clear(&self) -> Result<(), StoreError> {
+    async fn clear(self: Box<Self>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn release(&self) -> Result<(), StoreError> {
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -1,7 +1,10 @@
 //! Where checkpoints and quarantine lie: a local folder or Azure Blob Storage.
 //!
 //! Names are relative, `/`-separated and made by this program: `checkpoints/<stream>.json`,
-//! `quarantine/<stream>/…`.
+//! `quarantine/<stream>/…`. A part of a name consists of ASCII letters, digits and `-_.=+@~,`, does
+//! not begin with a dot and does not end in `.lock`; another name is [`StoreError::Failed`].
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +16,7 @@ pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;
 /// A place that keeps named objects.
 ///
 /// What a method has answered `Ok` to is durable: it outlives the process and the machine's crash.
+/// An empty object is the same as none: a blob has to exist before it can be leased.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Where it is, for a person. Never with a SAS or another secret.
@@ -21,7 +25,8 @@ pub trait Store: Send + Sync {
     /// The object's bytes; `None` if there is none.
     async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError>;
 
-    /// Writes an object whole, over an older one of that name.
+    /// Writes an object whole, over an older one of that name. An object whose lease somebody holds
+    /// is written through the [`Lease`] only.
     async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError>;
 
     /// Writes an object from a stream without holding it in memory. An interrupted write leaves
@@ -47,18 +52,60 @@ pub trait Lease: Send + Sync {
     /// Whether it is certainly still held. Once it has said no, it never says yes again.
     fn held(&self) -> bool;
 
+    /// What tells others whether it is held, while its owner writes.
+    fn watch(&self) -> LeaseWatch;
+
     /// The object's bytes; `None` if there is none yet.
-    async fn read(&self) -> Result<Option<Bytes>, StoreError>;
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError>;
 
     /// Writes the object, if the lease is held and nobody else has written since the last
-    /// [`Lease::read`] or [`Lease::write`].
-    async fn write(&self, bytes: Bytes) -> Result<(), StoreError>;
+    /// [`Lease::read`] or [`Lease::write`], or since it was taken. After
+    /// [`StoreError::Failed`] it may have been written all the same: read again before the next one.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
-    /// Removes the object's content and releases the lease.
-    async fn clear(&self) -> Result<(), StoreError>;
+    /// Removes the object, under the same conditions as [`Lease::write`], and releases the lease.
+    async fn clear(self: Box<Self>) -> Result<(), StoreError>;
 
-    /// Lets it go, so that another can have it at once.
-    async fn release(&self) -> Result<(), StoreError>;
+    /// Lets it go, so that another can have it at once. One that was already lost is fine.
+    async fn release(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Tells whether a [`Lease`] is held.
+#[derive(Clone)]
+pub struct LeaseWatch(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl LeaseWatch {
+    /// A watch that asks `held`.
+    pub(crate) fn new(held: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(held))
+    }
+
+    /// What [`Lease::held`] says.
+    pub fn held(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for LeaseWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LeaseWatch").field(&self.held()).finish()
+    }
+}
+
+/// Whether `name` may name an object; what it may look like stands at the top of this file.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.len() <= 900 && name.split('/').all(is_part)
+}
+
+/// Whether `part` may stand between the slashes of a name. (255 bytes are what file systems take;
+/// the rest is left to a store's own prefixes and suffixes. Azure takes 1,024 characters in all.)
+pub(crate) fn is_part(part: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.=+@~,".contains(&byte);
+    (1..=200).contains(&part.len())
+        && part.bytes().all(fits)
+        && !part.starts_with('.')
+        && !part.ends_with('.')
+        && !part.ends_with(".lock")
 }
 
 /// What can go wrong with a store.
@@ -93,4 +140,44 @@ pub enum StoreError {
         /// In the store's own words.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn a_name_stays_inside_its_store() {
+        for name in ["checkpoints/mailflow.json", "quarantine/urlclick/9f-12=a.json", "a..b"] {
+            assert!(is_name(name), "{name}");
+        }
+        let long = "a".repeat(201);
+        for name in [
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "../a",
+            "a/../b",
+            "a//b",
+            "a/",
+            "a\\b",
+            "C:a",
+            "a b",
+            ".a",
+            "a/.b",
+            "a.",
+            "a.lock",
+            "a/b.lock",
+            "a\0b",
+            "a\nb",
+            "ä",
+            "a%2fb",
+            "a*",
+            "a?b",
+            &long,
+        ] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
 }

@@ -18,7 +18,7 @@ use super::body::{Body, Span};
 use super::fault::{Fault, Interrupt, internal};
 use super::sink::{PostError, Sink};
 use super::summary::{Counters, add};
-use crate::checkpoint::{Checkpoint, Lease, Position};
+use crate::checkpoint::{Checkpoint, Lease, LeaseWatch, Position};
 use crate::quarantine::{Quarantine, Rejection};
 use crate::seams::{Clock, Deadline};
 
@@ -33,7 +33,7 @@ const KEPT_AT_ONCE: usize = 8;
 pub(super) struct Poster {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) quarantine: Quarantine,
-    pub(super) lease: Arc<dyn Lease>,
+    pub(super) lease: LeaseWatch,
     pub(super) stop: CancellationToken,
     /// When even bodies in flight must end.
     pub(super) deadline: Deadline,
@@ -186,9 +186,9 @@ impl Poster {
 }
 
 /// Writes progress down, in order.
-pub(super) struct Ledger<'a> {
-    pub(super) checkpoint: &'a mut Checkpoint,
-    pub(super) lease: Arc<dyn Lease>,
+pub(super) struct Ledger {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) lease: Box<dyn Lease>,
     pub(super) counters: Arc<Counters>,
     pub(super) clock: Clock,
     pub(super) policy: Policy,
@@ -202,11 +202,11 @@ pub(super) struct Ledger<'a> {
     unsaved_since: Option<Instant>,
 }
 
-impl<'a> Ledger<'a> {
+impl Ledger {
     /// A ledger that writes to `checkpoint`, and that to where `lease` says.
     pub(super) fn new(
-        checkpoint: &'a mut Checkpoint,
-        lease: Arc<dyn Lease>,
+        checkpoint: Checkpoint,
+        lease: Box<dyn Lease>,
         counters: Arc<Counters>,
         clock: Clock,
         policy: Policy,

@@ -119,16 +119,12 @@ impl Connector {
                 stop.cancel();
             }
         }));
-        let pulls = counters.iter().map(|(stream, counters)| {
-            let pull = StreamPull {
-                connector: self,
-                stream,
-                stop: stop.clone(),
-                deadline,
-                counters: Arc::clone(counters),
-            };
-            pull.run()
-        });
+        let mut pulls = Vec::new();
+        for (stream, counters) in counters {
+            let (stop, counters) = (stop.clone(), Arc::clone(counters));
+            let pull = StreamPull { connector: self, stream, stop, deadline, counters };
+            pulls.push(pull.run());
+        }
         let streams = join_all(pulls).await;
         let run_id = format!("{:032x}", self.random.bits());
         let summary = RunSummary::new(run_id, started_at, self.clock.now(), streams);

@@ -174,14 +174,17 @@ impl PageReader {
             }
         }
         let (source, deadline) = (Arc::clone(&self.source), self.deadline);
-        let opening = parts.into_iter().map(|part| {
+        let opening = parts.into_iter().cloned().map(|part| {
             let source = Arc::clone(&source);
-            async move { (part, source.open(part, deadline).await) }
+            async move {
+                let open = source.open(&part, deadline).await;
+                (part, open)
+            }
         });
         let mut opened = stream::iter(opening).buffered(OPEN_AHEAD);
         while let Some((part, open)) = opened.next().await {
             self.in_hand = Some(part.key.clone());
-            self.read_part(part, open, builder).await?;
+            self.read_part(&part, open, builder).await?;
         }
         Ok(())
     }

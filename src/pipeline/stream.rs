@@ -47,14 +47,7 @@ impl StreamPull<'_> {
     pub(super) async fn run(self) -> StreamSummary {
         let mut told = Told::default();
         let ended = match self.lease().await {
-            Ok(Some(lease)) => {
-                let lease: Arc<dyn Lease> = Arc::from(lease);
-                let ended = self.pull(&lease, &mut told).await;
-                if let Err(error) = lease.release().await {
-                    tracing::debug!(stream = self.stream, %error, "the lease runs out by itself");
-                }
-                ended
-            }
+            Ok(Some(lease)) => self.pull(lease, &mut told).await,
             Ok(None) => Ok(Outcome::Busy),
             Err(interrupt) => Err(interrupt),
         };
@@ -77,17 +70,18 @@ impl StreamPull<'_> {
         }
     }
 
-    async fn pull(&self, lease: &Arc<dyn Lease>, told: &mut Told) -> Result<Outcome, Interrupt> {
-        let mut checkpoint = self.checkpoint(lease.as_ref()).await?;
+    async fn pull(&self, mut lease: Box<dyn Lease>, told: &mut Told) -> Result<Outcome, Interrupt> {
+        let checkpoint = match self.checkpoint(lease.as_mut()).await {
+            Ok(checkpoint) => checkpoint,
+            Err(interrupt) => {
+                self.release(lease).await;
+                return Err(interrupt);
+            }
+        };
         let before = checkpoint.out_of_time_at.clone();
         let connector = self.connector;
-        let mut ledger = Ledger::new(
-            &mut checkpoint,
-            Arc::clone(lease),
-            Arc::clone(&self.counters),
-            connector.clock.clone(),
-            connector.policy,
-        );
+        let (counters, clock) = (Arc::clone(&self.counters), connector.clock.clone());
+        let mut ledger = Ledger::new(checkpoint, lease, counters, clock, connector.policy);
         let mut in_hand = None;
         let ended = self.pages(&mut ledger, told, &mut in_hand).await;
         let ended = match (ended, in_hand) {
@@ -98,7 +92,8 @@ impl StreamPull<'_> {
         };
         told.newest_ms = ledger.newest_ms;
         told.backfill_from = ledger.checkpoint.backfill_from;
-        let saved = if lease.held() { ledger.save().await } else { Ok(()) };
+        let saved = if ledger.lease.held() { ledger.save().await } else { Ok(()) };
+        self.release(ledger.lease).await;
         match (ended, saved) {
             (Ok(outcome), Ok(())) => Ok(outcome),
             (Err(Interrupt::OutOfTime), Ok(())) => Ok(Outcome::TimeLimit),
@@ -106,8 +101,14 @@ impl StreamPull<'_> {
         }
     }
 
+    async fn release(&self, lease: Box<dyn Lease>) {
+        if let Err(error) = lease.release().await {
+            tracing::debug!(stream = self.stream, %error, "the lease runs out by itself");
+        }
+    }
+
     /// Reads the stored checkpoint and holds it against what is configured, or begins a new one.
-    async fn checkpoint(&self, lease: &dyn Lease) -> Result<Checkpoint, Interrupt> {
+    async fn checkpoint(&self, lease: &mut dyn Lease) -> Result<Checkpoint, Interrupt> {
         let connector = self.connector;
         let owner = connector.source.owner();
         let destination = connector.sink.destination();
@@ -139,7 +140,7 @@ impl StreamPull<'_> {
     /// Reads page after page.
     async fn pages(
         &self,
-        ledger: &mut Ledger<'_>,
+        ledger: &mut Ledger,
         told: &mut Told,
         in_hand: &mut Option<String>,
     ) -> Result<Outcome, Interrupt> {
@@ -173,7 +174,7 @@ impl StreamPull<'_> {
     }
 
     /// Lists the page at the checkpoint's cursor.
-    async fn list(&self, ledger: &mut Ledger<'_>, told: &mut Told) -> Result<Page, Interrupt> {
+    async fn list(&self, ledger: &mut Ledger, told: &mut Told) -> Result<Page, Interrupt> {
         let cursor = ledger.checkpoint.cursor.clone();
         let listing = self.connector.source.page(self.stream, &cursor, self.deadline);
         let page = tokio::select! {
@@ -182,7 +183,7 @@ impl StreamPull<'_> {
         };
         if page.cursor != cursor {
             if let (Cursor::Token(_), Cursor::Start(day)) = (&cursor, &page.cursor) {
-                told.gap = Some(self.gap_of_token(ledger.checkpoint, *day));
+                told.gap = Some(self.gap_of_token(&ledger.checkpoint, *day));
             }
             ledger.checkpoint.advance(page.cursor.clone());
             ledger.touch();
@@ -215,7 +216,7 @@ impl StreamPull<'_> {
     /// Reads one page and delivers it; returns the reply whose files were read.
     async fn page(
         &self,
-        ledger: &mut Ledger<'_>,
+        ledger: &mut Ledger,
         page: Page,
         told: &mut Told,
         in_hand: &mut Option<String>,
@@ -245,7 +246,7 @@ impl StreamPull<'_> {
         let poster = Arc::new(Poster {
             sink: Arc::clone(&connector.sink),
             quarantine: connector.quarantine.clone(),
-            lease: Arc::clone(&ledger.lease),
+            lease: ledger.lease.watch(),
             stop: self.stop.clone(),
             deadline: self.deadline.plus(connector.policy.grace),
             counters: Arc::clone(&self.counters),
@@ -270,7 +271,7 @@ impl StreamPull<'_> {
         let ((read, gone, file), delivered) = tokio::join!(reading, delivering);
         *in_hand = file;
         if !gone.is_empty() {
-            told.gap = Some(self.gap_of_files(ledger.checkpoint, &gone));
+            told.gap = Some(self.gap_of_files(&ledger.checkpoint, &gone));
         }
         delivered?;
         read
@@ -296,7 +297,7 @@ impl StreamPull<'_> {
     /// larger limit is needed.
     fn note_out_of_time(
         &self,
-        ledger: &mut Ledger<'_>,
+        ledger: &mut Ledger,
         before: Option<(String, Position)>,
         file: String,
     ) -> Result<Outcome, Interrupt> {

@@ -1,0 +1,99 @@
+//! How this program uses Microsoft's SDK, whatever the service: transport, patience, words.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use azure_core::error::ErrorKind;
+use azure_core::http::{
+    ClientOptions, ExponentialRetryOptions, RetryOptions, StatusCode, Transport,
+};
+use azure_core::time::Duration;
+
+/// The longest text of an answer that an error repeats, in characters.
+const LONGEST_ANSWER: usize = 600;
+
+/// What the SDK puts before the text of any error that has nothing to do with the network.
+const NOT_REPEATED: &str = "non-transport error occurred which will not be retried";
+
+/// Options with `http` as the transport and at most about 15 s of retries: the SDK's own default
+/// holds a run up for 82 s.
+pub(super) fn client_options(http: &reqwest::Client) -> ClientOptions {
+    ClientOptions {
+        transport: Some(Transport::new(Arc::new(http.clone()))),
+        retry: RetryOptions::exponential(ExponentialRetryOptions {
+            max_total_elapsed: Duration::seconds(15),
+            max_delay: Duration::seconds(4),
+            ..ExponentialRetryOptions::default()
+        }),
+        ..ClientOptions::default()
+    }
+}
+
+/// The answer that `error` is about, if the service did answer.
+pub(super) fn answer(error: &azure_core::Error) -> Option<(StatusCode, String)> {
+    causes(error).find_map(|cause| match cause.downcast_ref::<azure_core::Error>()?.kind() {
+        ErrorKind::HttpResponse { status, raw_response, .. } => {
+            let body = raw_response.as_deref().map(|answer| answer.body().as_ref());
+            Some((*status, tidy(&String::from_utf8_lossy(body.unwrap_or_default()))))
+        }
+        _ => None,
+    })
+}
+
+/// `error`, what caused it, and so on.
+pub(super) fn causes(error: &azure_core::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source())
+}
+
+/// Whether the service answered that it will not, as opposed to that it cannot now.
+pub(super) fn is_refusal(status: StatusCode) -> bool {
+    let later = [StatusCode::RequestTimeout, StatusCode::TooManyRequests];
+    (400..500).contains(&u16::from(status)) && !later.contains(&status)
+}
+
+/// What `error` and its causes say, in one line and without the query of any URL, where a SAS is.
+/// Of a request that did not come through, only what kept it.
+pub(super) fn explain(error: &azure_core::Error) -> String {
+    let causes: Vec<_> = causes(error).collect();
+    let transport = causes.iter().rposition(|cause| cause.is::<reqwest::Error>());
+    let first = transport.map_or(0, |transport| (transport + 1).min(causes.len() - 1));
+    let mut said = String::new();
+    for cause in &causes[first..] {
+        let text = tidy(&cause.to_string());
+        let text = text.split(" To troubleshoot, visit ").next().unwrap_or_default();
+        if !said.contains(text) && text != NOT_REPEATED {
+            let colon = if said.is_empty() { "" } else { ": " };
+            said.push_str(colon);
+            said.push_str(text);
+        }
+    }
+    said
+}
+
+/// `text` in one line, of a bearable length, without the queries of its URLs.
+pub(super) fn tidy(text: &str) -> String {
+    let words = text.split_whitespace().map(|word| match word.split_once('?') {
+        Some((place, _)) if place.contains("://") => format!("{place}?…"),
+        _ => word.to_owned(),
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST_ANSWER) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tidy;
+
+    #[test]
+    fn a_sas_is_cut_off() {
+        assert_eq!(
+            tidy("error for url (https://a.example/c/b?sv=1&sig=s%2F=)\n  at once"),
+            "error for url (https://a.example/c/b?… at once",
+        );
+        assert_eq!(tidy("is it?yes"), "is it?yes");
+        assert_eq!(tidy(&"é".repeat(601)).chars().count(), 601);
+    }
+}

@@ -1,0 +1,269 @@
+//! The store in a local folder.
+
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::files::{At, AtPath, Draft, Version, list, read, remove, replace};
+use super::files::{ensure_folder_of, owners_alone};
+use super::store::{ByteStream, Lease, LeaseWatch, Store, StoreError, is_name};
+
+/// Objects as files of a folder, readable by their owner alone.
+///
+/// The folder is made by the first write. A lease is an OS lock on `<name>.lock` beside the object;
+/// the operating system releases it when its holder dies, and the empty file stays.
+#[derive(Clone, Debug)]
+pub struct FolderStore {
+    root: Arc<Path>,
+}
+
+impl FolderStore {
+    /// The store in `root`, which need not exist yet.
+    pub fn new(root: impl AsRef<Path>) -> Self {
+        let root = root.as_ref();
+        Self { root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).into() }
+    }
+
+    fn path(&self, name: &str, action: &str) -> Result<PathBuf, StoreError> {
+        if is_name(name) {
+            return Ok(name.split('/').fold(self.root.to_path_buf(), |path, part| path.join(part)));
+        }
+        Err(self.failed(action.to_owned(), format!("{name:?} cannot be the name of an object")))
+    }
+
+    /// Runs what blocks where it may.
+    async fn run<T: Send + 'static>(
+        &self,
+        action: String,
+        work: impl FnOnce() -> AtPath<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err((path, error))) => Err(self.refused_or_failed(action, &path, &error)),
+            Err(error) => Err(self.failed(action, error.to_string())),
+        }
+    }
+
+    fn refused_or_failed(&self, action: String, path: &Path, error: &io::Error) -> StoreError {
+        let said = format!("{}: {error}", path.display());
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StoreError::Refused {
+                location: self.location(),
+                action,
+                reason: format!(
+                    "{said}; give this account read and write access there, or choose another \
+                     place with CHECKPOINT_URL"
+                ),
+            },
+            ErrorKind::NotADirectory | ErrorKind::IsADirectory => StoreError::Refused {
+                location: self.location(),
+                action,
+                reason: format!("{said}; choose another place with CHECKPOINT_URL"),
+            },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                self.failed(action, format!("{said}; free space there"))
+            }
+            _ => self.failed(action, said),
+        }
+    }
+
+    fn failed(&self, action: String, reason: String) -> StoreError {
+        StoreError::Failed { location: self.location(), action, reason }
+    }
+}
+
+#[async_trait]
+impl Store for FolderStore {
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        let action = format!("reading {name}");
+        let path = self.path(name, &action)?;
+        self.run(action, move || read(&path)).await
+    }
+
+    async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let action = format!("writing {name}");
+        let path = self.path(name, &action)?;
+        self.run(action, move || replace(&path, &bytes)).await
+    }
+
+    async fn write_stream(&self, name: &str, mut bytes: ByteStream) -> Result<(), StoreError> {
+        let action = format!("writing {name}");
+        let path = self.path(name, &action)?;
+        let begin = move || Draft::begin(&path);
+        let mut draft = self.run(action.clone(), begin).await?;
+        while let Some(piece) = bytes.next().await {
+            let piece = piece.map_err(|error| {
+                self.failed(action.clone(), format!("the bytes to write broke off: {error}"))
+            })?;
+            draft = self.run(action.clone(), move || draft.with(&piece)).await?;
+        }
+        self.run(action, move || draft.publish()).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let action = format!("listing {prefix}*");
+        let folder = prefix.rfind('/').map_or("", |end| &prefix[..end]).to_owned();
+        if !folder.is_empty() {
+            self.path(&folder, &action)?;
+        }
+        let (root, prefix) = (Arc::clone(&self.root), prefix.to_owned());
+        self.run(action, move || list(&root, folder, &prefix)).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let action = format!("removing {name}");
+        let path = self.path(name, &action)?;
+        self.run(action, move || remove(&path)).await
+    }
+
+    async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let action = format!("leasing {name}");
+        let path = self.path(name, &action)?;
+        let taken = self.run(action, move || Lock::take(path)).await?;
+        Ok(taken.map(|(lock, seen)| -> Box<dyn Lease> {
+            let (store, name) = (self.clone(), name.to_owned());
+            Box::new(FolderLease { store, name, lock: Arc::new(lock), seen })
+        }))
+    }
+}
+
+/// The lease on one object, and the object as this lease saw it last.
+struct FolderLease {
+    store: FolderStore,
+    name: String,
+    lock: Arc<Lock>,
+    seen: Option<Version>,
+}
+
+impl FolderLease {
+    fn lost(&self) -> StoreError {
+        self.lock.lost.store(true, Ordering::Relaxed);
+        StoreError::LeaseLost { location: self.store.location(), name: self.name.clone() }
+    }
+}
+
+#[async_trait]
+impl Lease for FolderLease {
+    fn held(&self) -> bool {
+        self.lock.held()
+    }
+
+    fn watch(&self) -> LeaseWatch {
+        let lock = Arc::clone(&self.lock);
+        LeaseWatch::new(move || lock.held())
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let lock = Arc::clone(&self.lock);
+        let look = move || Ok((Version::of(&lock.object)?, read(&lock.object)?));
+        let (seen, bytes) = self.store.run(format!("reading {}", self.name), look).await?;
+        self.seen = seen;
+        Ok(bytes)
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let (lock, seen) = (Arc::clone(&self.lock), self.seen.clone());
+        let write = move || {
+            if !lock.held() || Version::of(&lock.object)? != seen {
+                return Ok(None);
+            }
+            replace(&lock.object, &bytes)?;
+            Version::of(&lock.object).map(Some)
+        };
+        let done = self.store.run(format!("writing {}", self.name), write).await?;
+        self.seen = done.ok_or_else(|| self.lost())?;
+        Ok(())
+    }
+
+    async fn clear(self: Box<Self>) -> Result<(), StoreError> {
+        let (lock, seen) = (Arc::clone(&self.lock), self.seen.clone());
+        let clear = move || {
+            if !lock.held() || Version::of(&lock.object)? != seen {
+                return Ok(None);
+            }
+            remove(&lock.object)?;
+            lock.release().map(Some)
+        };
+        let done = self.store.run(format!("removing {}", self.name), clear).await?;
+        done.ok_or_else(|| self.lost())
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        let lock = Arc::clone(&self.lock);
+        self.store.run(format!("releasing {}", self.name), move || lock.release()).await
+    }
+}
+
+/// The OS lock that a lease is.
+struct Lock {
+    object: PathBuf,
+    path: PathBuf,
+    file: File,
+    lost: AtomicBool,
+}
+
+impl Lock {
+    /// Locks an object's lock file and looks at the object; `None` if another has it.
+    fn take(object: PathBuf) -> AtPath<Option<(Self, Option<Version>)>> {
+        let mut path = OsString::from(&object);
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        ensure_folder_of(&path)?;
+        loop {
+            let mut how = owners_alone();
+            let file = how.create(true).truncate(false).open(&path).at(&path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err((path, error)),
+            }
+            // Somebody may have removed the file before it was locked; then another can lock the
+            // next one of that name.
+            let lock =
+                Self { object: object.clone(), path: path.clone(), file, lost: false.into() };
+            if lock.held() {
+                let seen = Version::of(&object)?;
+                return Ok(Some((lock, seen)));
+            }
+        }
+    }
+
+    fn held(&self) -> bool {
+        if !self.lost.load(Ordering::Relaxed) && self.is_the_file_on_disk() {
+            return true;
+        }
+        self.lost.store(true, Ordering::Relaxed);
+        false
+    }
+
+    #[cfg(unix)]
+    fn is_the_file_on_disk(&self) -> bool {
+        match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(ours), Ok(theirs)) => {
+                super::files::file_id(&ours) == super::files::file_id(&theirs)
+            }
+            _ => false,
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn is_the_file_on_disk(&self) -> bool {
+        self.path.exists()
+    }
+
+    fn release(&self) -> AtPath<()> {
+        self.lost.store(true, Ordering::Relaxed);
+        self.file.unlock().at(&self.path)
+    }
+}
