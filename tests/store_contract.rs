@@ -189,6 +189,15 @@ async fn a_lost_lease_overwrites_nothing(place: &dyn Place) {
     assert_eq!(theirs.read().await.unwrap().unwrap(), "theirs");
     theirs.write("theirs again".into()).await.unwrap();
     theirs.release().await.unwrap();
+
+    // Even if nobody has taken it since.
+    let mut lease = store.lease("lost/b").await.unwrap().unwrap();
+    lease.write("ours".into()).await.unwrap();
+    place.break_lease("lost/b").await;
+    assert_lost(lease.write("ours again".into()).await);
+    assert!(!lease.held());
+    assert_eq!(store.read("lost/b").await.unwrap().unwrap(), "ours");
+    lease.release().await.unwrap();
 }
 
 async fn clearing_removes_and_releases(place: &dyn Place) {

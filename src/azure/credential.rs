@@ -144,9 +144,9 @@ impl Credentials {
     fn fault(&self, error: &azure_core::Error) -> CredentialError {
         let credential = self.settings.name();
         let mut reason = sdk::explain(error);
-        if let Some((status, body)) = sdk::answer(error)
-            && !body.is_empty()
-            && !reason.contains(&body)
+        // The SDK hides what the identity endpoint said.
+        if let CredentialSettings::ManagedIdentity { .. } = self.settings
+            && let Some((status, body)) = sdk::answer(error)
         {
             reason = format!("{reason} (HTTP {status}: {body})");
         }

@@ -15,13 +15,14 @@ const LONGEST_ANSWER: usize = 600;
 /// What the SDK puts before the text of any error that has nothing to do with the network.
 const NOT_REPEATED: &str = "non-transport error occurred which will not be retried";
 
-/// Options with `http` as the transport and at most about 15 s of retries: the SDK's own default
-/// holds a run up for 82 s.
+/// Options with `http` as the transport and at most 15 s of retries, the time of the requests
+/// themselves not counted: the SDK's own default holds a run up for 82 s.
 pub(super) fn client_options(http: &reqwest::Client) -> ClientOptions {
     ClientOptions {
         transport: Some(Transport::new(Arc::new(http.clone()))),
         retry: RetryOptions::exponential(ExponentialRetryOptions {
-            max_total_elapsed: Duration::seconds(15),
+            // The last delay comes on top.
+            max_total_elapsed: Duration::seconds(11),
             max_delay: Duration::seconds(4),
             ..ExponentialRetryOptions::default()
         }),
