@@ -227,8 +227,7 @@ impl MadeUp {
 
 impl World {
     /// The three streams, each with so many made-up events, spread evenly over the days (the last
-    /// one excluded) and split into files and pages as a listing would be. A page has the files
-    /// that begin on one day, at most 100.
+    /// one excluded) and split into files and pages as a listing would be, 100 files to a page.
     pub fn made_up(
         seed: u64,
         days: Range<NaiveDate>,
@@ -268,7 +267,7 @@ fn pages(
         let name = format!("{day}/{stream}-{first:09}-{:08x}.json.gz", made_up.rng.u32(..));
         let file = BatchFile::of_lines(&name, &lines);
         match pages.last_mut() {
-            Some(page) if page.day == day && page.files.len() < FILES_PER_PAGE => {
+            Some(page) if page.files.len() < FILES_PER_PAGE => {
                 page.files.push(file);
             }
             _ => pages.push(Page::new(day).file(file)),
