@@ -84,7 +84,10 @@ pub(super) async fn accept(listener: TcpListener, handler: Handler) {
         tokio::select! {
             accepted = listener.accept() => {
                 // An error is that of a client which is gone already.
-                if let Ok((stream, _)) = accepted {
+                if let Ok((stream, _)) = accepted
+                    // Else answers in two packets wait for the client's delayed acknowledgement.
+                    && stream.set_nodelay(true).is_ok()
+                {
                     let handler = handler.clone();
                     connections.spawn(async move { handler.serve(stream).await });
                 }

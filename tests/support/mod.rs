@@ -3,3 +3,5 @@
 
 pub mod azurite;
 pub mod entra_tls;
+pub mod rig;
+pub mod tls;

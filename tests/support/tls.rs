@@ -18,19 +18,19 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 /// A certificate authority and a server's certificate for `localhost` and `127.0.0.1`, as PEM
 /// files. The server's is a leaf of its own: rustls refuses a CA as a server.
-pub(crate) struct Certificates {
+pub struct Certificates {
     /// The CA's certificate, for `SSL_CERT_FILE` or a client's trusted roots.
-    pub(crate) ca: PathBuf,
+    pub ca: PathBuf,
     /// The server's certificate.
-    pub(crate) certificate: PathBuf,
+    pub certificate: PathBuf,
     /// The server's key.
-    pub(crate) key: PathBuf,
+    pub key: PathBuf,
     server: ServerConfig,
 }
 
 impl Certificates {
     /// Makes them, and writes them to `folder`.
-    pub(crate) fn write(folder: &Path) -> Self {
+    pub fn write(folder: &Path) -> Self {
         let mut authority = CertificateParams::default();
         authority.distinguished_name.push(DnType::CommonName, "Test CA");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -71,7 +71,7 @@ impl Certificates {
     }
 
     /// Serves the simulator with TLS on a second port, until the answer is dropped.
-    pub(crate) async fn serve(&self, simulator: &Simulator) -> TlsPort {
+    pub async fn serve(&self, simulator: &Simulator) -> TlsPort {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(self.server.clone()));
@@ -92,14 +92,14 @@ impl Certificates {
 }
 
 /// A port that is served with TLS.
-pub(crate) struct TlsPort {
+pub struct TlsPort {
     address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
 impl TlsPort {
     /// `https://localhost:<port>`
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
 }

@@ -1,0 +1,198 @@
+//! A connector wired to the simulator, with waits so short that a test need not wait.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use mimecast_sentinel::azure::credential::{AccessTokens, Credentials};
+use mimecast_sentinel::azure::ingestion::LogsIngestion;
+use mimecast_sentinel::checkpoint::{Checkpoint, FolderStore, Store};
+use mimecast_sentinel::http::{Clients, RetryPolicy};
+use mimecast_sentinel::mimecast::{MimecastSource, Options};
+use mimecast_sentinel::pipeline::{Connector, Policy, RunSummary, StreamSummary, checkpoint_name};
+use mimecast_sentinel::quarantine::Quarantine;
+use mimecast_sentinel::seams::{Clock, Random};
+use mimecast_sentinel::settings::CredentialSettings;
+use mimecast_sentinel::simulator::{self, FaultPlan, Simulator, World};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::tls::{Certificates, TlsPort};
+
+/// A simulator and a connector that pulls from it. Its own settings may be changed before a pull.
+pub struct Rig {
+    pub simulator: Simulator,
+    pub folder: TempDir,
+    pub options: Options,
+    pub policy: Policy,
+    pub clock: Clock,
+    clients: Clients,
+    entra: TlsPort,
+    entra_client: reqwest::Client,
+}
+
+/// Waits of milliseconds, so that a test with many faults ends soon.
+pub fn impatient() -> RetryPolicy {
+    RetryPolicy {
+        first: Duration::from_millis(1),
+        longest: Duration::from_millis(4),
+        attempts: 12,
+        throttled_at_least: Duration::from_millis(1),
+        throttled: Duration::from_millis(5),
+    }
+}
+
+impl Rig {
+    /// With the simulator's defaults.
+    pub async fn new(world: World, faults: FaultPlan) -> Self {
+        Self::with(world, faults, simulator::Options::default()).await
+    }
+
+    pub async fn with(world: World, faults: FaultPlan, simulated: simulator::Options) -> Self {
+        let clock = simulated.clock.clone();
+        let simulator = Simulator::start(world, faults, simulated).await.unwrap();
+        let folder = TempDir::new().unwrap();
+        let certificates = Certificates::write(folder.path());
+        let entra = certificates.serve(&simulator).await;
+        let ca = std::fs::read(&certificates.ca).unwrap();
+        let entra_client = reqwest::Client::builder()
+            .tls_certs_merge([reqwest::Certificate::from_pem(&ca).unwrap()])
+            .build()
+            .unwrap();
+        let options = Options {
+            base_url: simulator.url().parse().unwrap(),
+            client_id: simulator.client_id().to_owned(),
+            client_secret: simulator.client_secret().into(),
+            types: ["entities", "mailflow", "urlclick"].map(str::to_owned).into(),
+            start: NaiveDate::from_ymd_opt(2020, 1, 1).unwrap(),
+            calls_per_15_minutes: 100_000,
+            max_line_bytes: 2 << 20,
+            max_file_bytes: 8 << 30,
+            loopback: true,
+            retry: impatient(),
+        };
+        let policy = Policy {
+            lease_wait: Duration::from_millis(50),
+            lease_poll: Duration::from_millis(10),
+            download_pause: Duration::from_millis(1),
+            ..Policy::default()
+        };
+        let clients = Clients::new(true).unwrap();
+        Self { simulator, folder, options, policy, clock, clients, entra, entra_client }
+    }
+
+    /// Pulls one stream only.
+    pub fn only(mut self, stream: &str) -> Self {
+        self.options.types = vec![stream.to_owned()];
+        self
+    }
+
+    pub fn state(&self) -> std::path::PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub fn connector(&self) -> Connector {
+        self.connector_on(Arc::new(FolderStore::new(self.state())))
+    }
+
+    /// A connector whose checkpoints lie elsewhere.
+    pub fn connector_on(&self, store: Arc<dyn Store>) -> Connector {
+        let (clock, random) = (self.clock.clone(), Random::seeded(1));
+        let credentials = Credentials {
+            settings: CredentialSettings::ClientSecret {
+                tenant_id: self.simulator.tenant_id().to_owned(),
+                client_id: self.simulator.client_id().to_owned(),
+                secret: self.simulator.client_secret().into(),
+            },
+            authority: self.entra.url().parse().unwrap(),
+            http: self.entra_client.clone(),
+            http_without_proxy: self.entra_client.clone(),
+        };
+        let scope = "https://monitor.azure.com/.default";
+        let sink = LogsIngestion::new(
+            &self.simulator.url().parse().unwrap(),
+            self.simulator.rule_id(),
+            self.simulator.stream(),
+            self.clients.api.clone(),
+            AccessTokens::new(credentials, scope, clock.clone()),
+            impatient(),
+            (clock.clone(), random.clone()),
+        );
+        let (options, clients) = (self.options.clone(), self.clients.clone());
+        Connector {
+            source: Arc::new(MimecastSource::new(options, clients, clock.clone(), random.clone())),
+            sink: Arc::new(sink),
+            quarantine: Quarantine::new(Arc::clone(&store)),
+            store,
+            policy: self.policy,
+            clock,
+            random,
+        }
+    }
+
+    /// One pull by a new connector, as a process of its own would make it.
+    pub async fn pull(&self) -> RunSummary {
+        run(&self.connector()).await
+    }
+
+    /// One pull of the only stream.
+    pub async fn pull_one(&self) -> StreamSummary {
+        let mut streams = self.pull().await.streams;
+        assert_eq!(streams.len(), 1);
+        streams.remove(0)
+    }
+
+    pub fn checkpoint(&self, stream: &str) -> Checkpoint {
+        let bytes = std::fs::read(self.state().join(checkpoint_name(stream))).unwrap();
+        Checkpoint::parse(&bytes).unwrap()
+    }
+
+    /// Every record in quarantine, in the order of its name.
+    pub fn quarantined(&self) -> Vec<Value> {
+        let mut paths = Vec::new();
+        files_below(&self.state().join("quarantine"), &mut paths);
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.sort();
+        paths
+            .iter()
+            .map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+            .collect()
+    }
+
+    /// The whole files in quarantine.
+    pub fn kept_files(&self) -> Vec<Vec<u8>> {
+        let mut paths = Vec::new();
+        files_below(&self.state().join("quarantine"), &mut paths);
+        paths.retain(|path| path.file_name().is_some_and(|name| name == "file"));
+        paths.sort();
+        paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+    }
+
+    /// Fails if the connector did anything that the real services would not take.
+    pub fn assert_no_violations(&self) {
+        let mut told = String::new();
+        for violation in self.simulator.violations() {
+            writeln!(told, "{violation}").unwrap();
+        }
+        assert!(told.is_empty(), "{told}");
+    }
+}
+
+pub async fn run(connector: &Connector) -> RunSummary {
+    connector.run(&connector.counters(), &CancellationToken::new()).await
+}
+
+fn files_below(folder: &Path, paths: &mut Vec<std::path::PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_below(&path, paths);
+        } else {
+            paths.push(path);
+        }
+    }
+}
