@@ -14,10 +14,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
 use chrono::TimeDelta;
-use mimecast_sentinel::azure::credential::{
-    AccessTokens, CredentialError, CredentialSettings, Credentials,
-};
+use mimecast_sentinel::azure::credential::{AccessTokens, CredentialError, Credentials};
 use mimecast_sentinel::seams::Clock;
+use mimecast_sentinel::settings::CredentialSettings;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use support::entra_tls;

@@ -1,8 +1,7 @@
 //! The custom handler against a simulator of the Functions host.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
-#[path = "support/functions_host.rs"]
-mod host;
+mod support;
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -11,9 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use host::{HostClient, HostSimulator, Invocation, Level, Limits, State, timer_payload};
 use mimecast_sentinel::functions::{Run, RunEnd, Tick, serve};
 use serde_json::{Value, json};
+use support::functions_host::{
+    self as host, HostClient, HostSimulator, Invocation, Level, Limits, State, timer_payload,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};

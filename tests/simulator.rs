@@ -2,9 +2,7 @@
 #![cfg(feature = "simulator")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
 
-#[path = "support/tls.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod tls;
+mod support;
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -431,7 +429,7 @@ async fn a_seed_draws_the_same_faults_again() {
 #[tokio::test]
 async fn entra_gives_tokens_over_tls_to_the_identity_library() {
     let folder = tempfile::tempdir().unwrap();
-    let certificates = tls::Certificates::write(folder.path());
+    let certificates = support::tls::Certificates::write(folder.path());
     let peer = start(World::default(), FaultPlan::none()).await;
     let port = certificates.serve(&peer.simulator).await;
     let ca = std::fs::read(&certificates.ca).unwrap();

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::credential::{AccessTokens, CredentialError};
-use crate::http::{GaveUp, Reply, ReplyError, Retries, RetryPolicy, read_reply, retry_after};
+use crate::http::{GaveUp, Reply, ReplyError, RetryPolicy, read_reply, retry_after};
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Fault, Interrupt, Sink};
 use crate::seams::{Clock, Deadline, Random};
@@ -63,10 +63,12 @@ enum Next {
     Renew(String),
     /// Again, after the wait that a 429 asks for.
     Throttled(Option<Duration>),
-    /// Again later; nobody knows whether the body was taken.
-    Ambiguous(String),
-    /// Again later; it never left.
-    Unsent(String),
+    /// Again later.
+    Again {
+        failed: String,
+        /// Whether the body may have been taken all the same.
+        taken: bool,
+    },
 }
 
 impl LogsIngestion {
@@ -100,13 +102,16 @@ impl LogsIngestion {
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_ENCODING, "gzip")
             .body(body);
-        match request.send().await {
-            Ok(response) => match read_reply(response, REPLY_LIMIT).await {
-                Ok(reply) => self.judge(&reply),
-                Err(error) => Next::Ambiguous(error.to_string()),
-            },
-            Err(error) if error.is_connect() => Next::Unsent(ReplyError::Http(error).to_string()),
-            Err(error) => Next::Ambiguous(ReplyError::Http(error).to_string()),
+        let reply = match request.send().await {
+            Ok(response) => read_reply(response, REPLY_LIMIT).await,
+            Err(error) => Err(ReplyError::Http(error)),
+        };
+        match reply {
+            Ok(reply) => self.judge(&reply),
+            Err(error) => {
+                let unsent = matches!(&error, ReplyError::Http(error) if error.is_connect());
+                Next::Again { failed: error.to_string(), taken: !unsent }
+            }
         }
     }
 
@@ -117,7 +122,9 @@ impl LogsIngestion {
         let passing = status == StatusCode::REQUEST_TIMEOUT || status.is_server_error();
         match status {
             _ if status.is_success() => Next::Done(Ok(())),
-            _ if passing => Next::Ambiguous(format!("{}: {said}", status.as_u16())),
+            _ if passing => {
+                Next::Again { failed: format!("{}: {said}", status.as_u16()), taken: true }
+            }
             StatusCode::TOO_MANY_REQUESTS => {
                 Next::Throttled(retry_after(&reply.headers, self.clock.now()))
             }
@@ -157,32 +164,19 @@ impl LogsIngestion {
         PostError::Interrupt(Fault::settings(code, message, fix).into())
     }
 
-    /// Waits before the next attempt.
-    async fn wait(&self, next: &Next, retries: &mut Retries) -> Result<(), PostError> {
-        let (waited, failed) = match next {
-            Next::Throttled(asked) => {
-                tracing::warn!("Azure limits the rate of the rule; waiting");
-                (retries.throttled(*asked).await, "the rule's rate is limited (429)")
-            }
-            Next::Ambiguous(failed) | Next::Unsent(failed) => {
-                tracing::warn!(failed, "a post failed; trying again with the same bytes");
-                (retries.back_off().await, failed.as_str())
-            }
-            Next::Done(_) | Next::Renew(_) => return Ok(()),
-        };
-        waited.map_err(|gave_up| match gave_up {
+    fn gave_up(&self, why: GaveUp, failed: &str) -> PostError {
+        match why {
             GaveUp::OutOfTime => PostError::Interrupt(Interrupt::OutOfTime),
             GaveUp::Attempts => {
-                let attempts = self.retry.attempts;
                 let fault = Fault::passing(
                     "ingestion-unreachable",
-                    format!("{} failed {attempts} times: {failed}", self.destination),
+                    format!("{} failed {} times: {failed}", self.destination, self.retry.attempts),
                     "nothing is lost, the next run posts again; if it stays so, check the \
                      network to the endpoint and Azure's status page",
                 );
                 PostError::Interrupt(fault.into())
             }
-        })
+        }
     }
 }
 
@@ -196,28 +190,32 @@ impl Sink for LogsIngestion {
         let mut retries = self.retry.start(&self.random, deadline);
         let mut ambiguous = 0;
         let mut renewed = false;
-        loop {
-            let next = self.attempt(body.clone()).await;
-            match &next {
-                Next::Done(_) => {}
+        let answer = loop {
+            let (waited, failed) = match self.attempt(body.clone()).await {
+                Next::Done(answer) => break answer,
                 Next::Renew(said) if renewed => {
-                    let answer = Err(self.refused(StatusCode::UNAUTHORIZED, said));
-                    return Posted { ambiguous, answer };
+                    break Err(self.refused(StatusCode::UNAUTHORIZED, &said));
                 }
                 Next::Renew(_) => {
                     renewed = true;
                     self.tokens.renew();
+                    continue;
                 }
-                Next::Ambiguous(_) => ambiguous += 1,
-                Next::Throttled(_) | Next::Unsent(_) => {}
+                Next::Throttled(asked) => {
+                    tracing::info!("Azure limits the rate of the rule; waiting");
+                    (retries.throttled(asked).await, "its rate is limited".to_owned())
+                }
+                Next::Again { failed, taken } => {
+                    ambiguous += u64::from(taken);
+                    tracing::info!(failed, "a post failed; trying again with the same bytes");
+                    (retries.back_off().await, failed)
+                }
+            };
+            if let Err(why) = waited {
+                break Err(self.gave_up(why, &failed));
             }
-            if let Next::Done(answer) = next {
-                return Posted { ambiguous, answer };
-            }
-            if let Err(error) = self.wait(&next, &mut retries).await {
-                return Posted { ambiguous, answer: Err(error) };
-            }
-        }
+        };
+        Posted { ambiguous, answer }
     }
 }
 

@@ -262,7 +262,8 @@ mod tests {
     fn progress_moves_only_from_where_it_stands() {
         use Position::{End, Line};
         // (steps, whether the last one is taken, where progress stands then)
-        let cases: [(&[(Position, Position)], bool, Position); 8] = [
+        type Steps = &'static [(Position, Position)];
+        let cases: [(Steps, bool, Position); 8] = [
             (&[(Line(0), Line(3))], true, Line(3)),
             (&[(Line(0), Line(3)), (Line(3), Line(7))], true, Line(7)),
             (&[(Line(0), Line(3)), (Line(3), End)], true, End),

@@ -47,7 +47,7 @@ pub(crate) const USAGE: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
     /// Told line by line.
-    #[error("{0}")]
+    #[error("the settings are wrong:\n{0}")]
     Settings(#[from] SettingsFaults),
     /// A question was not answered, or an argument makes no sense.
     #[error("{0}")]

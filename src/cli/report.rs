@@ -1,20 +1,14 @@
 //! A run's summary for a person.
 
-use std::fmt::Write as _;
-
 use crate::pipeline::{Outcome, RunSummary, StreamSummary};
 
-/// A few lines: one a stream, and what must be done.
+/// A few lines: one a stream, and how it ended.
 pub(super) fn report(summary: &RunSummary) -> String {
-    let mut text = String::new();
-    for stream in &summary.streams {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}", line(stream));
-    }
+    let mut lines: Vec<String> = summary.streams.iter().map(line).collect();
     let seconds = (summary.finished_at - summary.started_at).num_milliseconds() as f64 / 1000.0;
     let rows = summary.total(|stream| stream.rows_delivered);
-    let _ = write!(text, "{rows} rows delivered in {seconds:.1} s: {}", told(summary.outcome));
-    text
+    lines.push(format!("{rows} rows delivered in {seconds:.1} s: {}", told(summary.outcome)));
+    lines.join("\n")
 }
 
 fn line(stream: &StreamSummary) -> String {

@@ -35,7 +35,8 @@ mod tests {
     #[test]
     fn both_headers_are_read_each_in_its_unit() {
         let now = DateTime::from_timestamp(1_784_635_200, 0).unwrap(); // 2026-07-21T12:00:00Z
-        let cases: [(&[(&str, &str)], Option<u64>); 10] = [
+        type Given = &'static [(&'static str, &'static str)];
+        let cases: [(Given, Option<u64>); 10] = [
             (&[], None),
             (&[("x-ratelimit-reset", "2500")], Some(2_500)),
             (&[("X-Rate-Limit-Reset", "60000")], Some(60_000)),

@@ -68,19 +68,19 @@ impl Api {
             let (failed, waited) = match reply {
                 Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
                     let asked = retry_after(&reply.headers, self.clock.now());
-                    tracing::warn!(call = call.what, "Mimecast limits the rate; waiting");
+                    tracing::info!(call = call.what, "Mimecast limits the rate; waiting");
                     (String::from("it limits the rate (429)"), retries.throttled(asked).await)
                 }
                 Ok(reply) if is_passing(reply.status) || again(&reply) => {
                     let said = ErrorBody::read(&reply.body);
                     let failed = format!("it answered {}: {said}", reply.status.as_u16());
-                    tracing::warn!(call = call.what, failed, "Mimecast failed; trying again");
+                    tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
                     (failed, retries.back_off().await)
                 }
                 Ok(reply) => return Ok(reply),
                 Err(error) => {
                     let failed = error.to_string();
-                    tracing::warn!(call = call.what, failed, "Mimecast failed; trying again");
+                    tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
                     (failed, retries.back_off().await)
                 }
             };

@@ -147,7 +147,7 @@ impl Source for MimecastSource {
                 },
                 Err(error) => (describe(&error), retries.back_off().await),
             };
-            tracing::warn!(file = part.key, failed, "the batch file could not be opened");
+            tracing::info!(file = part.key, failed, "the batch file could not be opened");
             match waited {
                 Ok(()) => {}
                 Err(GaveUp::OutOfTime) => return Err(OpenError::Interrupt(Interrupt::OutOfTime)),

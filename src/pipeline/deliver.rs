@@ -94,7 +94,7 @@ impl Poster {
         }
         // Inflated only if the body must be split.
         let mut json: Option<Vec<u8>> = None;
-        let mut waiting = vec![0..body.rows.len()];
+        let mut waiting: Vec<_> = std::iter::once(0..body.rows.len()).collect();
         while let Some(rows) = waiting.pop() {
             let bytes = match &json {
                 None => body.gzip.clone(),

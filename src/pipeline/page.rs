@@ -328,7 +328,7 @@ impl PageReader {
             )
             .into());
         }
-        tracing::warn!(file = part.key, %error, "downloading the file again");
+        tracing::info!(file = part.key, %error, "downloading the file again");
         tokio::select! {
             () = tokio::time::sleep(self.policy.download_pause * tries.without_a_line) => Ok(()),
             () = self.stop.cancelled() => Err(Interrupt::OutOfTime.into()),

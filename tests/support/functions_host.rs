@@ -4,11 +4,6 @@
 //!
 //! [`HostClient`] is the HTTP half and talks to whatever listens on a port; [`HostSimulator`] starts
 //! a program as the host does, and kills and restarts it by the host's rules.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test file that includes this uses a part of it"
-)]
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,7 +1,19 @@
 //! What several tests need.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its own part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests, of which each uses its own part"
+)]
 
 pub mod azurite;
 pub mod entra_tls;
+pub mod functions_host;
+#[cfg(feature = "simulator")]
 pub mod rig;
+#[cfg(feature = "simulator")]
 pub mod tls;
