@@ -253,13 +253,13 @@ impl StreamPull<'_> {
             policy: connector.policy,
             accepted: Arc::clone(accepted),
         });
+        let keys: Vec<String> = page.parts.iter().map(|part| part.key.clone()).collect();
         let reading = async {
             let read = tokio::select! {
                 read = reader.read(page) => read,
                 () = stop.cancelled() => Err(Interrupt::OutOfTime),
             };
-            let PageReader { gone, in_hand, .. } = reader;
-            (read, gone, in_hand)
+            (read, reader.gone)
         };
         let delivering = async {
             let delivered = ledger.deliver(poster, bodies).await;
@@ -268,8 +268,10 @@ impl StreamPull<'_> {
             }
             delivered
         };
-        let ((read, gone, file), delivered) = tokio::join!(reading, delivering);
-        *in_hand = file;
+        let ((read, gone), delivered) = tokio::join!(reading, delivering);
+        let settled = &ledger.checkpoint.files;
+        let is_open = |key: &String| settled.get(key).is_none_or(|f| f.done != Position::End);
+        *in_hand = keys.into_iter().find(is_open);
         if !gone.is_empty() {
             told.gap = Some(self.gap_of_files(&ledger.checkpoint, &gone));
         }
@@ -310,7 +312,8 @@ impl StreamPull<'_> {
             Some((file, done)) if again => Err(Fault::settings(
                 "no-progress",
                 format!("batch file {file}: two runs in a row ended at {done} without a new one"),
-                "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it)",
+                "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it); where the log \
+                 tells of 429s, wait instead",
             )
             .into()),
             _ => Ok(Outcome::TimeLimit),
