@@ -64,7 +64,7 @@ pub(super) fn start(level: Level, stdout: Stdout) {
     // A log that nobody reads any more ends nothing, and there is nobody to tell.
     let lines = lines.log_internal_errors(false);
     let started = if process_env(FUNCTIONS_PORT).is_some() {
-        registry.with(lines.json().flatten_event(true).with_current_span(true)).try_init()
+        registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
     } else {
         let on_terminal =
             io::stderr().is_terminal() && (stdout == Stdout::Taken || io::stdout().is_terminal());
