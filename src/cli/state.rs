@@ -27,7 +27,7 @@ enum Action {
         #[command(flatten)]
         settings: RawSettings,
     },
-    /// Clear a stream's checkpoint: the next run begins anew, at START_DATE
+    /// Clear a stream's checkpoint: the next run begins anew, at the first day
     #[command(mut_args = only_state, after_help = IDENTITY)]
     Reset {
         /// The stream: entities, mailflow or urlclick

@@ -1,19 +1,22 @@
 //! The real binary as a child process, with nothing in its environment but what it is given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use chrono::NaiveDate;
-use mimecast_sentinel::simulator::{Simulator, World};
+use chrono::{Days, NaiveDate, NaiveTime};
+use mimecast_sentinel::simulator::{BatchFile, FaultPlan, MadeUp, Options, Page, Simulator, World};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// The program that is tested.
 pub const EXE: &str = env!("CARGO_BIN_EXE_mimecast-sentinel");
+
+pub const STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
 
 /// How long a child may take in all; it only ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -158,8 +161,78 @@ impl Ended {
     }
 }
 
-/// A world of three days and as many streams, of `events` events each in files of `per_file`.
-pub fn small_world(events: usize, per_file: usize) -> World {
-    let day = |day| NaiveDate::from_ymd_opt(2026, 11, day).unwrap();
-    World::made_up(1, day(10)..day(13), events, per_file)
+/// A world whose streams have `pages` pages of two files with ten events each.
+pub fn world(pages: u32) -> World {
+    let mut world = World::default();
+    for (seed, stream) in STREAMS.into_iter().enumerate() {
+        let mut made_up = MadeUp::new(seed as u64);
+        for page in 0..pages {
+            let day = NaiveDate::from_ymd_opt(2026, 1, 1).unwrap() + Days::new(page.into());
+            let at = day.and_time(NaiveTime::MIN).and_utc().timestamp_millis();
+            let mut listed = Page::new(day);
+            for file in 0..2 {
+                let lines: Vec<String> =
+                    (0..10).map(|n| made_up.event(stream, at + file * 10 + n)).collect();
+                let name = format!("{page}-{file}.json.gz");
+                listed = listed.file(BatchFile::of_lines(&name, &lines));
+            }
+            world = world.page(stream, listed);
+        }
+    }
+    world
+}
+
+/// The events of a [`world`] of so many pages.
+pub fn events(pages: u32) -> u64 {
+    u64::from(pages) * 20 * STREAMS.len() as u64
+}
+
+/// A simulator that misbehaves as planned, and answers after `latency`.
+pub async fn simulator(pages: u32, plan: FaultPlan, latency: Duration) -> Simulator {
+    let options = Options { latency, ..Options::default() };
+    Simulator::start(world(pages), plan, options).await.unwrap()
+}
+
+/// How many different events landed; the simulator must have had nothing to object to.
+#[track_caller]
+pub fn landed(simulator: &Simulator) -> u64 {
+    assert_eq!(simulator.violations(), Vec::<String>::new());
+    let rows = simulator.landed();
+    let ids: HashSet<_> = rows.iter().map(|row| row["EventId"].as_str().unwrap()).collect();
+    ids.len() as u64
+}
+
+/// Fails if any secret of the simulator's, any token or any signature is in `said`.
+#[track_caller]
+pub fn assert_no_secret(simulator: &Simulator, said: &str) {
+    let secret = simulator.client_secret();
+    let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    // Azure's tokens begin with `eyJ`, as each JWT does.
+    let words = ["Bearer ", "bearer ", "eyJ", "X-Amz-", "sig=", "sig%3D"];
+    for needle in words.into_iter().chain([secret, &form, simulator.identity_header()]) {
+        assert!(!said.contains(needle), "{needle} in {said}");
+    }
+    for token in issued() {
+        assert!(!said.contains(&token), "{token} in {said}");
+    }
+}
+
+/// The first tokens and signatures that every simulator gives out.
+pub fn issued() -> Vec<String> {
+    let mut rng = fastrand::Rng::with_seed(0);
+    (0..2_000).map(|_| format!("{:032x}", rng.u128(..))).collect()
+}
+
+/// Waits for something that comes within milliseconds.
+pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < PATIENCE, "waited for {what} in vain");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Says why a test did not run, where the harness would hide it.
+pub fn skipped(why: &str) {
+    std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes()).unwrap();
 }
