@@ -165,18 +165,17 @@ impl LogsIngestion {
     }
 
     fn gave_up(&self, why: GaveUp, failed: &str) -> PostError {
-        match why {
-            GaveUp::OutOfTime => PostError::Interrupt(Interrupt::OutOfTime),
-            GaveUp::Attempts => {
-                let fault = Fault::passing(
-                    "ingestion-unreachable",
-                    format!("{} failed {} times: {failed}", self.destination, self.retry.attempts),
-                    "nothing is lost, the next run posts again; if it stays so, check the \
-                     network to the endpoint and Azure's status page",
-                );
-                PostError::Interrupt(fault.into())
-            }
-        }
+        let how_often = match why {
+            GaveUp::OutOfTime => "until the run's time was up".to_owned(),
+            GaveUp::Attempts => format!("{} times", self.retry.attempts),
+        };
+        let fault = Fault::passing(
+            "ingestion-unreachable",
+            format!("{} failed {how_often}: {failed}", self.destination),
+            "nothing is lost, the next run posts again; if it stays so, check the network to the \
+             endpoint and Azure's status page",
+        );
+        PostError::Interrupt(fault.into())
     }
 }
 
@@ -191,7 +190,7 @@ impl Sink for LogsIngestion {
         let mut ambiguous = 0;
         let mut renewed = false;
         let answer = loop {
-            let (waited, failed) = match self.attempt(body.clone()).await {
+            let waited = match self.attempt(body.clone()).await {
                 Next::Done(answer) => break answer,
                 Next::Renew(said) if renewed => {
                     break Err(self.refused(StatusCode::UNAUTHORIZED, &said));
@@ -203,16 +202,20 @@ impl Sink for LogsIngestion {
                 }
                 Next::Throttled(asked) => {
                     tracing::info!("Azure limits the rate of the rule; waiting");
-                    (retries.throttled(asked).await, "its rate is limited".to_owned())
+                    // It works, but there is no more time for it now.
+                    retries
+                        .throttled(asked)
+                        .await
+                        .map_err(|_| PostError::Interrupt(Interrupt::OutOfTime))
                 }
                 Next::Again { failed, taken } => {
                     ambiguous += u64::from(taken);
                     tracing::info!(failed, "a post failed; trying again with the same bytes");
-                    (retries.back_off().await, failed)
+                    retries.back_off().await.map_err(|why| self.gave_up(why, &failed))
                 }
             };
-            if let Err(why) = waited {
-                break Err(self.gave_up(why, &failed));
+            if let Err(error) = waited {
+                break Err(error);
             }
         };
         Posted { ambiguous, answer }

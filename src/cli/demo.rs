@@ -2,17 +2,23 @@
 //! ingestion endpoint; a second process of this program pulls from one to the other.
 
 use std::collections::BTreeMap;
+use std::fs::remove_dir_all;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use chrono::{Days, NaiveDate};
 use clap::Args;
+use indicatif::HumanCount;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::CommandError;
+use super::output::{note, say};
+use super::progress::{self, Done};
 use crate::seams::Clock;
 use crate::settings::FUNCTIONS_PORT;
 use crate::simulator::{FaultPlan, Keep, Options, Simulator, World};
@@ -26,6 +32,32 @@ const DAYS: u64 = 60;
 
 const EVENTS_PER_STREAM: usize = 3_000;
 const EVENTS_PER_FILE: usize = 50;
+
+/// Where the pull keeps its checkpoints, under the folder.
+const STATE: &str = "demo-state";
+
+/// What could lead the pull elsewhere, in upper case: settings, and proxies.
+const STRAY_PREFIXES: [&str; 4] = ["AZURE_", "MIMECAST_", "LOGS_INGESTION_", "IDENTITY_"];
+const STRAY: [&str; 10] = [
+    FUNCTIONS_PORT,
+    "SCHEDULE",
+    "LOG_LEVEL",
+    "GZIP_LEVEL",
+    "RUN_TIME_LIMIT_SECONDS",
+    "MAX_LINE_BYTES",
+    "MAX_FILE_BYTES",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+];
+
+const NEXT: &str = "
+(The simulated Mimecast keeps 60 days of events; the real one is documented to keep 7.)
+
+Next, with your own tenant's settings:
+  mimecast-sentinel pull --help             the settings, with their defaults
+  mimecast-sentinel pull --dry-run | head   what would land; nothing is posted
+  mimecast-sentinel pull                    once, now";
 
 /// See it work: made-up events go all the way, on this machine only. Needs no settings
 #[derive(Args, Debug)]
@@ -53,13 +85,23 @@ impl Demo {
         let options = Options { keep: Keep::File(rows.clone()), ..Options::default() };
         let simulator = Simulator::start(world, FaultPlan::none(), options)
             .await
-            .map_err(|error| CommandError::Failed(format!("no simulator: {error}")))?;
-        println!(
-            "Pulling {} made-up events of {DAYS} days from a simulated Mimecast …",
-            3 * EVENTS_PER_STREAM
-        );
+            .map_err(|error| failed(format!("no simulator for {}: {error}", rows.display())))?;
+        let events = 3 * EVENTS_PER_STREAM as u64;
+        say(&format!(
+            "Pulling {events} made-up events of {DAYS} days from a simulated Mimecast …"
+        ))?;
         let began = Instant::now();
-        let summary = self.pull(&simulator, start).await?;
+        let simulator = Arc::new(simulator);
+        let shown = progress::show(Some(events), {
+            let simulator = Arc::clone(&simulator);
+            move || {
+                let rows = simulator.landed_count();
+                Done { rows, told: format!("{} of {} rows", HumanCount(rows), HumanCount(events)) }
+            }
+        });
+        let pulled = self.pull(&simulator, start).await;
+        drop(shown);
+        let summary = pulled?;
         let seconds = began.elapsed().as_secs_f64();
         let violations = simulator.violations();
         if !violations.is_empty() {
@@ -68,21 +110,27 @@ impl Demo {
         self.tell(&rows, &summary, seconds)
     }
 
-    /// An empty folder for the rows.
+    /// A folder for the rows that holds nothing else. Only what a demo left there is removed.
     fn prepare(&self) -> Result<PathBuf, CommandError> {
         let rows = self.folder.join(format!("{}.ndjson", CLOUD_INTEGRATED.name));
+        let state = self.folder.join(STATE);
         let folder = self.folder.display();
-        let is_empty =
-            |folder: &Path| folder.read_dir().map(|mut entries| entries.next().is_none());
-        if rows.exists() {
-            std::fs::remove_dir_all(&self.folder)
-                .map_err(|error| failed(format!("{folder} cannot be replaced: {error}")))?;
-        } else if self.folder.exists() && !is_empty(&self.folder).unwrap_or(false) {
-            let what = format!("{folder} holds something that is no demo; name another --folder");
+        if let Ok(mut entries) = self.folder.read_dir()
+            && let Some(other) = entries.find_map(|entry| {
+                Some(entry.ok()?.path()).filter(|path| *path != rows && *path != state)
+            })
+        {
+            let what = format!("{} is not of a demo; name another --folder", other.display());
             return Err(CommandError::Usage(what));
         }
-        std::fs::create_dir_all(&self.folder)
-            .map_err(|error| failed(format!("{folder} cannot be made: {error}")))?;
+        let removed = [if_there(std::fs::remove_file(&rows)), if_there(remove_dir_all(&state))];
+        removed
+            .into_iter()
+            .collect::<io::Result<()>>()
+            .map_err(|error| failed(format!("the demo in {folder} cannot be replaced: {error}")))?;
+        std::fs::create_dir_all(&self.folder).map_err(|error| {
+            failed(format!("{folder} cannot be made: {error}; name another --folder"))
+        })?;
         Ok(rows)
     }
 
@@ -91,22 +139,15 @@ impl Demo {
     async fn pull(&self, simulator: &Simulator, start: NaiveDate) -> Result<Value, CommandError> {
         let program = std::env::current_exe()
             .map_err(|error| failed(format!("this program's own file is not known: {error}")))?;
-        let state = std::path::absolute(self.folder.join("state")).map_err(failed)?;
+        let state = std::path::absolute(self.folder.join(STATE)).map_err(failed)?;
         let mut pull = Command::new(program);
         for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy().into_owned();
-            if ["AZURE_", "MIMECAST_", "LOGS_INGESTION_", "IDENTITY_"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
+            let upper = name.to_string_lossy().to_uppercase();
+            if STRAY_PREFIXES.iter().any(|prefix| upper.starts_with(prefix))
+                || STRAY.contains(&upper.as_str())
             {
                 pull.env_remove(name);
             }
-        }
-        for name in [FUNCTIONS_PORT, "SCHEDULE", "LOG_LEVEL", "GZIP_LEVEL"] {
-            pull.env_remove(name);
-        }
-        for name in ["RUN_TIME_LIMIT_SECONDS", "MAX_LINE_BYTES", "MAX_FILE_BYTES"] {
-            pull.env_remove(name);
         }
         pull.args(["pull", "--json", "--log-level", "WARNING"])
             .env("MIMECAST_BASE_URL", simulator.url())
@@ -119,9 +160,12 @@ impl Demo {
             .env("IDENTITY_HEADER", simulator.identity_header())
             .env("CHECKPOINT_URL", &state)
             .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
             .kill_on_drop(true);
         let output = pull.output().await.map_err(failed)?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if !errors.is_empty() {
+            progress::aside(|| note(errors.trim_end()));
+        }
         if !output.status.success() {
             return Err(failed(format!("the pull ended with {}", output.status)));
         }
@@ -138,23 +182,28 @@ impl Demo {
             *count += 1;
             *oldest = std::mem::take(oldest).min(row.time);
         }
-        println!("\nRows in {} that landed:", CLOUD_INTEGRATED.name);
+        let mut text = format!("\nRows that landed in {}:\n", CLOUD_INTEGRATED.name);
         for (stream, (count, oldest)) in &landed {
-            println!("  {stream:<9} {count:>6} rows, the oldest of {oldest}");
+            let day = oldest.get(..10).unwrap_or(oldest);
+            text.push_str(&format!("  {stream:<9} {count:>6} rows since {day}\n"));
         }
         let total: u64 = landed.values().map(|(count, _)| count).sum();
-        println!("  {:<9} {total:>6} rows in {seconds:.2} s: {}\n", "all", summary["outcome"]);
-        println!("The rows:  {}", rows.display());
-        println!("The state: {}\n", self.folder.join("state").display());
-        println!(
-            "(This simulated Mimecast keeps {DAYS} days; the real one is documented to keep 7.)"
-        );
-        println!("Next, with your own tenant's settings (see README.md):");
-        println!("  mimecast-sentinel pull --dry-run | head   what would land, nothing is posted");
-        println!("  mimecast-sentinel pull                    once, now");
-        println!("  mimecast-sentinel pull --help             all settings, with their defaults");
+        let outcome = summary["outcome"].as_str().unwrap_or_default().replace('_', " ");
+        text.push_str(&format!("  {:<9} {total:>6} rows in {seconds:.2} s, {outcome}\n\n", "all"));
+        text.push_str(&format!("The rows:  {}\n", rows.display()));
+        text.push_str(&format!("The state: {}\n", self.folder.join(STATE).display()));
+        text.push_str(NEXT);
+        say(&text)?;
         Ok(super::DONE)
     }
+}
+
+/// What is not there need not be removed.
+fn if_there(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(()),
+        _ => Err(error),
+    })
 }
 
 fn failed(error: impl std::fmt::Display) -> CommandError {

@@ -1,6 +1,6 @@
 //! `pull --dry-run`: rows go to stdout instead of Azure, and nothing is written.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufWriter, ErrorKind, Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use serde_json::value::RawValue;
 
+use super::progress;
 use super::wiring::Wiring;
 use crate::checkpoint::Nowhere;
 use crate::mimecast::MimecastSource;
@@ -50,12 +51,14 @@ impl Rows {
         let mut json = Vec::new();
         GzDecoder::new(body).read_to_end(&mut json)?;
         let rows: Vec<&RawValue> = serde_json::from_slice(&json)?;
-        let mut stdout = io::stdout().lock();
-        for row in rows {
-            stdout.write_all(row.get().as_bytes())?;
-            stdout.write_all(b"\n")?;
-        }
-        stdout.flush()
+        progress::aside(|| {
+            let mut stdout = BufWriter::new(io::stdout().lock());
+            for row in rows {
+                stdout.write_all(row.get().as_bytes())?;
+                stdout.write_all(b"\n")?;
+            }
+            stdout.flush()
+        })
     }
 }
 
@@ -67,7 +70,10 @@ impl Sink for Rows {
 
     async fn post(&self, body: Bytes, _: Deadline) -> Posted {
         let answer = Self::print(&body).map_err(|error| {
-            self.0.store(error.kind() == io::ErrorKind::BrokenPipe, Ordering::Relaxed);
+            if error.kind() == ErrorKind::BrokenPipe {
+                self.0.store(true, Ordering::Relaxed);
+                return PostError::Interrupt(Interrupt::OutOfTime);
+            }
             let message = format!("rows cannot be printed: {error}");
             let fault = Fault::passing("stdout", message, "check where stdout goes");
             PostError::Interrupt(Interrupt::from(fault))

@@ -9,6 +9,8 @@ use tracing_subscriber::fmt::time::ChronoUtc;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use super::output::note;
+use super::progress;
 use crate::settings::{FUNCTIONS_PORT, process_env};
 
 /// Where normal lines go.
@@ -24,19 +26,32 @@ pub(super) enum Stdout {
 struct ByLevel(Stdout);
 
 impl<'a> MakeWriter<'a> for ByLevel {
-    type Writer = Box<dyn io::Write + 'a>;
+    type Writer = Aside<Box<dyn io::Write + 'a>>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Box::new(io::stderr())
+        Aside(Box::new(io::stderr()))
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
         let failure = *meta.level() <= Level::WARN;
         if failure || self.0 == Stdout::Taken {
-            Box::new(io::stderr())
+            self.make_writer()
         } else {
-            Box::new(io::stdout())
+            Aside(Box::new(io::stdout()))
         }
+    }
+}
+
+/// Keeps lines out of the progress bar.
+struct Aside<W>(W);
+
+impl<W: io::Write> io::Write for Aside<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        progress::aside(|| self.0.write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -46,13 +61,17 @@ pub(super) fn start(level: Level, stdout: Stdout) {
     let filter = EnvFilter::new(format!("warn,mimecast_sentinel={level}"));
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(ByLevel(stdout)).with_target(false);
+    // A log that nobody reads any more ends nothing, and there is nobody to tell.
+    let lines = lines.log_internal_errors(false);
     let started = if process_env(FUNCTIONS_PORT).is_some() {
-        registry.with(lines.json().flatten_event(true).with_current_span(true)).try_init()
+        registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
     } else {
-        let plain = lines.with_ansi(io::stderr().is_terminal());
+        let on_terminal =
+            io::stderr().is_terminal() && (stdout == Stdout::Taken || io::stdout().is_terminal());
+        let plain = lines.with_ansi(on_terminal);
         registry.with(plain.with_timer(ChronoUtc::new("%H:%M:%S".to_owned()))).try_init()
     };
     if let Err(error) = started {
-        eprintln!("logging was started before: {error}");
+        note(&format!("logging was started before: {error}"));
     }
 }

@@ -4,6 +4,7 @@
 mod demo;
 mod dry_run;
 mod logs;
+mod output;
 mod progress;
 mod pull;
 mod report;
@@ -18,12 +19,22 @@ use clap::{Parser, Subcommand};
 
 use crate::settings::SettingsFaults;
 
+const FIRST_STEPS: &str = "\
+First steps:
+  mimecast-sentinel demo                    see it work, without any settings
+  mimecast-sentinel pull --help             the settings, with their defaults
+  mimecast-sentinel pull --dry-run | head   what would land, with Mimecast's settings alone
+  mimecast-sentinel pull                    land it, once
+
+Exit codes:
+  0  done; also at the time limit, if all that was read is delivered
+  1  nothing could be done
+  2  wrong settings or usage
+  3  some streams failed, the others did their work";
+
 /// Lands every Mimecast Cloud Integrated security event in a Microsoft Sentinel workspace.
-///
-/// Exit codes: 0 done (also when the time limit was reached and all that was read is delivered),
-/// 1 nothing could be done, 2 settings or usage, 3 some streams failed and others did their work.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, propagate_version = true)]
+#[command(version, max_term_width = 100, propagate_version = true, after_help = FIRST_STEPS)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -63,7 +74,7 @@ impl Cli {
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                eprintln!("error: the runtime could not be started: {error}");
+                output::note(&format!("error: the runtime could not be started: {error}"));
                 return NOTHING_DONE.into();
             }
         };
@@ -81,7 +92,7 @@ impl Cli {
         match ended {
             Ok(code) => code.into(),
             Err(error) => {
-                eprintln!("error: {error}");
+                output::note(&format!("error: {error}"));
                 match error {
                     CommandError::Settings(_) | CommandError::Usage(_) => USAGE.into(),
                     CommandError::Failed(_) => NOTHING_DONE.into(),

@@ -1,28 +1,46 @@
 //! A progress bar on a terminal, for what runs longer than a second.
 
 use std::io::{self, IsTerminal as _};
-use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
-
-use crate::pipeline::{Counters, RunCounters, get};
 
 const NOT_BEFORE: Duration = Duration::from_secs(1);
 const EVERY: Duration = Duration::from_millis(100);
 
-/// Shows the counters until it is dropped. `events` is how many are expected, if that is known.
+/// The bar on the screen, if there is one.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// How far something is.
+pub(super) struct Done {
+    /// How many of the rows that are expected.
+    pub(super) rows: u64,
+    /// The same and more, in words.
+    pub(super) told: String,
+}
+
+/// Shows what `look` says until it is dropped. `rows` is how many are expected, if that is known.
 /// In a pipe it shows nothing.
-pub(super) fn show(counters: &RunCounters, events: Option<u64>) -> Option<Shown> {
+pub(super) fn show(rows: Option<u64>, look: impl Fn() -> Done + Send + 'static) -> Option<Shown> {
     if !io::stderr().is_terminal() {
         return None;
     }
-    let counters = counters.clone();
-    let bar = ProgressBar::with_draw_target(events, ProgressDrawTarget::hidden());
-    let drawing = tokio::spawn(draw(bar.clone(), counters, events));
+    let bar = ProgressBar::with_draw_target(rows, ProgressDrawTarget::hidden());
+    set_bar(Some(bar.clone()));
+    let drawing = tokio::spawn(draw(bar.clone(), rows.is_some(), look));
     Some(Shown { bar, _drawing: AbortOnDropHandle::new(drawing) })
+}
+
+/// Writes to the terminal without running into the bar.
+pub(super) fn aside<T>(write: impl FnOnce() -> T) -> T {
+    let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match bar {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
 }
 
 /// Takes the bar away when it is dropped.
@@ -33,35 +51,32 @@ pub(super) struct Shown {
 
 impl Drop for Shown {
     fn drop(&mut self) {
+        set_bar(None);
         self.bar.finish_and_clear();
     }
 }
 
-async fn draw(bar: ProgressBar, counters: RunCounters, events: Option<u64>) {
+fn set_bar(bar: Option<ProgressBar>) {
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+}
+
+async fn draw(bar: ProgressBar, is_end_known: bool, look: impl Fn() -> Done) {
     sleep(NOT_BEFORE).await;
-    let template = if events.is_some() {
-        "{elapsed_precise} [{wide_bar}] {percent} % {msg}"
-    } else {
-        "{elapsed_precise} {spinner} {msg}"
-    };
+    let template =
+        if is_end_known { "{elapsed} [{wide_bar}] {msg}" } else { "{elapsed} {spinner} {msg}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.set_draw_target(ProgressDrawTarget::stderr());
     let mut ticks = interval(EVERY);
     loop {
         ticks.tick().await;
-        let sum = |count: fn(&Counters) -> &AtomicU64| -> u64 {
-            counters.iter().map(|(_, counters)| get(count(counters))).sum()
-        };
-        let delivered = sum(|counters| &counters.rows_delivered);
-        bar.set_position(delivered);
-        bar.set_message(format!(
-            "{} rows delivered, {} files, {} read",
-            HumanCount(delivered),
-            HumanCount(sum(|counters| &counters.files)),
-            HumanBytes(sum(|counters| &counters.bytes_read)),
-        ));
+        let Done { rows, told } = look();
+        bar.set_message(told);
+        bar.set_position(rows);
+        // Shown from the first word on.
+        if bar.is_hidden() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
         bar.tick();
     }
 }

@@ -1,15 +1,19 @@
 //! `pull`: one run now.
 
+use std::sync::atomic::AtomicU64;
+
 use clap::Args;
+use indicatif::{HumanBytes, HumanCount};
 
 use super::dry_run::Rows;
 use super::logs::{self, Stdout};
-use super::progress;
+use super::output::{note, say};
+use super::progress::{self, Done};
 use super::report::report;
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
-use crate::pipeline::{Connector, RunSummary};
+use crate::pipeline::{Connector, Counters, RunCounters, RunSummary, get};
 use crate::seams::Clock;
 use crate::settings::{DryRunSettings, RawSettings, Settings, is_loopback, process_env};
 
@@ -43,9 +47,9 @@ impl Pull {
         let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
         let summary = run(&wiring.connector(&settings)?).await;
         if self.json {
-            println!("{}", serde_json::to_string(&summary).unwrap_or_default());
+            say(&serde_json::to_string(&summary).unwrap_or_default())?;
         } else {
-            println!("{}", report(&summary));
+            say(&report(&summary, "delivered"))?;
         }
         Ok(summary.exit_code())
     }
@@ -61,7 +65,7 @@ impl Pull {
         if rows.reader_is_gone() {
             return Ok(DONE);
         }
-        eprintln!("{}", report(&summary));
+        note(&report(&summary, "printed"));
         Ok(summary.exit_code())
     }
 }
@@ -70,6 +74,25 @@ impl Pull {
 async fn run(connector: &Connector) -> RunSummary {
     let stop = stop_on_signal();
     let counters = connector.counters();
-    let _shown = progress::show(&counters, None);
+    let _shown = progress::show(None, {
+        let counters = counters.clone();
+        move || done(&counters)
+    });
     connector.run(&counters, &stop).await
+}
+
+/// How far the run is.
+fn done(counters: &RunCounters) -> Done {
+    let sum = |count: fn(&Counters) -> &AtomicU64| -> u64 {
+        counters.iter().map(|(_, counters)| get(count(counters))).sum()
+    };
+    let events = sum(|counters| &counters.events_read);
+    let rows = sum(|counters| &counters.rows_delivered);
+    let told = format!(
+        "{} events read ({}), {} rows delivered",
+        HumanCount(events),
+        HumanBytes(sum(|counters| &counters.bytes_read)),
+        HumanCount(rows),
+    );
+    Done { rows, told }
 }

@@ -2,32 +2,44 @@
 
 use crate::pipeline::{Outcome, RunSummary, StreamSummary};
 
-/// A few lines: one a stream, and how it ended.
-pub(super) fn report(summary: &RunSummary) -> String {
-    let mut lines: Vec<String> = summary.streams.iter().map(line).collect();
+/// A small table, one line a stream, and how it ended. `done` is what became of the rows:
+/// `delivered` or `printed`.
+pub(super) fn report(summary: &RunSummary, done: &str) -> String {
+    let rows_done = format!("rows {done}");
+    let (events, kept) = ("events read", "quarantined");
+    let mut lines =
+        vec![format!("{:<9}  {events:>11}  {rows_done:>14}  {kept:>11}  {:>6}", "stream", "files")];
+    lines.extend(summary.streams.iter().map(line));
     let seconds = (summary.finished_at - summary.started_at).num_milliseconds() as f64 / 1000.0;
     let rows = summary.total(|stream| stream.rows_delivered);
-    lines.push(format!("{rows} rows delivered in {seconds:.1} s: {}", told(summary.outcome)));
+    let unit = if rows == 1 { "row" } else { "rows" };
+    lines.push(format!("{rows} {unit} {done} in {seconds:.2} s: {}", told(summary.outcome)));
     lines.join("\n")
 }
 
 fn line(stream: &StreamSummary) -> String {
     let mut line = format!(
-        "{:<9} {:>9} events read, {:>9} rows delivered, {:>3} quarantined, {:>4} files",
+        "{:<9}  {:>11}  {:>14}  {:>11}  {:>6}",
         stream.stream,
         stream.events_read,
         stream.rows_delivered,
         stream.rows_quarantined,
         stream.files
     );
+    let mut remarks = Vec::new();
     if let Some(day) = stream.backfill_from {
-        line.push_str(&format!(", since {day}"));
+        remarks.push(format!("since {day}"));
     }
     if let Some(gap) = &stream.gap {
-        line.push_str(&format!("; events from {} to {} may be missing", gap.from, gap.to));
+        let [from, to] = [gap.from, gap.to].map(|time| time.format("%F %T UTC"));
+        remarks.push(format!("events from {from} to {to} may be missing"));
     }
     if stream.outcome != Outcome::CaughtUp {
-        line.push_str(&format!("; {}", told(stream.outcome)));
+        remarks.push(told(stream.outcome).to_owned());
+    }
+    if !remarks.is_empty() {
+        line.push_str("  ");
+        line.push_str(&remarks.join("; "));
     }
     line
 }
@@ -35,7 +47,7 @@ fn line(stream: &StreamSummary) -> String {
 fn told(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::CaughtUp => "caught up",
-        Outcome::TimeLimit => "the time limit was reached, the next run goes on from here",
+        Outcome::TimeLimit => "stopped before the end, by the time limit or a signal",
         Outcome::Busy => "another connector holds the lease",
         Outcome::Failed => "failed",
         Outcome::Partial => "some streams failed, the others did their work",

@@ -17,9 +17,7 @@ use super::{CommandError, DONE, USAGE};
 use crate::functions::{self, Run, RunEnd};
 use crate::pipeline::{Connector, RunSummary};
 use crate::seams::Clock;
-use crate::settings::{
-    FUNCTIONS_PORT, RawSettings, Settings, SettingsFaults, is_loopback, process_env,
-};
+use crate::settings::{FUNCTIONS_PORT, RawSettings, Settings, is_loopback, process_env};
 
 /// The longest that the scheduler sleeps before it looks at the clock again: a wall clock may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -51,8 +49,8 @@ impl Serve {
         let stop = stop_on_signal();
         let run = match self.connector() {
             Ok((connector, _)) => pulls(connector, stop.clone()),
-            Err(CommandError::Settings(faults)) => tells(&faults),
-            Err(error) => return Err(error),
+            Err(CommandError::Settings(faults)) => tells(faults.to_string()),
+            Err(error) => tells(error.to_string()),
         };
         let served = functions::serve(listener, run, stop).await;
         served.map_err(|error| CommandError::Failed(format!("the handler ended: {error}")))?;
@@ -110,8 +108,8 @@ fn pulls(connector: Connector, stop: CancellationToken) -> Run {
 
 /// The settings are wrong: each tick says so, all of it, until somebody mends them. The process
 /// does not end, since the host would only start it again and again.
-fn tells(faults: &SettingsFaults) -> Run {
-    let faults = Arc::new(faults.to_string());
+fn tells(faults: String) -> Run {
+    let faults = Arc::new(faults);
     Arc::new(move |_| {
         let faults = Arc::clone(&faults);
         async move {

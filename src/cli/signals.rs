@@ -3,16 +3,17 @@
 use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled at the first such signal. At the second, the process ends at once, as
-/// it would have at the first without this.
+/// it would have at the first without this. From the return on, no signal is missed.
 pub(super) fn stop_on_signal() -> CancellationToken {
     let stop = CancellationToken::new();
+    let mut signals = Signals::new();
     tokio::spawn({
         let stop = stop.clone();
         async move {
-            signal().await;
+            signals.next().await;
             tracing::info!("stopping: what is in flight is finished first; again to stop at once");
             stop.cancel();
-            signal().await;
+            signals.next().await;
             std::process::exit(130);
         }
     });
@@ -20,21 +21,39 @@ pub(super) fn stop_on_signal() -> CancellationToken {
 }
 
 #[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
+struct Signals(Vec<tokio::signal::unix::Signal>);
 
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
+#[cfg(unix)]
+impl Signals {
+    fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+        // A signal that cannot be watched ends the process, as it always does.
+        Self(kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect())
+    }
+
+    async fn next(&mut self) {
+        use std::task::Poll;
+
+        std::future::poll_fn(|context| {
+            let came = self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if came { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() {
-    drop(tokio::signal::ctrl_c().await);
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Self {
+        Self
+    }
+
+    async fn next(&mut self) {
+        drop(tokio::signal::ctrl_c().await);
+    }
 }

@@ -2,16 +2,17 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use clap::{Args, Subcommand};
+use clap::{Arg, Args, Subcommand};
 
 use super::logs::{self, Stdout};
+use super::output::{note, say};
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
 use crate::checkpoint::{Checkpoint, Store};
 use crate::pipeline::checkpoint_name;
 use crate::settings::{RawSettings, StateSettings, process_env};
 
-/// Read or clear the checkpoints
+/// Read or clear the checkpoints: how far each stream is
 #[derive(Args, Debug)]
 pub(super) struct State {
     #[command(subcommand)]
@@ -20,12 +21,14 @@ pub(super) struct State {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Print every checkpoint, as JSON
+    /// Print every checkpoint, as one JSON object
+    #[command(mut_args = only_state, after_help = IDENTITY)]
     Show {
         #[command(flatten)]
         settings: RawSettings,
     },
-    /// Clear a stream's checkpoint: the next run begins anew, at the oldest day
+    /// Clear a stream's checkpoint: the next run begins anew, at the first day
+    #[command(mut_args = only_state, after_help = IDENTITY)]
     Reset {
         /// The stream: entities, mailflow or urlclick
         stream: String,
@@ -35,6 +38,18 @@ enum Action {
         #[command(flatten)]
         settings: RawSettings,
     },
+}
+
+/// What is said of the settings that are not shown.
+const IDENTITY: &str = "\
+A blob container without a SAS is opened as the managed identity, where there is one, or as the
+same identity that `pull` uses; `mimecast-sentinel pull --help` tells which.";
+
+/// Leaves the settings out of the help that do not matter here.
+fn only_state(arg: Arg) -> Arg {
+    let matters = ["checkpoint_url", "log_level", "yes", "stream"].contains(&arg.get_id().as_str())
+        || arg.get_id().as_str().starts_with("azure_");
+    arg.hide(!matters)
 }
 
 impl State {
@@ -65,9 +80,9 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
         checkpoints.insert(stream.to_owned(), checkpoint);
     }
     if checkpoints.is_empty() {
-        eprintln!("there are no checkpoints in {} yet", store.location());
+        note(&format!("there are no checkpoints in {} yet", store.location()));
     }
-    println!("{}", serde_json::to_string_pretty(&checkpoints).map_err(failed)?);
+    say(&serde_json::to_string_pretty(&checkpoints).map_err(failed)?)?;
     Ok(DONE)
 }
 
@@ -75,10 +90,12 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
     let name = checkpoint_name(stream);
     if store.read(&name).await.map_err(failed)?.is_none() {
         let location = store.location();
-        return Err(CommandError::Usage(format!("there is no {name} in {location}")));
+        return Err(CommandError::Usage(format!(
+            "there is no {name} in {location}; `mimecast-sentinel state show` prints those there are"
+        )));
     }
     if !yes && !confirmed(stream, &store.location())? {
-        eprintln!("nothing was changed");
+        note("nothing was changed");
         return Ok(DONE);
     }
     let Some(lease) = store.lease(&name).await.map_err(failed)? else {
@@ -87,7 +104,8 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
         )));
     };
     lease.clear().await.map_err(failed)?;
-    println!("{name} is cleared: the next run begins anew and delivers again what Mimecast keeps");
+    let what = "the next run begins anew and delivers again what Mimecast keeps";
+    say(&format!("{name} is cleared: {what}"))?;
     Ok(DONE)
 }
 
@@ -96,11 +114,11 @@ fn confirmed(stream: &str, location: &str) -> Result<bool, CommandError> {
     if !io::stdin().is_terminal() {
         return Err(CommandError::Usage("say --yes: there is no terminal to ask on".to_owned()));
     }
-    eprint!(
+    let question = format!(
         "Clear the checkpoint of {stream} in {location}? All that Mimecast still keeps will be \
          delivered again. [y/N] "
     );
-    io::stderr().flush().map_err(failed)?;
+    io::stderr().write_all(question.as_bytes()).map_err(failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -30,9 +30,9 @@ use crate::schedule::Schedule;
 /// set, this process is a custom handler.
 pub const FUNCTIONS_PORT: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
 
-/// Reads one environment variable of this process.
+/// Reads one environment variable of this process; an empty one is unset.
 pub fn process_env(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
 /// What a pull needs, and `serve` and `check`: everything.

@@ -4,6 +4,20 @@ use std::fmt;
 
 use clap::Args;
 
+const MIMECAST: &str = "Mimecast settings";
+const RUN: &str = "Settings of the run";
+const AZURE: &str = "Azure settings";
+
+/// What the flags cannot show.
+const SECRETS: &str = "\
+Secrets, which are read from the environment alone:
+  MIMECAST_CLIENT_SECRET  Secret of the Mimecast API 2.0 application; required
+  AZURE_CLIENT_SECRET     Secret of the application AZURE_CLIENT_ID
+
+Azure is spoken to as the first of these that is set: AZURE_CLIENT_SECRET,
+AZURE_FEDERATED_TOKEN_FILE, the managed identity (IDENTITY_ENDPOINT, which the platform sets), or
+else whoever did `az login`. A flag goes before its variable, and an empty value is unset.";
+
 /// Every setting that is not a secret, from its flag or else from its environment variable.
 ///
 /// Secrets have no flag, since other processes read a command line: `MIMECAST_CLIENT_SECRET`,
@@ -14,74 +28,72 @@ use clap::Args;
 /// help. `Debug` shows no value: `CHECKPOINT_URL` may hold a SAS.
 #[allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "the comments are also the help's text")]
 #[derive(Args, Clone, Default)]
-#[command(
-    next_help_heading = "Settings (MIMECAST_CLIENT_SECRET and AZURE_CLIENT_SECRET come from \
-                               the environment only)"
-)]
+#[command(after_help = SECRETS)]
 pub struct RawSettings {
     /// Where Mimecast's API 2.0 is [default: https://api.services.mimecast.com]
-    #[arg(long, env = "MIMECAST_BASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(long, env = "MIMECAST_BASE_URL", hide_env_values = true, value_name = "URL", help_heading = MIMECAST)]
     pub mimecast_base_url: Option<String>,
-    /// Client id of the Mimecast API 2.0 application
-    #[arg(long, env = "MIMECAST_CLIENT_ID", hide_env_values = true, value_name = "ID")]
+    /// Client id of the Mimecast API 2.0 application; required
+    #[arg(long, env = "MIMECAST_CLIENT_ID", hide_env_values = true, value_name = "ID", help_heading = MIMECAST)]
     pub mimecast_client_id: Option<String>,
     /// Event types to read, with commas [default: entities,mailflow,urlclick]
-    #[arg(long, env = "MIMECAST_TYPES", hide_env_values = true, value_name = "TYPES")]
+    #[arg(long, env = "MIMECAST_TYPES", hide_env_values = true, value_name = "TYPES", help_heading = MIMECAST)]
     pub mimecast_types: Option<String>,
-    /// Listing calls in 15 minutes, 1 to 50 [default: 40]
-    #[arg(long, env = "MIMECAST_CALLS_PER_15_MINUTES", hide_env_values = true, value_name = "N")]
+    /// Listing calls in 15 minutes, 1 to 50, which is Mimecast's limit [default: 40]
+    #[arg(long, env = "MIMECAST_CALLS_PER_15_MINUTES", hide_env_values = true, value_name = "N", help_heading = MIMECAST)]
     pub mimecast_calls_per_15_minutes: Option<String>,
     /// First day to read, in UTC, as YYYY-MM-DD [default: 60 days ago]
-    #[arg(long, env = "START_DATE", hide_env_values = true, value_name = "DAY")]
+    #[arg(long, env = "START_DATE", hide_env_values = true, value_name = "DAY", help_heading = MIMECAST)]
     pub start_date: Option<String>,
     /// A longer line goes to quarantine; in bytes [default: 2097152, which is 2 MiB]
-    #[arg(long, env = "MAX_LINE_BYTES", hide_env_values = true, value_name = "BYTES")]
+    #[arg(long, env = "MAX_LINE_BYTES", hide_env_values = true, value_name = "BYTES", help_heading = MIMECAST)]
     pub max_line_bytes: Option<String>,
     /// A batch file is read no further than this; in bytes, decompressed [default: 8589934592,
     /// which is 8 GiB]
-    #[arg(long, env = "MAX_FILE_BYTES", hide_env_values = true, value_name = "BYTES")]
+    #[arg(long, env = "MAX_FILE_BYTES", hide_env_values = true, value_name = "BYTES", help_heading = MIMECAST)]
     pub max_file_bytes: Option<String>,
-    /// When to pull: NCRONTAB with six fields, in UTC, ticks at least 10 minutes apart
-    /// [default: 0 0 */1 * * *]
-    #[arg(long, env = "SCHEDULE", hide_env_values = true, value_name = "NCRONTAB")]
+    /// When `serve` pulls: NCRONTAB with six fields, in UTC, ticks at least 10 minutes apart
+    /// [default: 0 0 */1 * * *, every hour]
+    #[arg(long, env = "SCHEDULE", hide_env_values = true, value_name = "NCRONTAB", help_heading = RUN)]
     pub schedule: Option<String>,
-    /// After this time a run posts nothing new; in seconds [default: 540]
-    #[arg(long, env = "RUN_TIME_LIMIT_SECONDS", hide_env_values = true, value_name = "SECONDS")]
+    /// After this time a run posts nothing new; in seconds [default: 540, which is 9 minutes]
+    #[arg(long, env = "RUN_TIME_LIMIT_SECONDS", hide_env_values = true, value_name = "SECONDS", help_heading = RUN)]
     pub run_time_limit_seconds: Option<String>,
-    /// ERROR, WARNING, INFO, DEBUG or TRACE [default: INFO]
-    #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
+    /// How much to log: ERROR, WARNING, INFO, DEBUG or TRACE [default: INFO]
+    #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL", help_heading = RUN)]
     pub log_level: Option<String>,
-    /// Logs ingestion endpoint of the data collection rule or of its endpoint (DCE)
-    #[arg(long, env = "LOGS_INGESTION_ENDPOINT", hide_env_values = true, value_name = "URL")]
+    /// Where checkpoints and quarantine lie: a folder, file:///… or the URL of a blob container; a
+    /// URL with a SAS only in the environment [default: ./mimecast-sentinel-state; required in
+    /// Azure Functions]
+    #[arg(long, env = "CHECKPOINT_URL", hide_env_values = true, value_name = "URL", help_heading = RUN)]
+    pub checkpoint_url: Option<String>,
+    /// Logs ingestion endpoint of the data collection rule, or of its endpoint (DCE); required
+    #[arg(long, env = "LOGS_INGESTION_ENDPOINT", hide_env_values = true, value_name = "URL", help_heading = AZURE)]
     pub logs_ingestion_endpoint: Option<String>,
-    /// Immutable id of the data collection rule: dcr-…
-    #[arg(long, env = "LOGS_INGESTION_RULE_ID", hide_env_values = true, value_name = "ID")]
+    /// Immutable id of the data collection rule: dcr-…; required
+    #[arg(long, env = "LOGS_INGESTION_RULE_ID", hide_env_values = true, value_name = "ID", help_heading = AZURE)]
     pub logs_ingestion_rule_id: Option<String>,
-    /// Stream of the rule [default: Custom-Cloud_Integrated]
-    #[arg(long, env = "LOGS_INGESTION_STREAM", hide_env_values = true, value_name = "NAME")]
+    /// Stream of the data collection rule [default: Custom-Cloud_Integrated]
+    #[arg(long, env = "LOGS_INGESTION_STREAM", hide_env_values = true, value_name = "NAME", help_heading = AZURE)]
     pub logs_ingestion_stream: Option<String>,
     /// How hard to compress what is sent, 0 to 9 [default: 2]
-    #[arg(long, env = "GZIP_LEVEL", hide_env_values = true, value_name = "LEVEL")]
+    #[arg(long, env = "GZIP_LEVEL", hide_env_values = true, value_name = "LEVEL", help_heading = AZURE)]
     pub gzip_level: Option<String>,
-    /// Where checkpoints and quarantine lie: a folder, file:///… or the URL of a blob container; a
-    /// URL with a SAS only in the environment [default: ./mimecast-sentinel-state, but none in
-    /// Azure Functions]
-    #[arg(long, env = "CHECKPOINT_URL", hide_env_values = true, value_name = "URL")]
-    pub checkpoint_url: Option<String>,
-    /// public, usgov or china [default: public]
-    #[arg(long, env = "AZURE_CLOUD", hide_env_values = true, value_name = "CLOUD")]
+    /// Azure's cloud: public, usgov or china [default: public]
+    #[arg(long, env = "AZURE_CLOUD", hide_env_values = true, value_name = "CLOUD", help_heading = AZURE)]
     pub azure_cloud: Option<String>,
     /// Where Entra issues tokens [default: that of AZURE_CLOUD]
-    #[arg(long, env = "AZURE_AUTHORITY_HOST", hide_env_values = true, value_name = "URL")]
+    #[arg(long, env = "AZURE_AUTHORITY_HOST", hide_env_values = true, value_name = "URL", help_heading = AZURE)]
     pub azure_authority_host: Option<String>,
     /// Entra tenant, for a client secret or a federated token
-    #[arg(long, env = "AZURE_TENANT_ID", hide_env_values = true, value_name = "ID")]
+    #[arg(long, env = "AZURE_TENANT_ID", hide_env_values = true, value_name = "ID", help_heading = AZURE)]
     pub azure_tenant_id: Option<String>,
-    /// Application of the client secret or federated token, or else the user-assigned identity
-    #[arg(long, env = "AZURE_CLIENT_ID", hide_env_values = true, value_name = "ID")]
+    /// Application of the client secret or federated token; without these, a user-assigned
+    /// identity [default: the system-assigned identity]
+    #[arg(long, env = "AZURE_CLIENT_ID", hide_env_values = true, value_name = "ID", help_heading = AZURE)]
     pub azure_client_id: Option<String>,
     /// File with the token of a workload identity
-    #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE", hide_env_values = true, value_name = "PATH")]
+    #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE", hide_env_values = true, value_name = "PATH", help_heading = AZURE)]
     pub azure_federated_token_file: Option<String>,
 }
 

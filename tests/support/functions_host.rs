@@ -247,7 +247,7 @@ pub struct HostSimulator {
 }
 
 impl HostSimulator {
-    /// Starts `exe` with the host's environment over `envs`, and waits until it answers.
+    /// Starts `exe` with the host's environment over `envs` and nothing else, and waits until it answers.
     pub async fn start(exe: &Path, args: &[&str], envs: &[(&str, &str)]) -> Self {
         Self::start_with(Limits::default(), exe, args, envs).await
     }
@@ -289,6 +289,16 @@ impl HostSimulator {
     /// The HTTP half, for requests beside the invocations.
     pub fn client(&self) -> &HostClient {
         &self.client
+    }
+
+    /// The program, while it runs.
+    pub fn worker(&self) -> &Child {
+        self.worker.as_ref().expect("a program that runs")
+    }
+
+    /// The lines it printed so far.
+    pub fn lines(&self) -> Vec<(Level, String)> {
+        self.lines.lock().expect("lines").clone()
     }
 
     /// One tick of the timer. After a function timeout the program is killed and started again; if
@@ -362,6 +372,7 @@ impl HostSimulator {
         let id = format!("6f1d7a52-0000-4000-9000-{:012x}", self.starts);
         let mut worker = Command::new(&self.program)
             .args(&self.args)
+            .env_clear()
             .envs(self.envs.iter().map(|(name, value)| (name, value)))
             .env("FUNCTIONS_CUSTOMHANDLER_PORT", &port)
             .env("FUNCTIONS_HTTPWORKER_PORT", &port)

@@ -14,6 +14,8 @@ pub mod azurite;
 pub mod entra_tls;
 pub mod functions_host;
 #[cfg(feature = "simulator")]
+pub mod program;
+#[cfg(feature = "simulator")]
 pub mod rig;
 #[cfg(feature = "simulator")]
 pub mod tls;

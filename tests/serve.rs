@@ -1,0 +1,342 @@
+//! The real binary as the custom handler of a strict Functions host, and as its own scheduler.
+#![cfg(feature = "simulator")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use mimecast_sentinel::seams::Clock;
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Simulator};
+use serde_json::Value;
+use support::functions_host::{HostSimulator, Invocation, Level, Limits, State, timer_payload};
+use support::program::{
+    EXE, Program, assert_no_secret, ended, events, landed, signal, simulator, until,
+};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+const FUNCTION: &str = "CloudIntegrated";
+const ALWAYS: usize = usize::MAX;
+
+/// The function timeout, which no test reaches.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+async fn host(program: &Program) -> HostSimulator {
+    HostSimulator::start(Path::new(EXE), &["serve"], &program.env()).await
+}
+
+/// A tick that goes on beside the test.
+fn start_tick(host: &HostSimulator) -> JoinHandle<Invocation> {
+    let client = host.client().clone();
+    let payload = timer_payload(false).to_string();
+    tokio::spawn(async move { client.invoke(FUNCTION, payload.as_bytes(), PATIENCE).await })
+}
+
+/// What a tick that succeeded gave back.
+#[track_caller]
+fn succeeded(invocation: Invocation) -> (Vec<String>, Value) {
+    match invocation {
+        Invocation::Succeeded { logs, return_value } => (logs, return_value),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failed() -> Invocation {
+    Invocation::Failed("status 500".to_owned())
+}
+
+/// The lines as the host files them, each read as the JSON it has to be.
+fn records(lines: &[(Level, String)]) -> Vec<(Level, Value)> {
+    lines
+        .iter()
+        .map(|(level, line)| {
+            let record = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            (*level, record)
+        })
+        .collect()
+}
+
+/// Those that the host takes for errors.
+fn errors(lines: &[(Level, String)]) -> Vec<Value> {
+    let errors = records(lines).into_iter().filter(|(level, _)| *level == Level::Error);
+    errors.map(|(_, record)| record).collect()
+}
+
+fn text(lines: &[(Level, String)]) -> String {
+    lines.iter().map(|(_, line)| format!("{line}\n")).collect()
+}
+
+async fn calm() -> Simulator {
+    simulator(2, FaultPlan::none(), Duration::ZERO).await
+}
+
+/// A simulator that takes seconds to be read.
+async fn slow() -> Simulator {
+    simulator(8, FaultPlan::none(), Duration::from_millis(40)).await
+}
+
+// In a Functions host
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_pulls_and_hands_back_the_summary() {
+    let simulator = calm().await;
+    let mut host = host(&Program::of(&simulator)).await;
+    let (logs, summary) = succeeded(host.tick(FUNCTION).await);
+    assert_eq!(logs, ["run done"]);
+    assert_eq!(summary["outcome"], "caught_up");
+    assert_eq!(summary["streams"][2]["rows_delivered"], 40);
+    assert_eq!(landed(&simulator), events(2));
+
+    let (_, summary) = succeeded(host.tick(FUNCTION).await);
+    assert_eq!(summary["streams"][2]["rows_delivered"], 0);
+    assert_eq!(simulator.landed_count(), events(2));
+    assert_eq!((host.starts(), host.state()), (1, State::Running));
+
+    let lines = host.scale_in().await;
+    let folder = |(level, record): &(Level, Value)| {
+        *level == Level::Warning && record.to_string().contains("CHECKPOINT_URL is the folder")
+    };
+    let records = records(&lines);
+    assert_eq!(records.iter().filter(|record| folder(record)).count(), 1, "{records:#?}");
+    let normal: Vec<_> = records.iter().filter(|record| !folder(record)).collect();
+    assert!(normal.iter().all(|(level, _)| *level == Level::Information), "{normal:#?}");
+    let finished: Vec<&Value> = normal
+        .iter()
+        .map(|(_, record)| record)
+        .filter(|record| record["message"] == "run finished")
+        .collect();
+    assert_eq!(finished.len(), 2);
+    for record in finished {
+        assert_eq!(record["level"], "INFO");
+        assert!(record["timestamp"].is_string());
+        let id = record["span"]["invocation_id"].as_str().unwrap();
+        assert!(id.starts_with("6f1d7a52-"), "the host's own id: {record}");
+        let summary: Value = serde_json::from_str(record["summary"].as_str().unwrap()).unwrap();
+        assert_eq!(summary["streams"].as_array().unwrap().len(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_run_fails_the_function_and_tells_why_on_stderr() {
+    let plan = FaultPlan::none().matching("mailflow", ALWAYS, Endpoint::Listing, Fault::Forbidden);
+    let simulator = simulator(2, plan, Duration::ZERO).await;
+    let mut host = host(&Program::of(&simulator)).await;
+    assert_eq!(host.tick(FUNCTION).await, failed());
+    assert_eq!(landed(&simulator), 80, "the others did their work");
+    assert_eq!((host.starts(), host.state()), (1, State::Running));
+    let lines = host.scale_in().await;
+    let errors = errors(&lines);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    assert_eq!(errors[0]["level"], "ERROR");
+    assert_eq!(errors[0]["code"], "mimecast-forbidden");
+    assert_eq!(errors[0]["stream"], "mailflow");
+    assert!(errors[0]["fix"].as_str().unwrap().contains("API 2.0 application"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_during_a_run_succeeds_and_does_nothing() {
+    let simulator = slow().await;
+    let mut host = host(&Program::of(&simulator)).await;
+    let first = start_tick(&host);
+    until("the first rows", || simulator.landed_count() > 0).await;
+    let (logs, value) = succeeded(host.tick(FUNCTION).await);
+    assert!(logs[0].contains("still in progress"), "{logs:?}");
+    assert_eq!(value, Value::Null);
+    assert!(host.client().ready(Duration::from_secs(10)).await, "it answers during a run");
+    assert!(!first.is_finished());
+    let (_, summary) = succeeded(first.await.unwrap());
+    assert_eq!(summary["outcome"], "caught_up");
+    assert_eq!(landed(&simulator), events(8));
+    assert_eq!(simulator.landed_count(), events(8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_are_told_at_each_tick_and_end_nothing() {
+    let program = Program::bare()
+        .set("MIMECAST_CLIENT_SECRET", "@Microsoft.KeyVault(SecretUri=https://x/canary)")
+        .set("START_DATE", "soon")
+        .set("RUN_TIME_LIMIT_SECONDS", "541")
+        .set("SCHEDULE", "0 */9 * * * *");
+    let expected = [
+        ("MIMECAST_CLIENT_ID", "not set"),
+        ("MIMECAST_CLIENT_SECRET", "Key Vault"),
+        ("START_DATE", "YYYY-MM-DD"),
+        ("SCHEDULE", "10 minutes"),
+        ("RUN_TIME_LIMIT_SECONDS", "at most 540"),
+        ("LOGS_INGESTION_ENDPOINT", "not set"),
+        ("LOGS_INGESTION_RULE_ID", "not set"),
+        ("IDENTITY_ENDPOINT", "system-assigned"),
+        ("CHECKPOINT_URL", "blob container"),
+    ];
+    let mut host = host(&program).await;
+    for ticks in 1..=4 {
+        assert_eq!(host.tick(FUNCTION).await, failed());
+        assert!(host.client().ready(Duration::from_secs(10)).await);
+        let errors = || host.lines().iter().filter(|(level, _)| *level == Level::Error).count();
+        until("the errors", || errors() == ticks * expected.len()).await;
+    }
+    assert_eq!((host.starts(), host.state()), (1, State::Running));
+    let lines = host.scale_in().await;
+    let errors = errors(&lines);
+    for tick in errors.chunks(expected.len()) {
+        for (record, (name, fix)) in tick.iter().zip(expected) {
+            let message = record["message"].as_str().unwrap();
+            assert!(message.starts_with(&format!("{name}: ")), "{message}");
+            assert!(message.contains(fix), "{message}");
+            assert_eq!(record["code"], "settings");
+        }
+    }
+    assert!(!text(&lines).contains("canary"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_of_a_run_is_in_order() {
+    let simulator = slow().await;
+    let program = Program::of(&simulator);
+    let mut host = host(&program).await;
+    let tick = start_tick(&host);
+    until("the first rows", || simulator.landed_count() > 0).await;
+    signal(host.worker(), "TERM");
+    let (_, summary) = succeeded(tick.await.unwrap());
+    assert_eq!(summary["outcome"], "time_limit");
+    host.exited().await;
+    assert_eq!(host.state(), State::NotRestarted, "it ended with exit code 0");
+    let before = simulator.landed_count();
+    assert!(before < events(8), "it was to be stopped in the middle");
+    program.run(&["pull"]).await.assert_code(0);
+    assert_eq!(landed(&simulator), events(8));
+    assert_eq!(simulator.landed_count(), events(8), "the checkpoint knew of all that landed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_without_a_run_ends_at_once() {
+    let simulator = calm().await;
+    let mut host = host(&Program::of(&simulator)).await;
+    signal(host.worker(), "TERM");
+    host.exited().await;
+    assert_eq!(host.state(), State::NotRestarted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_of_a_run_nothing_is_lost() {
+    let simulator = slow().await;
+    let mut host = host(&Program::of(&simulator)).await;
+    for kills in 1..=2 {
+        let rows = simulator.landed_count();
+        let tick = start_tick(&host);
+        until("new rows", || simulator.landed_count() > rows).await;
+        signal(host.worker(), "KILL");
+        assert!(matches!(tick.await.unwrap(), Invocation::Disconnected(_)));
+        host.exited().await;
+        assert_eq!((host.starts(), host.state()), (kills + 1, State::Running));
+    }
+    assert!(simulator.landed_count() < events(8), "it was to be killed in the middle");
+    let (_, summary) = succeeded(host.tick(FUNCTION).await);
+    assert_eq!(summary["outcome"], "caught_up");
+    assert_eq!(landed(&simulator), events(8));
+    // Documented: at most the bodies in flight and 16 more a stream; here a body has 20 rows.
+    let twice = simulator.landed_count() - events(8);
+    assert!(twice <= 2 * 3 * (4 + 16) * 20, "{twice} rows landed twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_is_answered_though_everything_else_hangs() {
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let simulator = calm().await;
+    let program = Program::of(&simulator)
+        .set("MIMECAST_BASE_URL", &url)
+        .set("IDENTITY_ENDPOINT", &url)
+        .set("LOGS_INGESTION_ENDPOINT", &url)
+        .set("CHECKPOINT_URL", &format!("https://127.0.0.1:{port}/account/container"));
+    let limits = Limits { initialization: Duration::from_secs(10), ..Limits::default() };
+    let mut host =
+        HostSimulator::start_with(limits, Path::new(EXE), &["serve"], &program.env()).await;
+    assert_eq!((host.starts(), host.state()), (1, State::Running));
+    let tick = start_tick(&host);
+    let _asked = silent.accept().await.unwrap();
+    assert!(host.client().ready(Duration::from_secs(10)).await);
+    assert!(!tick.is_finished());
+    tick.abort();
+    signal(host.worker(), "KILL");
+    host.exited().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_logged_at_any_level() {
+    let plan = FaultPlan::none()
+        .once(Endpoint::MimecastToken, Fault::ServerError)
+        .once(Endpoint::AzureToken, Fault::Unavailable)
+        .once(Endpoint::Listing, Fault::Unauthorized("token_expired".to_owned()))
+        .once(Endpoint::File, Fault::Expired)
+        .once(Endpoint::File, Fault::CutShort(30))
+        .once(Endpoint::Post, Fault::Unauthorized("InvalidToken".to_owned()))
+        .once(Endpoint::Post, Fault::Reset)
+        .matching("urlclick", ALWAYS, Endpoint::Listing, Fault::Forbidden);
+    let simulator = simulator(2, plan, Duration::ZERO).await;
+    let mut host = host(&Program::of(&simulator).set("LOG_LEVEL", "TRACE")).await;
+    assert_eq!(host.tick(FUNCTION).await, failed());
+    let lines = host.scale_in().await;
+    assert!(records(&lines).len() > 5, "{lines:#?}");
+    assert_no_secret(&simulator, &text(&lines));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_none_or_taken_is_told() {
+    let simulator = calm().await;
+    let none = Program::of(&simulator).set("FUNCTIONS_CUSTOMHANDLER_PORT", "x");
+    none.run(&["serve"]).await.assert_code(2).assert_stderr(&["FUNCTIONS_CUSTOMHANDLER_PORT"]);
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let program = Program::of(&simulator).set("FUNCTIONS_CUSTOMHANDLER_PORT", &port);
+    let ended = program.run(&["serve"]).await;
+    ended.assert_code(1).assert_stderr(&[&port, "cannot be listened on"]);
+}
+
+// As its own scheduler
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_host_it_waits_for_its_schedule() {
+    let simulator = calm().await;
+    // The 29th of February is far on most days; on it, the tick is at midnight.
+    let program = Program::of(&simulator).set("SCHEDULE", "0 0 0 29 2 *");
+    let mut serve = program.command(&["serve"]).spawn().unwrap();
+    let mut lines = BufReader::new(serve.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().unwrap();
+    assert!(line.contains("waiting for the next run") && line.contains("-02-29"), "{line}");
+    assert!(line.contains(" INFO ") && !line.starts_with('{'), "plain text: {line}");
+    signal(&serve, "TERM");
+    ended(serve).await.assert_code(0);
+    assert_eq!(simulator.calls().mimecast_tokens, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_host_it_pulls_when_its_schedule_says() {
+    let simulator = calm().await;
+    let soon = Clock::system().now() + TimeDelta::seconds(6);
+    let program =
+        Program::of(&simulator).set("SCHEDULE", &soon.format("%-S %-M %-H * * *").to_string());
+    let serve = program.command(&["serve"]).spawn().unwrap();
+    until("the run", || simulator.landed_count() == events(2)).await;
+    signal(&serve, "TERM");
+    let ended = ended(serve).await;
+    ended.assert_code(0);
+    assert_eq!(landed(&simulator), events(2));
+    assert!(Clock::system().now() >= soon - TimeDelta::seconds(1), "not before its time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_ticks_too_often_is_refused() {
+    let simulator = calm().await;
+    for schedule in ["0 */9 * * * *", "0 */7 * * * *", "nonsense", "* * * * *"] {
+        let ended = Program::of(&simulator).set("SCHEDULE", schedule).run(&["serve"]).await;
+        ended.assert_code(2).assert_stderr(&["SCHEDULE: ", "at least 10 minutes apart"]);
+    }
+    assert_eq!(simulator.calls().mimecast_tokens, 0);
+}
