@@ -222,6 +222,16 @@ impl PageReader {
                     };
                     self.keep_file(part).await?;
                     builder.push_rejection(self.whole_file(part, line, reason, &error));
+                    tracing::error!(
+                        stream = self.stream,
+                        file = part.key,
+                        line = line + 1,
+                        reason,
+                        %error,
+                        r#where = self.quarantine.location(&self.stream),
+                        "a batch file cannot be read on: it lies in quarantine whole, and is not \
+                         delivered from this line on"
+                    );
                     break;
                 }
             }

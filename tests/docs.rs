@@ -1,0 +1,333 @@
+//! The documents say what the code says: settings, error codes, columns, dependencies, and which
+//! room uses which.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command};
+use mimecast_sentinel::settings::RawSettings;
+use mimecast_sentinel::table::{CLOUD_INTEGRATED, ColumnType, From};
+
+/// Which room may use which, from the top of the house to its bottom.
+const MAY_USE: [(&str, &str); 13] = [
+    (
+        "cli",
+        "azure, checkpoint, functions, http, mimecast, pipeline, quarantine, seams, settings, \
+         simulator, table",
+    ),
+    ("functions", "–"),
+    ("mimecast", "pipeline, checkpoint, http, table, seams"),
+    ("azure", "pipeline, settings, checkpoint, http, seams"),
+    ("pipeline", "quarantine, checkpoint, seams"),
+    ("quarantine", "checkpoint"),
+    ("checkpoint", "–"),
+    ("settings", "schedule"),
+    ("schedule", "–"),
+    ("simulator", "table, seams"),
+    ("table", "–"),
+    ("http", "seams"),
+    ("seams", "–"),
+];
+
+/// Literals with a hyphen in the source that are no error codes and no reasons.
+const NOT_CODES: [&str; 4] =
+    ["api-version", "key-pair-id", "mimecast-sentinel", "mimecast-sentinel-demo"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The text on one line, so that a sentence is found wherever its lines break.
+fn on_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The cells of a document's table rows.
+fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.lines().filter_map(|line| {
+        let cells = line.strip_prefix("| ")?.strip_suffix(" |")?;
+        Some(cells.split(" | ").map(str::trim).collect())
+    })
+}
+
+/// What stands between backquotes at the beginning of a cell.
+fn code(cell: &str) -> Option<&str> {
+    cell.strip_prefix('`')?.split('`').next()
+}
+
+/// The lines of each source file that are neither comment nor test, by its path below `src/`.
+fn sources() -> BTreeMap<String, String> {
+    fn walk(folder: &Path, paths: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path, paths) } else { paths.push(path) }
+        }
+    }
+    let src = root().join("src");
+    let mut paths = Vec::new();
+    walk(&src, &mut paths);
+    let texts = paths.into_iter().map(|path| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.lines().take_while(|line| *line != "#[cfg(test)]");
+        let code = code.filter(|line| !line.trim_start().starts_with("//"));
+        let name = path.strip_prefix(&src).unwrap().to_str().unwrap().replace('\\', "/");
+        (name, code.collect::<Vec<_>>().join("\n"))
+    });
+    texts.filter(|(name, _)| !name.starts_with("table/row/")).collect()
+}
+
+/// The string literal with which `source` begins, unescaped as far as it matters here.
+fn literal(source: &str) -> Option<String> {
+    let source = source.trim_start().trim_start_matches("format!(").trim_start();
+    let mut chars = source.strip_prefix('"')?.chars();
+    let mut text = String::new();
+    loop {
+        match chars.next()? {
+            '"' => return Some(text),
+            '\\' => match chars.next()? {
+                '\n' => chars = chars.as_str().trim_start().chars(),
+                other => text.push(other),
+            },
+            other => text.push(other),
+        }
+    }
+}
+
+fn literals_after(source: &str, marker: &str) -> Vec<String> {
+    let places = source.match_indices(marker);
+    places.filter_map(|(at, _)| literal(&source[at + marker.len()..])).collect()
+}
+
+#[test]
+fn no_room_uses_one_above_it() {
+    for (file, source) in sources() {
+        let room = file.split(['/', '.']).next().unwrap();
+        if ["lib", "main"].contains(&room) {
+            continue;
+        }
+        let at = MAY_USE.iter().position(|(name, _)| *name == room);
+        let at = at.unwrap_or_else(|| panic!("{file} is in no room of the table"));
+        let allowed: Vec<&str> = MAY_USE[at].1.split(", ").collect();
+        for (place, marker) in source.match_indices("crate::") {
+            let used = &source[place + marker.len()..];
+            let used = used.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap();
+            let fine = used == room || allowed.contains(&used);
+            assert!(fine, "src/{file} uses crate::{used}, which the table does not allow");
+        }
+        for used in allowed.iter().filter(|used| **used != "–") {
+            let below = MAY_USE.iter().position(|(name, _)| name == used).unwrap();
+            assert!(below > at, "{used} stands above {room} in the table");
+        }
+    }
+}
+
+#[test]
+fn the_map_has_the_same_rooms_and_arrows() {
+    let map = read("ARCHITECTURE.md");
+    let shown: Vec<(&str, &str)> =
+        rows(&map).filter_map(|cells| Some((code(cells[0])?, *cells.get(2)?))).collect();
+    assert_eq!(shown, MAY_USE);
+    for (room, allowed) in MAY_USE {
+        let used = |name: &str| {
+            let of_room = |file: &str| file.split(['/', '.']).next() == Some(room);
+            let path = format!("crate::{name}::");
+            sources().iter().any(|(file, source)| of_room(file) && source.contains(&path))
+        };
+        let unused: Vec<&str> =
+            allowed.split(", ").filter(|name| *name != "–" && !used(name)).collect();
+        assert!(unused.is_empty(), "{room} does not use {unused:?}: take them from the table");
+    }
+}
+
+#[test]
+fn every_setting_stands_in_its_document_with_its_default() {
+    let document = read("docs/SETTINGS.md");
+    let table: BTreeMap<&str, Vec<&str>> =
+        rows(&document).filter_map(|cells| Some((code(cells[0])?, cells))).collect();
+    let command = RawSettings::augment_args(Command::new("test"));
+    let mut flags = 0;
+    for arg in command.get_arguments() {
+        let name = arg.get_env().unwrap().to_str().unwrap();
+        let row = table.get(name).unwrap_or_else(|| panic!("{name} is not in docs/SETTINGS.md"));
+        assert_eq!(code(row[1]), Some(&*format!("--{}", arg.get_long().unwrap())), "{name}");
+        let help = on_one_line(&arg.get_help().unwrap().to_string());
+        let default = help.split_once("[default: ").map(|(_, rest)| rest.trim_end_matches(']'));
+        match default {
+            Some(default) => assert_eq!(row[2], default, "{name}"),
+            None => assert!(["must be set", "none"].contains(&row[2]), "{name}"),
+        }
+        flags += 1;
+    }
+    let documented = table.values().filter(|row| row.len() == 4).count();
+    assert_eq!(documented, flags, "docs/SETTINGS.md has a setting that does not exist");
+    for secret in ["MIMECAST_CLIENT_SECRET", "AZURE_CLIENT_SECRET"] {
+        assert!(table.contains_key(secret), "{secret}");
+    }
+}
+
+/// Error codes, and reasons in quarantine: words with hyphens, and those of one word where a code
+/// stands.
+fn codes() -> BTreeSet<String> {
+    let mut codes = BTreeSet::new();
+    for (file, source) in sources() {
+        if file.starts_with("simulator/") {
+            continue;
+        }
+        for marker in ["Fault::passing(", "Fault::settings(", "code = "] {
+            codes.extend(literals_after(&source, marker));
+        }
+        let is_code = |text: &String| {
+            text.contains('-')
+                && !text.starts_with("x-")
+                && text.split('-').all(|word| {
+                    !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'8')
+                })
+        };
+        let quotes = source.match_indices('"');
+        let all = quotes.filter_map(|(at, _)| literal(&source[at..]));
+        codes.extend(all.filter(is_code).filter(|text| !NOT_CODES.contains(&text.as_str())));
+    }
+    codes
+}
+
+#[test]
+fn every_error_code_has_its_section() {
+    let document = read("docs/TROUBLESHOOTING.md");
+    let headings = document.lines().filter_map(|line| line.strip_prefix("### "));
+    let sections: BTreeSet<&str> = headings.filter_map(code).collect();
+    let reasons: BTreeSet<&str> = rows(document.split("## Reasons in quarantine").nth(1).unwrap())
+        .flat_map(|cells| cells[0].split(", ").filter_map(code).collect::<Vec<_>>())
+        .collect();
+    let codes = codes();
+    let told = |code: &&String| sections.contains(code.as_str()) || reasons.contains(code.as_str());
+    let missing: Vec<&String> = codes.iter().filter(|code| !told(code)).collect();
+    assert!(missing.is_empty(), "docs/TROUBLESHOOTING.md does not have {missing:?}");
+    let gone: Vec<&&str> =
+        sections.union(&reasons).filter(|section| !codes.contains(**section)).collect();
+    assert!(gone.is_empty(), "docs/TROUBLESHOOTING.md has {gone:?}, which no code in src/ is");
+}
+
+#[test]
+fn every_fault_of_the_settings_is_told_in_its_words() {
+    let document = on_one_line(&read("docs/TROUBLESHOOTING.md"));
+    let mut checked = 0;
+    for (file, source) in sources() {
+        if !file.starts_with("settings/") && file != "schedule.rs" {
+            continue;
+        }
+        for marker in ["wrong(", "problem = ", "problem: ", "Err(", "#[error("] {
+            for words in literals_after(&source, marker) {
+                // The longest piece between what is filled in, up to where the mend begins.
+                let pieces =
+                    words.split(['{', '}', '"', '`']).map(|piece| piece.trim_matches([' ', ':']));
+                let pieces = pieces.map(|piece| piece.split([';', ',']).next().unwrap().trim());
+                let piece = pieces.max_by_key(|piece| piece.len()).unwrap();
+                assert!(document.contains(piece), "src/{file}: {words:?} is not told");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 30, "only {checked} faults were found");
+}
+
+#[test]
+fn every_dependency_is_accounted_for() {
+    let manifest = read("Cargo.toml");
+    let mut needed = BTreeSet::new();
+    let mut wanted = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            wanted = ["[dependencies]", "[dev-dependencies]"].contains(&line);
+        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| wanted) {
+            needed.insert(name);
+        }
+    }
+    let document = read("docs/DEPENDENCIES.md");
+    let listed: BTreeSet<&str> = rows(&document)
+        .filter(|cells| cells.len() == 4)
+        .filter_map(|cells| code(cells[0]))
+        .collect();
+    assert_eq!(listed, needed);
+}
+
+/// docs/TABLE.md, as it must be.
+fn table_document() -> String {
+    let table = &CLOUD_INTEGRATED;
+    let mut text = format!(
+        "# {}\n\n\
+         The columns of the table, in the order in which rows have them. Rows are posted to the \
+         stream\n`{}`. This page is generated from `src/table/cloud_integrated.rs`:\n\
+         `UPDATE_DOCS=1 cargo test --test docs` writes it anew.\n\n\
+         A column whose value an event does not have is empty. The type in brackets is that in the \
+         stream, where\nthe rule's transform makes another of it.\n\n\
+         | column | type | from | meaning |\n|---|---|---|---|\n",
+        table.name, table.stream
+    );
+    for column in table.columns {
+        let type_name = match column.stream_type == column.table_type {
+            true => name_of(column.table_type).to_owned(),
+            false => format!("{} ({})", name_of(column.table_type), name_of(column.stream_type)),
+        };
+        let from = match column.from {
+            From::Field(field) => format!("`{field}`"),
+            From::TimeOrArrival => format!("`{}`, or the time of arrival", table.time_field),
+            From::Time => format!("`{}`", table.time_field),
+            From::Id => "the line".to_owned(),
+            From::Rest => "the other fields".to_owned(),
+        };
+        let (name, meaning) = (column.name, column.description);
+        writeln!(text, "| `{name}` | {type_name} | {from} | {meaning} |").unwrap();
+    }
+    text
+}
+
+fn name_of(column: ColumnType) -> &'static str {
+    match column {
+        ColumnType::String => "string",
+        ColumnType::Long => "long",
+        ColumnType::Boolean => "boolean",
+        ColumnType::Datetime => "datetime",
+        ColumnType::Dynamic => "dynamic",
+    }
+}
+
+#[test]
+fn the_tables_document_is_the_table() {
+    let expected = table_document();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(root().join("docs/TABLE.md"), &expected).unwrap();
+    }
+    let fix = "docs/TABLE.md is not the table: run `UPDATE_DOCS=1 cargo test --test docs`";
+    assert!(read("docs/TABLE.md") == expected, "{fix}");
+}
+
+#[test]
+fn every_link_leads_to_a_file() {
+    for name in ["README.md", "ARCHITECTURE.md"].into_iter().map(str::to_owned).chain(
+        std::fs::read_dir(root().join("docs"))
+            .unwrap()
+            .map(|entry| format!("docs/{}", entry.unwrap().file_name().to_str().unwrap())),
+    ) {
+        let text = read(&name);
+        let folder = root().join(&name).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let path = if file.is_empty() { root().join(&name) } else { folder.join(file) };
+            assert!(path.exists(), "{name} links to {link}, which is not there");
+            let target = std::fs::read_to_string(&path).unwrap();
+            let headings = target.lines().filter(|line| line.starts_with('#'));
+            let anchors: Vec<String> = headings
+                .map(|line| line.trim_start_matches('#').trim().to_lowercase())
+                .map(|line| line.replace(' ', "-").replace(['`', '(', ')', ','], ""))
+                .collect();
+            let found = heading.is_empty() || anchors.iter().any(|anchor| anchor == heading);
+            assert!(found, "{name} links to {link}, a heading that is not there");
+        }
+    }
+}
