@@ -149,7 +149,9 @@ impl LogsIngestion {
             404 => (
                 "ingestion-not-found",
                 "check LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID (the rule's immutable id) \
-                 and LOGS_INGESTION_STREAM; the checkpoint stays, nothing is lost",
+                 and LOGS_INGESTION_STREAM, and that the identity has the role Monitoring Metrics \
+                 Publisher on that rule, which takes up to 30 minutes; the checkpoint stays, \
+                 nothing is lost",
             ),
             401 => (
                 "ingestion-unauthorized",
