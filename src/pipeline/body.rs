@@ -244,9 +244,10 @@ impl Body {
         }
     }
 
-    /// The time of its newest event.
-    pub fn newest_ms(&self) -> Option<i64> {
-        self.rows.iter().filter_map(|row| row.time_ms).max()
+    /// The time of the newest of its events that were `delivered`.
+    pub fn newest_ms(&self, delivered: impl Fn(usize) -> bool) -> Option<i64> {
+        let rows = self.rows.iter().enumerate().filter(|(row, _)| delivered(*row));
+        rows.filter_map(|(_, row)| row.time_ms).max()
     }
 }
 

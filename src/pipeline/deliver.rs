@@ -71,7 +71,8 @@ impl Poster {
         for (span, settled) in body.spans.iter().zip(&mut settled) {
             *settled += span.rejected;
         }
-        let newest_ms = body.newest_ms();
+        let is_refused = |row: usize| refused.binary_search_by_key(&row, |r| r.row).is_ok();
+        let newest_ms = body.newest_ms(|row| !is_refused(row));
         let refused = refused.into_iter().map(|r| body.reject(r.row, r.reason, r.detail));
         let keep: Vec<Rejection> = body.rejections.iter().cloned().chain(refused).collect();
         let truncated = keep.iter().filter(|rejection| rejection.delivered).count() as u64;
@@ -86,7 +87,8 @@ impl Poster {
         })
     }
 
-    /// Posts the rows of a body; counts the accepted ones by span, returns the refused ones.
+    /// Posts the rows of a body; counts the accepted ones by span, returns the refused ones in
+    /// order.
     async fn post(&self, body: &Body, settled: &mut [u64]) -> Result<Vec<Refusal>, Interrupt> {
         let mut refused = Vec::new();
         if body.rows.is_empty() {
