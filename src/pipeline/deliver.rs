@@ -74,7 +74,13 @@ impl Poster {
         let is_refused = |row: usize| refused.binary_search_by_key(&row, |r| r.row).is_ok();
         let newest_ms = body.newest_ms(|row| !is_refused(row));
         let refused = refused.into_iter().map(|r| body.reject(r.row, r.reason, r.detail));
-        let keep: Vec<Rejection> = body.rejections.iter().cloned().chain(refused).collect();
+        let mut keep: Vec<Rejection> = refused.collect();
+        // A row of which Azure would have cut a column, and which it refused, was not delivered.
+        let stands = |cut: &&Rejection| {
+            !(cut.delivered && keep.iter().any(|refused| refused.position == cut.position))
+        };
+        let others: Vec<Rejection> = body.rejections.iter().filter(stands).cloned().collect();
+        keep.extend(others);
         let truncated = keep.iter().filter(|rejection| rejection.delivered).count() as u64;
         self.keep(keep).await?;
         add(&self.counters.rows_truncated, truncated);
