@@ -39,7 +39,7 @@ pub(super) struct Poster {
     pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
     pub(super) policy: Policy,
-    /// Whether the sink has accepted a row in this run.
+    /// Whether the sink has accepted a row in this run, of whatever stream.
     pub(super) accepted: Arc<AtomicBool>,
 }
 

@@ -32,6 +32,8 @@ pub(super) struct StreamPull<'a> {
     pub(super) stop: CancellationToken,
     pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
+    /// Whether the sink has accepted a row in this run, of whatever stream.
+    pub(super) accepted: Arc<AtomicBool>,
 }
 
 /// What is told of a stream beside its counts.
@@ -145,15 +147,11 @@ impl StreamPull<'_> {
         in_hand: &mut Option<String>,
     ) -> Result<Outcome, Interrupt> {
         let mut empty_pages = 0;
-        let accepted = Arc::new(AtomicBool::new(false));
         loop {
             let page = self.list(ledger, told).await?;
             let listed_nothing = page.parts.is_empty();
-            let page = if listed_nothing {
-                page
-            } else {
-                self.page(ledger, page, told, in_hand, &accepted).await?
-            };
+            let page =
+                if listed_nothing { page } else { self.page(ledger, page, told, in_hand).await? };
             let moved = page.next.filter(|next| *next != ledger.checkpoint.cursor);
             let stays = moved.is_none();
             if let Some(next) = moved {
@@ -220,7 +218,6 @@ impl StreamPull<'_> {
         page: Page,
         told: &mut Told,
         in_hand: &mut Option<String>,
-        accepted: &Arc<AtomicBool>,
     ) -> Result<Page, Interrupt> {
         let connector = self.connector;
         let (sender, bodies) = mpsc::channel(BODIES_AHEAD);
@@ -251,7 +248,7 @@ impl StreamPull<'_> {
             deadline: self.deadline.plus(connector.policy.grace),
             counters: Arc::clone(&self.counters),
             policy: connector.policy,
-            accepted: Arc::clone(accepted),
+            accepted: Arc::clone(&self.accepted),
         });
         let reading = async {
             let read = tokio::select! {
