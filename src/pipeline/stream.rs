@@ -94,12 +94,12 @@ impl StreamPull<'_> {
         };
         told.newest_ms = ledger.newest_ms;
         told.backfill_from = ledger.checkpoint.backfill_from;
-        let saved = if ledger.lease.held() { ledger.save().await } else { Ok(()) };
+        let saved = ledger.save().await;
         self.release(ledger.lease).await;
         match (ended, saved) {
-            (Ok(outcome), Ok(())) => Ok(outcome),
-            (Err(Interrupt::OutOfTime), Ok(())) => Ok(Outcome::TimeLimit),
-            (Err(interrupt), _) | (Ok(_), Err(interrupt)) => Err(interrupt),
+            (Err(Interrupt::Fault(fault)), _) => Err(Interrupt::Fault(fault)),
+            (_, Err(interrupt)) => Err(interrupt),
+            (ended, Ok(())) => ended,
         }
     }
 
