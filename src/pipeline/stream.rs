@@ -80,16 +80,13 @@ impl StreamPull<'_> {
                 return Err(interrupt);
             }
         };
-        let before = checkpoint.out_of_time_at.clone();
         let connector = self.connector;
         let (counters, clock) = (Arc::clone(&self.counters), connector.clock.clone());
         let mut ledger = Ledger::new(checkpoint, lease, counters, clock, connector.policy);
         let mut in_hand = None;
         let ended = self.pages(&mut ledger, told, &mut in_hand).await;
         let ended = match (ended, in_hand) {
-            (Err(Interrupt::OutOfTime), Some(file)) => {
-                self.note_out_of_time(&mut ledger, before, file)
-            }
+            (Err(Interrupt::OutOfTime), Some(file)) => self.note_out_of_time(&mut ledger, file),
             (ended, _) => ended,
         };
         told.newest_ms = ledger.newest_ms;
@@ -290,17 +287,12 @@ impl StreamPull<'_> {
         Gap { from: from.min(to), to }
     }
 
-    /// The time was up within `file`: if it was so last time too, and not one line was gained, a
-    /// larger limit is needed.
-    fn note_out_of_time(
-        &self,
-        ledger: &mut Ledger,
-        before: Option<(String, Position)>,
-        file: String,
-    ) -> Result<Outcome, Interrupt> {
+    /// The time was up within `file`: if it was so last time too, and not one line was gained (any
+    /// step of progress forgets the last time), a larger limit is needed.
+    fn note_out_of_time(&self, ledger: &mut Ledger, file: String) -> Result<Outcome, Interrupt> {
         let done = ledger.checkpoint.files.get(&file).map_or(Position::Line(0), |file| file.done);
         let now = Some((file, done));
-        let again = before == now;
+        let again = ledger.checkpoint.out_of_time_at == now;
         ledger.checkpoint.out_of_time_at = now;
         ledger.touch();
         match &ledger.checkpoint.out_of_time_at {
