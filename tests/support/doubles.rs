@@ -72,6 +72,8 @@ pub enum Act {
     HangBefore,
     /// It is done, but does not return: what a crash after the call leaves.
     HangAfter,
+    /// It is done, and then the lease it came through is lost.
+    Lose,
 }
 
 type Decide = Arc<dyn Fn(usize, &Call) -> Act + Send + Sync>;
@@ -132,7 +134,7 @@ impl Watch {
         &self,
         call: Call,
         work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<(T, Act), StoreError> {
         self.log.lock().unwrap().push((call.clone(), false));
         let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
         let act = (self.decide)(number, &call);
@@ -145,21 +147,19 @@ impl Watch {
                 });
             }
             Act::HangBefore => self.hang().await,
-            Act::Pass | Act::HangAfter => {}
+            Act::Pass | Act::HangAfter | Act::Lose => {}
         }
-        let done = work.await;
+        let done = work.await?;
         if act == Act::HangAfter {
             self.hang().await;
         }
-        if done.is_ok() {
-            self.log.lock().unwrap().push((call, true));
-        }
-        done
+        self.log.lock().unwrap().push((call, true));
+        Ok((done, act))
     }
 
     async fn hang(&self) {
         self.hung.notify_one();
-        pending().await
+        pending::<()>().await;
     }
 }
 
@@ -174,12 +174,13 @@ impl Store for WatchedStore {
     }
 
     async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.watch.through(Call::Write(name.to_owned()), self.inner.write(name, bytes)).await
+        let call = Call::Write(name.to_owned());
+        self.watch.through(call, self.inner.write(name, bytes)).await.map(|_| ())
     }
 
     async fn write_stream(&self, name: &str, bytes: ByteStream) -> Result<(), StoreError> {
         let call = Call::WriteStream(name.to_owned());
-        self.watch.through(call, self.inner.write_stream(name, bytes)).await
+        self.watch.through(call, self.inner.write_stream(name, bytes)).await.map(|_| ())
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
@@ -192,10 +193,11 @@ impl Store for WatchedStore {
 
     async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let call = Call::Lease(name.to_owned());
-        let lease = self.watch.through(call, self.inner.lease(name)).await?;
-        let watch = Arc::clone(&self.watch);
-        let name = name.to_owned();
-        Ok(lease.map(|inner| Box::new(WatchedLease { inner, name, watch }) as Box<dyn Lease>))
+        let (lease, _) = self.watch.through(call, self.inner.lease(name)).await?;
+        let (watch, name) = (Arc::clone(&self.watch), name.to_owned());
+        Ok(lease.map(|inner| -> Box<dyn Lease> {
+            Box::new(WatchedLease { inner, name, watch, lost: false })
+        }))
     }
 }
 
@@ -203,12 +205,13 @@ struct WatchedLease {
     inner: Box<dyn Lease>,
     name: String,
     watch: Arc<Watch>,
+    lost: bool,
 }
 
 #[async_trait]
 impl Lease for WatchedLease {
     fn held(&self) -> bool {
-        self.inner.held()
+        !self.lost && self.inner.held()
     }
 
     fn watch(&self) -> LeaseWatch {
@@ -216,12 +219,19 @@ impl Lease for WatchedLease {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
-        self.watch.through(Call::Read(self.name.clone()), self.inner.read()).await
+        let call = Call::Read(self.name.clone());
+        self.watch.through(call, self.inner.read()).await.map(|(bytes, _)| bytes)
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if self.lost {
+            let (location, name) = ("the test's store".to_owned(), self.name.clone());
+            return Err(StoreError::LeaseLost { location, name });
+        }
         let call = Call::Save(self.name.clone(), bytes.clone());
-        self.watch.through(call, self.inner.write(bytes)).await
+        let ((), act) = self.watch.through(call, self.inner.write(bytes)).await?;
+        self.lost = act == Act::Lose;
+        Ok(())
     }
 
     async fn clear(self: Box<Self>) -> Result<(), StoreError> {
@@ -229,8 +239,8 @@ impl Lease for WatchedLease {
     }
 
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
-        let Self { inner, name, watch } = *self;
-        watch.through(Call::Release(name), inner.release()).await
+        let Self { inner, name, watch, .. } = *self;
+        watch.through(Call::Release(name), inner.release()).await.map(|_| ())
     }
 }
 
@@ -358,16 +368,13 @@ impl Source for MemorySource {
     }
 
     fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
-        let mut reader = LineReader { input: BufReader::new(input), line: 0, text: String::new() };
-        while reader.line < skip {
-            reader.read().unwrap();
-        }
-        Box::new(reader)
+        Box::new(LineReader { input: BufReader::new(input), skip, line: 0, text: String::new() })
     }
 }
 
 struct LineReader<R> {
     input: R,
+    skip: u64,
     line: u64,
     text: String,
 }
@@ -383,8 +390,13 @@ impl<R: BufRead> LineReader<R> {
 
 impl<R: BufRead + Send> RecordReader for LineReader<R> {
     fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
-        if !self.read().map_err(ReadError::Broken)? {
-            return Ok(None);
+        loop {
+            if !self.read().map_err(ReadError::Broken)? {
+                return Ok(None);
+            }
+            if self.line > self.skip {
+                break;
+            }
         }
         let line = self.text.trim_end().as_bytes();
         row.extend_from_slice(line);
