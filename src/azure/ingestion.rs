@@ -121,7 +121,8 @@ impl LogsIngestion {
         let status = reply.status;
         let passing = status == StatusCode::REQUEST_TIMEOUT || status.is_server_error();
         match status {
-            _ if status.is_success() => Next::Done(Ok(())),
+            // The only answer that Azure gives to rows it took: a 200 is somebody else's.
+            StatusCode::NO_CONTENT => Next::Done(Ok(())),
             _ if passing => {
                 Next::Again { failed: format!("{}: {said}", status.as_u16()), taken: true }
             }
@@ -148,7 +149,9 @@ impl LogsIngestion {
             404 => (
                 "ingestion-not-found",
                 "check LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID (the rule's immutable id) \
-                 and LOGS_INGESTION_STREAM; the checkpoint stays, nothing is lost",
+                 and LOGS_INGESTION_STREAM, and that the identity has the role Monitoring Metrics \
+                 Publisher on that rule, which takes up to 30 minutes; the checkpoint stays, \
+                 nothing is lost",
             ),
             401 => (
                 "ingestion-unauthorized",

@@ -160,7 +160,8 @@ impl Checkpoint {
         if found > VERSION {
             return Err(CheckpointError::Newer { found });
         }
-        serde_json::from_slice(bytes).map_err(unreadable)
+        let read: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
+        Ok(Self { version: VERSION, ..read })
     }
 
     /// The bytes to store: JSON that a person can read.

@@ -23,6 +23,10 @@ pub const MAX_BODY_BYTES: usize = 1_000_000;
 /// Rejected lines of this many bytes close a body, so that they do not pile up in memory.
 const MAX_REJECTED_BYTES: usize = MAX_BODY_BYTES;
 
+/// So many bytes of lines close a body, however short their rows: white space and nulls are not in
+/// the row. (Other lines are shorter than their rows, and never get there.)
+const MAX_ORIGINAL_BYTES: usize = 2 * MAX_BODY_BYTES;
+
 /// A full body on its way to the sink.
 #[derive(Debug)]
 pub struct Body {
@@ -110,7 +114,9 @@ impl BodyBuilder {
     /// Whether a row of this many bytes still fits into this one.
     pub fn fits(&self, row_len: usize) -> bool {
         // A separator (or the opening bracket) before it, the closing bracket after it.
-        self.json_len + 1 + row_len < MAX_BODY_BYTES && self.rejected_bytes < MAX_REJECTED_BYTES
+        self.json_len + 1 + row_len < MAX_BODY_BYTES
+            && self.rejected_bytes < MAX_REJECTED_BYTES
+            && self.originals.len() < MAX_ORIGINAL_BYTES
     }
 
     /// Since when something waits in it.
@@ -244,13 +250,303 @@ impl Body {
         }
     }
 
-    /// The time of its newest event.
-    pub fn newest_ms(&self) -> Option<i64> {
-        self.rows.iter().filter_map(|row| row.time_ms).max()
+    /// The time of the newest of its events that were `delivered`.
+    pub fn newest_ms(&self, delivered: impl Fn(usize) -> bool) -> Option<i64> {
+        let rows = self.rows.iter().enumerate().filter(|(row, _)| delivered(*row));
+        rows.filter_map(|(_, row)| row.time_ms).max()
     }
 }
 
 /// An id as it is written.
 pub fn hex(id: &RecordId) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use chrono::NaiveDate;
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    use super::super::source::RecordKind;
+    use super::*;
+    use crate::checkpoint::{Checkpoint, Cursor};
+
+    /// A row of exactly `len` bytes that no other has.
+    fn row(number: u64, len: usize) -> Vec<u8> {
+        let head = format!("{{\"n\":{number},\"p\":\"");
+        let pad = len.saturating_sub(head.len() + 2);
+        format!("{head}{}\"}}", "x".repeat(pad)).into_bytes()
+    }
+
+    fn push(builder: &mut BodyBuilder, line: u64, row: &[u8], original: &[u8]) {
+        let kind = RecordKind::Row { time_ms: None, oversize: Vec::new() };
+        let id = u128::from(line).to_be_bytes();
+        let record = Record { line, id, original, kind };
+        builder.push_row(row, &record, Some(line as i64)).unwrap();
+    }
+
+    fn rejection(builder: &BodyBuilder, line: u64, original: &[u8]) -> Rejection {
+        Rejection {
+            position: builder.position(line),
+            event_id: "0".repeat(32),
+            reason: "not-json",
+            detail: String::new(),
+            delivered: false,
+            kept: Kept::Line(Bytes::copy_from_slice(original)),
+        }
+    }
+
+    /// A builder with one file in hand.
+    fn begun() -> BodyBuilder {
+        let mut builder = BodyBuilder::new("s", 1);
+        builder.begin_file("f", &FileVersion::default(), Position::Line(0));
+        builder
+    }
+
+    /// The rows of a body's bytes, each as it stands.
+    fn rows_of(json: &[u8]) -> Vec<Vec<u8>> {
+        let rows: Vec<&RawValue> = serde_json::from_slice(json).unwrap();
+        rows.into_iter().map(|row| row.get().as_bytes().to_vec()).collect()
+    }
+
+    fn inflate(gzip: &[u8]) -> Vec<u8> {
+        let mut json = Vec::new();
+        GzDecoder::new(gzip).read_to_end(&mut json).unwrap();
+        json
+    }
+
+    #[test]
+    fn a_body_is_full_at_a_million_bytes() {
+        // [ + 400,000 + , + 599,997 + ] = 1,000,000
+        for (second, fits) in [(599_996, true), (599_997, true), (599_998, false)] {
+            let mut builder = begun();
+            push(&mut builder, 1, &row(1, 400_000), b"");
+            assert_eq!(builder.fits(second), fits, "{second}");
+            if fits {
+                push(&mut builder, 2, &row(2, second), b"");
+                let json = builder.take().unwrap().unwrap().json().unwrap();
+                assert_eq!(json.len(), 400_003 + second);
+                assert_eq!(rows_of(&json).len(), 2);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_999_998_bytes_fills_a_body_and_one_more_fits_into_none() {
+        for (len, fits) in [(999_998, true), (999_999, false), (usize::MAX / 2, false)] {
+            assert_eq!(BodyBuilder::can_ever_fit(len), fits, "{len}");
+            assert_eq!(begun().fits(len), fits, "{len}");
+        }
+        let mut builder = begun();
+        push(&mut builder, 1, &row(1, 999_998), b"");
+        assert!(!builder.fits(2));
+        let body = builder.take().unwrap().unwrap();
+        assert_eq!(body.json().unwrap().len(), MAX_BODY_BYTES);
+        assert_eq!(inflate(&body.part(&body.json().unwrap(), &(0..1)).unwrap()).len(), 1_000_000);
+        assert!(builder.fits(999_998), "the next one is empty");
+    }
+
+    #[test]
+    fn a_million_rejected_bytes_close_a_body() {
+        let mut builder = begun();
+        push(&mut builder, 1, b"{}", b"");
+        let long = vec![b'x'; 500_000];
+        for line in [2, 3] {
+            assert!(builder.fits(2));
+            let rejection = rejection(&builder, line, &long);
+            builder.push_rejection(rejection);
+        }
+        assert!(!builder.fits(2));
+        let body = builder.take().unwrap().unwrap();
+        assert_eq!((body.rows.len(), body.rejections.len()), (1, 2));
+        assert!(builder.fits(2));
+    }
+
+    /// A line may be long and its row short: what is white space or null is not in the row.
+    #[test]
+    fn the_originals_of_a_body_stay_bounded() {
+        let mut builder = begun();
+        let long = vec![b' '; 1 << 20];
+        let pushed = (1..100).take_while(|line| {
+            let fits = builder.fits(2);
+            if fits {
+                push(&mut builder, *line, b"{}", &long);
+            }
+            fits
+        });
+        assert!(pushed.count() <= 4);
+    }
+
+    #[test]
+    fn what_holds_nothing_is_no_body() {
+        let mut builder = BodyBuilder::new("s", 1);
+        assert!(builder.take().unwrap().is_none());
+        builder.begin_file("f", &FileVersion::default(), Position::Line(7));
+        assert!(builder.take().unwrap().is_none());
+        assert_eq!(builder.since(), None);
+        // The file is still in hand, at the same place.
+        push(&mut builder, 8, b"{}", b"");
+        assert!(builder.since().is_some());
+        let body = builder.take().unwrap().unwrap();
+        assert_eq!(body.spans.len(), 1);
+        assert_eq!(body.spans[0].delta.from, Position::Line(7));
+    }
+
+    #[test]
+    fn an_empty_file_is_progress_without_rows() {
+        let mut builder = begun();
+        builder.end_file(0);
+        let body = builder.take().unwrap().unwrap();
+        assert!(body.rows.is_empty());
+        assert_eq!(body.json().unwrap(), b"[]");
+        assert_eq!(body.spans[0].delta.to, Position::End);
+        assert_eq!(body.spans[0].events_in_file, Some(0));
+        assert!(builder.take().unwrap().is_none(), "no file is in hand any more");
+    }
+
+    /// One line of a file, with the sizes of its row and of its original.
+    #[derive(Clone, Debug)]
+    enum Line {
+        Row(usize, usize),
+        Rejected(usize),
+    }
+
+    fn line() -> impl Strategy<Value = Line> {
+        let size = prop_oneof![
+            12 => 24_usize..400,
+            3 => 20_000_usize..200_000,
+            1 => 490_000_usize..510_000,
+            1 => 999_900_usize..=999_998,
+        ];
+        prop_oneof![
+            12 => (size, 0_usize..300).prop_map(|(row, original)| Line::Row(row, original)),
+            1 => (1_usize..400_000).prop_map(Line::Rejected),
+        ]
+    }
+
+    /// Files of lines, and after which of them somebody takes the body for its age.
+    fn files() -> impl Strategy<Value = Vec<Vec<(Line, bool)>>> {
+        let line = (line(), prop::bool::weighted(0.05));
+        prop::collection::vec(prop::collection::vec(line, 0..25), 1..6)
+    }
+
+    /// What went into the bodies.
+    #[derive(Default)]
+    struct Given {
+        rows: Vec<Vec<u8>>,
+        originals: Vec<Vec<u8>>,
+        rejected: Vec<Vec<u8>>,
+    }
+
+    /// Fills bodies as the reading side does.
+    fn fill(files: &[Vec<(Line, bool)>]) -> (Vec<Body>, Given) {
+        let (mut bodies, mut given) = (Vec::new(), Given::default());
+        let mut builder = BodyBuilder::new("s", 1);
+        for (number, lines) in files.iter().enumerate() {
+            builder.begin_file(&format!("f{number}"), &FileVersion::default(), Position::Line(0));
+            for ((line, due), at) in lines.iter().zip(1..) {
+                let size = if let Line::Row(size, _) = line { *size } else { 0 };
+                if *due || !builder.fits(size) {
+                    bodies.extend(builder.take().unwrap());
+                }
+                let unique = given.rows.len() as u64;
+                match line {
+                    Line::Row(size, original) => {
+                        let row = row(unique, *size);
+                        let original = format!("{unique} {}", "o".repeat(*original)).into_bytes();
+                        push(&mut builder, at, &row, &original);
+                        given.rows.push(row);
+                        given.originals.push(original);
+                    }
+                    Line::Rejected(size) => {
+                        let original = vec![b'r'; *size];
+                        let rejection = rejection(&builder, at, &original);
+                        builder.push_rejection(rejection);
+                        given.rejected.push(original);
+                    }
+                }
+            }
+            builder.end_file(lines.len() as u64);
+        }
+        bodies.extend(builder.take().unwrap());
+        (bodies, given)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        /// What goes in comes out: in order, once, in bodies that Azure takes.
+        #[test]
+        fn rows_come_out_in_order_and_once(files in files()) {
+            let (bodies, given) = fill(&files);
+            let (mut rows, mut originals, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+            for body in &bodies {
+                let json = body.json().unwrap();
+                prop_assert!(json.len() <= MAX_BODY_BYTES);
+                prop_assert_eq!(inflate(&body.gzip), json.clone());
+                let in_body = rows_of(&json);
+                prop_assert_eq!(in_body.len(), body.rows.len());
+                rows.extend(in_body);
+                for row in 0..body.rows.len() {
+                    let Rejection { kept, position, .. } = body.reject(row, "", String::new());
+                    let Kept::Line(original) = kept else { panic!("a row has its line") };
+                    prop_assert_eq!(&position.file, &body.spans[body.rows[row].span].delta.file);
+                    originals.push(original.to_vec());
+                }
+                for rejection in &body.rejections {
+                    let Kept::Line(line) = &rejection.kept else { panic!("it has its line") };
+                    rejected.push(line.to_vec());
+                }
+            }
+            prop_assert!(rows == given.rows);
+            prop_assert!(originals == given.originals);
+            prop_assert!(rejected == given.rejected);
+        }
+
+        /// The parts of a body are the body, however it is split.
+        #[test]
+        fn parts_hold_the_rows_of_their_range(files in files(), cut in any::<prop::sample::Index>()) {
+            let (bodies, _) = fill(&files);
+            for body in bodies.iter().filter(|body| !body.rows.is_empty()) {
+                let json = body.json().unwrap();
+                let cut = cut.index(body.rows.len());
+                let mut rows = Vec::new();
+                for part in [0..cut, cut..body.rows.len()].into_iter().filter(|p| !p.is_empty()) {
+                    let part_json = inflate(&body.part(&json, &part).unwrap());
+                    prop_assert!(part_json.len() <= json.len());
+                    let in_part = rows_of(&part_json);
+                    prop_assert_eq!(in_part.len(), part.len());
+                    rows.extend(in_part);
+                }
+                prop_assert!(rows == rows_of(&json));
+            }
+        }
+
+        /// Each body's steps follow on those of the body before, and account for every line.
+        #[test]
+        fn steps_of_progress_chain_without_gap_or_overlap(files in files()) {
+            let (bodies, _) = fill(&files);
+            let start = Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap());
+            let mut checkpoint = Checkpoint::new(BTreeMap::new(), String::new(), start);
+            let mut settled = vec![0; files.len()];
+            for body in &bodies {
+                for (number, span) in body.spans.iter().enumerate() {
+                    prop_assert!(checkpoint.apply(&span.delta).is_ok(), "{:?}", span.delta);
+                    let rows = body.rows.iter().filter(|row| row.span == number);
+                    prop_assert_eq!(rows.count() as u64, span.rows);
+                    let file: usize = span.delta.file[1..].parse().unwrap();
+                    settled[file] += span.rows + span.rejected;
+                    if let Some(events) = span.events_in_file {
+                        prop_assert_eq!(span.delta.to, Position::End);
+                        prop_assert_eq!(settled[file], events);
+                    }
+                }
+            }
+            prop_assert_eq!(checkpoint.files.len(), files.len());
+            prop_assert!(checkpoint.files.values().all(|file| file.done == Position::End));
+        }
+    }
 }

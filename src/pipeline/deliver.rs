@@ -39,7 +39,7 @@ pub(super) struct Poster {
     pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
     pub(super) policy: Policy,
-    /// Whether the sink has accepted a row in this run.
+    /// Whether the sink has accepted a row in this run, of whatever stream.
     pub(super) accepted: Arc<AtomicBool>,
 }
 
@@ -71,9 +71,16 @@ impl Poster {
         for (span, settled) in body.spans.iter().zip(&mut settled) {
             *settled += span.rejected;
         }
-        let newest_ms = body.newest_ms();
+        let is_refused = |row: usize| refused.binary_search_by_key(&row, |r| r.row).is_ok();
+        let newest_ms = body.newest_ms(|row| !is_refused(row));
         let refused = refused.into_iter().map(|r| body.reject(r.row, r.reason, r.detail));
-        let keep: Vec<Rejection> = body.rejections.iter().cloned().chain(refused).collect();
+        let mut keep: Vec<Rejection> = refused.collect();
+        // A row of which Azure would have cut a column, and which it refused, was not delivered.
+        let stands = |cut: &&Rejection| {
+            !(cut.delivered && keep.iter().any(|refused| refused.position == cut.position))
+        };
+        let others: Vec<Rejection> = body.rejections.iter().filter(stands).cloned().collect();
+        keep.extend(others);
         let truncated = keep.iter().filter(|rejection| rejection.delivered).count() as u64;
         self.keep(keep).await?;
         add(&self.counters.rows_truncated, truncated);
@@ -86,7 +93,8 @@ impl Poster {
         })
     }
 
-    /// Posts the rows of a body; counts the accepted ones by span, returns the refused ones.
+    /// Posts the rows of a body; counts the accepted ones by span, returns the refused ones in
+    /// order.
     async fn post(&self, body: &Body, settled: &mut [u64]) -> Result<Vec<Refusal>, Interrupt> {
         let mut refused = Vec::new();
         if body.rows.is_empty() {
@@ -297,7 +305,7 @@ impl Ledger {
                     "batch file {}: {events} events read, but {in_file} delivered or in quarantine",
                     delta.file
                 ),
-                "this is a defect: report it with this line; the checkpoint stays before the file",
+                "this is a defect: report it with this line; the checkpoint stays before the file's end",
             ));
         }
         self.checkpoint.apply(delta).map_err(internal)?;
@@ -333,4 +341,66 @@ fn lease_lost() -> Fault {
         "another connector uses the same checkpoint: run one connector per checkpoint; this one \
          stopped before recording anything",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use chrono::NaiveDate;
+
+    use super::*;
+    use crate::checkpoint::{Cursor, Delta, FileVersion, Nowhere};
+
+    fn ledger() -> Ledger {
+        let start = Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap());
+        let checkpoint = Checkpoint::new(BTreeMap::new(), String::new(), start);
+        let counters = Arc::default();
+        Ledger::new(checkpoint, Box::new(Nowhere), counters, Clock::system(), Policy::default())
+    }
+
+    /// A body with lines of one file, of which `settled` were accepted or lie in quarantine.
+    fn body(from: u64, to: Position, settled: u64, events_in_file: Option<u64>) -> Settled {
+        let from = Position::Line(from);
+        let delta = Delta { file: "f".to_owned(), version: FileVersion::default(), from, to };
+        let span = Span { delta, rows: settled, rejected: 0, events_in_file };
+        Settled {
+            spans: vec![(span, settled)],
+            newest_ms: None,
+            delivered: settled,
+            quarantined: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_events_are_not_all_settled_stops_the_stream() {
+        for (second, breach) in [(4, true), (5, false), (6, true)] {
+            let mut ledger = ledger();
+            ledger.record(body(0, Position::Line(3), 3, None)).await.unwrap();
+            let end = ledger.record(body(3, Position::End, second, Some(8))).await;
+            let done = ledger.checkpoint.files["f"].done;
+            if !breach {
+                assert!(end.is_ok());
+                assert_eq!(done, Position::End);
+                continue;
+            }
+            let Err(Interrupt::Fault(fault)) = end else { panic!("{second}: {end:?}") };
+            assert_eq!(fault.code, "conservation-breach");
+            let said = format!("batch file f: 8 events read, but {} delivered", 3 + second);
+            assert!(fault.message.contains(&said), "{fault}");
+            assert!(!fault.settings);
+            assert_eq!(done, Position::Line(3), "it stays before the file's end");
+            assert_eq!(ledger.checkpoint.totals.rows_delivered, 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_out_of_order_is_refused() {
+        let mut ledger = ledger();
+        ledger.record(body(0, Position::Line(3), 3, None)).await.unwrap();
+        for body in [body(2, Position::Line(5), 3, None), body(4, Position::Line(5), 1, None)] {
+            assert!(ledger.record(body).await.is_err());
+            assert_eq!(ledger.checkpoint.files["f"].done, Position::Line(3));
+        }
+    }
 }

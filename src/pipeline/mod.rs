@@ -119,10 +119,12 @@ impl Connector {
                 stop.cancel();
             }
         }));
+        let accepted = Arc::default();
         let mut pulls = Vec::new();
         for (stream, counters) in counters {
-            let (stop, counters) = (stop.clone(), Arc::clone(counters));
-            let pull = StreamPull { connector: self, stream, stop, deadline, counters };
+            let (stop, counters, accepted) =
+                (stop.clone(), Arc::clone(counters), Arc::clone(&accepted));
+            let pull = StreamPull { connector: self, stream, stop, deadline, counters, accepted };
             pulls.push(pull.run());
         }
         let streams = join_all(pulls).await;

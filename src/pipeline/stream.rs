@@ -32,6 +32,8 @@ pub(super) struct StreamPull<'a> {
     pub(super) stop: CancellationToken,
     pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
+    /// Whether the sink has accepted a row in this run, of whatever stream.
+    pub(super) accepted: Arc<AtomicBool>,
 }
 
 /// What is told of a stream beside its counts.
@@ -78,26 +80,23 @@ impl StreamPull<'_> {
                 return Err(interrupt);
             }
         };
-        let before = checkpoint.out_of_time_at.clone();
         let connector = self.connector;
         let (counters, clock) = (Arc::clone(&self.counters), connector.clock.clone());
         let mut ledger = Ledger::new(checkpoint, lease, counters, clock, connector.policy);
         let mut in_hand = None;
         let ended = self.pages(&mut ledger, told, &mut in_hand).await;
         let ended = match (ended, in_hand) {
-            (Err(Interrupt::OutOfTime), Some(file)) => {
-                self.note_out_of_time(&mut ledger, before, file)
-            }
+            (Err(Interrupt::OutOfTime), Some(file)) => self.note_out_of_time(&mut ledger, file),
             (ended, _) => ended,
         };
         told.newest_ms = ledger.newest_ms;
         told.backfill_from = ledger.checkpoint.backfill_from;
-        let saved = if ledger.lease.held() { ledger.save().await } else { Ok(()) };
+        let saved = ledger.save().await;
         self.release(ledger.lease).await;
         match (ended, saved) {
-            (Ok(outcome), Ok(())) => Ok(outcome),
-            (Err(Interrupt::OutOfTime), Ok(())) => Ok(Outcome::TimeLimit),
-            (Err(interrupt), _) | (Ok(_), Err(interrupt)) => Err(interrupt),
+            (Err(Interrupt::Fault(fault)), _) => Err(Interrupt::Fault(fault)),
+            (_, Err(interrupt)) => Err(interrupt),
+            (ended, Ok(())) => ended,
         }
     }
 
@@ -145,15 +144,11 @@ impl StreamPull<'_> {
         in_hand: &mut Option<String>,
     ) -> Result<Outcome, Interrupt> {
         let mut empty_pages = 0;
-        let accepted = Arc::new(AtomicBool::new(false));
         loop {
             let page = self.list(ledger, told).await?;
             let listed_nothing = page.parts.is_empty();
-            let page = if listed_nothing {
-                page
-            } else {
-                self.page(ledger, page, told, in_hand, &accepted).await?
-            };
+            let page =
+                if listed_nothing { page } else { self.page(ledger, page, told, in_hand).await? };
             let moved = page.next.filter(|next| *next != ledger.checkpoint.cursor);
             let stays = moved.is_none();
             if let Some(next) = moved {
@@ -220,7 +215,6 @@ impl StreamPull<'_> {
         page: Page,
         told: &mut Told,
         in_hand: &mut Option<String>,
-        accepted: &Arc<AtomicBool>,
     ) -> Result<Page, Interrupt> {
         let connector = self.connector;
         let (sender, bodies) = mpsc::channel(BODIES_AHEAD);
@@ -251,7 +245,7 @@ impl StreamPull<'_> {
             deadline: self.deadline.plus(connector.policy.grace),
             counters: Arc::clone(&self.counters),
             policy: connector.policy,
-            accepted: Arc::clone(accepted),
+            accepted: Arc::clone(&self.accepted),
         });
         let keys: Vec<String> = page.parts.iter().map(|part| part.key.clone()).collect();
         let reading = async {
@@ -295,17 +289,12 @@ impl StreamPull<'_> {
         Gap { from: from.min(to), to }
     }
 
-    /// The time was up within `file`: if it was so last time too, and not one line was gained, a
-    /// larger limit is needed.
-    fn note_out_of_time(
-        &self,
-        ledger: &mut Ledger,
-        before: Option<(String, Position)>,
-        file: String,
-    ) -> Result<Outcome, Interrupt> {
+    /// The time was up within `file`: if it was so last time too, and not one line was gained (any
+    /// step of progress forgets the last time), a larger limit is needed.
+    fn note_out_of_time(&self, ledger: &mut Ledger, file: String) -> Result<Outcome, Interrupt> {
         let done = ledger.checkpoint.files.get(&file).map_or(Position::Line(0), |file| file.done);
         let now = Some((file, done));
-        let again = before == now;
+        let again = ledger.checkpoint.out_of_time_at == now;
         ledger.checkpoint.out_of_time_at = now;
         ledger.touch();
         match &ledger.checkpoint.out_of_time_at {

@@ -167,3 +167,120 @@ impl RunSummary {
         self.streams.iter().map(count).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// How a stream ended.
+    #[derive(Clone, Copy, Debug)]
+    enum End {
+        Done,
+        Time,
+        Busy,
+        Failed,
+        Settings,
+    }
+
+    fn stream(end: End) -> StreamSummary {
+        let (outcome, error) = match end {
+            End::Done => (Outcome::CaughtUp, None),
+            End::Time => (Outcome::TimeLimit, None),
+            End::Busy => (Outcome::Busy, None),
+            End::Failed => (Outcome::Failed, Some(Fault::passing("a-code", "It broke", "mend it"))),
+            End::Settings => (Outcome::Failed, Some(Fault::settings("b-code", "No", "set it"))),
+        };
+        StreamSummary {
+            stream: "mailflow".to_owned(),
+            outcome,
+            pages: 1,
+            files: 2,
+            events_read: 3,
+            rows_delivered: 4,
+            rows_quarantined: 5,
+            rows_truncated: 6,
+            bodies: 7,
+            ambiguous_posts: 8,
+            bytes_read: 9,
+            bytes_sent: 10,
+            backfill_from: None,
+            gap: None,
+            lag_seconds: None,
+            error,
+        }
+    }
+
+    fn summary(streams: Vec<StreamSummary>) -> RunSummary {
+        let at = DateTime::from_timestamp(1_794_268_800, 0).unwrap();
+        RunSummary::new("0f".repeat(16), at, at + TimeDelta::milliseconds(1_500), streams)
+    }
+
+    #[test]
+    fn a_run_ends_as_its_streams_do() {
+        use End::{Busy, Done, Failed, Settings, Time};
+        use Outcome::{CaughtUp, Partial, TimeLimit};
+        let cases: [(&[End], Outcome, u8); 18] = [
+            (&[Done, Done, Done], CaughtUp, 0),
+            (&[Time, Time, Time], TimeLimit, 0),
+            (&[Done, Time, Done], TimeLimit, 0),
+            (&[Busy, Busy, Busy], Outcome::Busy, 1),
+            (&[Failed, Failed, Failed], Outcome::Failed, 1),
+            (&[Settings, Settings, Settings], Outcome::Failed, 2),
+            (&[Failed, Settings, Settings], Outcome::Failed, 1),
+            (&[Busy, Failed, Failed], Outcome::Failed, 1),
+            (&[Busy, Settings, Settings], Outcome::Failed, 2),
+            (&[Busy, Failed, Settings], Outcome::Failed, 1),
+            (&[Done, Busy, Busy], Partial, 3),
+            (&[Time, Failed, Failed], Partial, 3),
+            (&[Done, Settings, Settings], Partial, 3),
+            (&[Done, Time, Failed], Partial, 3),
+            (&[Time, Busy, Settings], Partial, 3),
+            (&[Done], CaughtUp, 0),
+            (&[Busy], Outcome::Busy, 1),
+            (&[Settings], Outcome::Failed, 2),
+        ];
+        for (ends, outcome, exit_code) in cases {
+            for turn in 0..ends.len() {
+                let mut ends = ends.to_vec();
+                ends.rotate_left(turn);
+                let run = summary(ends.iter().copied().map(stream).collect());
+                assert_eq!((run.outcome, run.exit_code()), (outcome, exit_code), "{ends:?}");
+            }
+        }
+    }
+
+    /// The keys, their order and their types are an interface.
+    #[test]
+    fn it_is_written_as_documented() {
+        let mut full = stream(End::Settings);
+        full.backfill_from = NaiveDate::from_ymd_opt(2026, 11, 3);
+        let at = DateTime::from_timestamp(1_794_268_800, 0).unwrap();
+        full.gap = Some(Gap { from: at, to: at + TimeDelta::hours(1) });
+        full.lag_seconds = Some(-2);
+        let text = serde_json::to_string(&summary(vec![stream(End::Time), full])).unwrap();
+        assert_eq!(
+            text,
+            concat!(
+                r#"{"run_id":"0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f","#,
+                r#""started_at":"2026-11-10T00:00:00Z","#,
+                r#""finished_at":"2026-11-10T00:00:01.500Z","outcome":"partial","streams":["#,
+                r#"{"stream":"mailflow","outcome":"time_limit","pages":1,"files":2,"#,
+                r#""events_read":3,"rows_delivered":4,"rows_quarantined":5,"rows_truncated":6,"#,
+                r#""bodies":7,"ambiguous_posts":8,"bytes_read":9,"bytes_sent":10,"#,
+                r#""backfill_from":null,"gap":null,"lag_seconds":null,"error":null},"#,
+                r#"{"stream":"mailflow","outcome":"failed","pages":1,"files":2,"#,
+                r#""events_read":3,"rows_delivered":4,"rows_quarantined":5,"rows_truncated":6,"#,
+                r#""bodies":7,"ambiguous_posts":8,"bytes_read":9,"bytes_sent":10,"#,
+                r#""backfill_from":"2026-11-03","#,
+                r#""gap":{"from":"2026-11-10T00:00:00Z","to":"2026-11-10T01:00:00Z"},"#,
+                r#""lag_seconds":-2,"#,
+                r#""error":{"code":"b-code","message":"No","fix":"set it"}}]}"#,
+            ),
+        );
+        let words = [Outcome::CaughtUp, Outcome::Busy, Outcome::Failed].map(|o| json!(o));
+        assert_eq!(words, ["caught_up", "busy", "failed"].map(Value::from));
+    }
+}

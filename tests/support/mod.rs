@@ -11,6 +11,8 @@
 )]
 
 pub mod azurite;
+#[cfg(feature = "simulator")]
+pub mod doubles;
 pub mod entra_tls;
 pub mod functions_host;
 #[cfg(feature = "simulator")]

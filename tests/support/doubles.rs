@@ -1,0 +1,445 @@
+//! A store, a sink and a source in which a test has a hand.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::NaiveDate;
+use flate2::read::GzDecoder;
+use futures::future::{BoxFuture, pending};
+use futures::{FutureExt, StreamExt, stream};
+use mimecast_sentinel::checkpoint::{
+    ByteStream, Checkpoint, Cursor, Lease, LeaseWatch, Position, Store, StoreError,
+};
+use mimecast_sentinel::pipeline::sink::{PostError, Posted};
+use mimecast_sentinel::pipeline::source::{
+    OpenError, OpenPart, Page, Part, ReadError, Record, RecordKind, RecordReader,
+};
+use mimecast_sentinel::pipeline::{Connector, Interrupt, Policy, RunSummary, Sink, Source};
+use mimecast_sentinel::quarantine::Quarantine;
+use mimecast_sentinel::seams::{Clock, Deadline, Random};
+use mimecast_sentinel::table::EventId;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use super::rig::run;
+
+/// One call to a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Lease(String),
+    /// Through the lease.
+    Read(String),
+    /// Through the lease: the checkpoint.
+    Save(String, Bytes),
+    Release(String),
+    Write(String),
+    WriteStream(String),
+}
+
+impl Call {
+    pub fn is_save(&self) -> bool {
+        matches!(self, Self::Save(..))
+    }
+
+    /// The checkpoint that is saved.
+    pub fn saved(&self) -> Option<Checkpoint> {
+        match self {
+            Self::Save(_, bytes) => Some(Checkpoint::parse(bytes).unwrap()),
+            _ => None,
+        }
+    }
+
+    /// The object that is written into quarantine.
+    pub fn kept(&self) -> Option<&str> {
+        match self {
+            Self::Write(name) | Self::WriteStream(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    Pass,
+    /// Nothing is done, and an error returned.
+    Fail,
+    /// Nothing is done, and nothing returned: what a crash before the call leaves.
+    HangBefore,
+    /// It is done, but does not return: what a crash after the call leaves.
+    HangAfter,
+    /// It is done, and then the lease it came through is lost.
+    Lose,
+}
+
+type Decide = Arc<dyn Fn(usize, &Call) -> Act + Send + Sync>;
+
+/// A store that writes down what is asked of it, and does with it as the test decides.
+#[derive(Clone)]
+pub struct WatchedStore {
+    inner: Arc<dyn Store>,
+    watch: Arc<Watch>,
+}
+
+struct Watch {
+    /// Each call when it begins, and again when it ends well.
+    log: Mutex<Vec<(Call, bool)>>,
+    begun: AtomicUsize,
+    decide: Decide,
+    hung: Arc<Notify>,
+}
+
+impl WatchedStore {
+    /// `decide` gets the number of the call, from 1.
+    pub fn new(
+        inner: Arc<dyn Store>,
+        decide: impl Fn(usize, &Call) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let watch = Watch {
+            log: Mutex::default(),
+            begun: AtomicUsize::new(0),
+            decide: Arc::new(decide),
+            hung: Arc::default(),
+        };
+        Self { inner, watch: Arc::new(watch) }
+    }
+
+    /// The calls in the order in which they began.
+    pub fn calls(&self) -> Vec<Call> {
+        self.log().into_iter().filter(|(_, ended)| !ended).map(|(call, _)| call).collect()
+    }
+
+    /// Each call when it began (`false`), and again when it ended well (`true`).
+    pub fn log(&self) -> Vec<(Call, bool)> {
+        self.watch.log.lock().unwrap().clone()
+    }
+
+    /// The checkpoints that were saved, in order.
+    pub fn saved(&self) -> Vec<Checkpoint> {
+        self.calls().iter().filter_map(Call::saved).collect()
+    }
+
+    /// Told when a call hangs.
+    pub fn hung(&self) -> Arc<Notify> {
+        Arc::clone(&self.watch.hung)
+    }
+}
+
+impl Watch {
+    async fn through<T>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<(T, Act), StoreError> {
+        self.log.lock().unwrap().push((call.clone(), false));
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        let act = (self.decide)(number, &call);
+        match act {
+            Act::Fail => {
+                return Err(StoreError::Failed {
+                    location: "the test's store".to_owned(),
+                    action: format!("{call:?}").chars().take(60).collect(),
+                    reason: "no space left on device".to_owned(),
+                });
+            }
+            Act::HangBefore => self.hang().await,
+            Act::Pass | Act::HangAfter | Act::Lose => {}
+        }
+        let done = work.await?;
+        if act == Act::HangAfter {
+            self.hang().await;
+        }
+        self.log.lock().unwrap().push((call, true));
+        Ok((done, act))
+    }
+
+    async fn hang(&self) {
+        self.hung.notify_one();
+        pending::<()>().await;
+    }
+}
+
+#[async_trait]
+impl Store for WatchedStore {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.inner.read(name).await
+    }
+
+    async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let call = Call::Write(name.to_owned());
+        self.watch.through(call, self.inner.write(name, bytes)).await.map(|_| ())
+    }
+
+    async fn write_stream(&self, name: &str, bytes: ByteStream) -> Result<(), StoreError> {
+        let call = Call::WriteStream(name.to_owned());
+        self.watch.through(call, self.inner.write_stream(name, bytes)).await.map(|_| ())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete(name).await
+    }
+
+    async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let call = Call::Lease(name.to_owned());
+        let (lease, _) = self.watch.through(call, self.inner.lease(name)).await?;
+        let (watch, name) = (Arc::clone(&self.watch), name.to_owned());
+        Ok(lease.map(|inner| -> Box<dyn Lease> {
+            Box::new(WatchedLease { inner, name, watch, lost: false })
+        }))
+    }
+}
+
+struct WatchedLease {
+    inner: Box<dyn Lease>,
+    name: String,
+    watch: Arc<Watch>,
+    lost: bool,
+}
+
+#[async_trait]
+impl Lease for WatchedLease {
+    fn held(&self) -> bool {
+        !self.lost && self.inner.held()
+    }
+
+    fn watch(&self) -> LeaseWatch {
+        self.inner.watch()
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let call = Call::Read(self.name.clone());
+        self.watch.through(call, self.inner.read()).await.map(|(bytes, _)| bytes)
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if self.lost {
+            let (location, name) = ("the test's store".to_owned(), self.name.clone());
+            return Err(StoreError::LeaseLost { location, name });
+        }
+        let call = Call::Save(self.name.clone(), bytes.clone());
+        let ((), act) = self.watch.through(call, self.inner.write(bytes)).await?;
+        self.lost = act == Act::Lose;
+        Ok(())
+    }
+
+    async fn clear(self: Box<Self>) -> Result<(), StoreError> {
+        self.inner.clear().await
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        let Self { inner, name, watch, .. } = *self;
+        watch.through(Call::Release(name), inner.release()).await.map(|_| ())
+    }
+}
+
+/// A body on its way.
+pub struct Post {
+    /// Counted from 1.
+    pub number: usize,
+    pub rows: Vec<Value>,
+    pub deadline: Deadline,
+}
+
+type Hook = Arc<dyn Fn(Post) -> BoxFuture<'static, Result<(), PostError>> + Send + Sync>;
+
+/// A sink before which a test looks at each body: it goes on to `inner`, or gets the test's answer.
+pub struct HookedSink {
+    inner: Arc<dyn Sink>,
+    hook: Hook,
+    posts: AtomicUsize,
+}
+
+impl HookedSink {
+    pub fn new<F>(inner: Arc<dyn Sink>, hook: impl Fn(Post) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), PostError>> + Send + 'static,
+    {
+        let hook: Hook = Arc::new(move |post| hook(post).boxed());
+        Self { inner, hook, posts: AtomicUsize::new(0) }
+    }
+}
+
+#[async_trait]
+impl Sink for HookedSink {
+    fn destination(&self) -> String {
+        self.inner.destination()
+    }
+
+    async fn post(&self, body: Bytes, deadline: Deadline) -> Posted {
+        let number = self.posts.fetch_add(1, Ordering::Relaxed) + 1;
+        let rows = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
+        match (self.hook)(Post { number, rows, deadline }).await {
+            Ok(()) => self.inner.post(body, deadline).await,
+            Err(error) => Posted { ambiguous: 0, answer: Err(error) },
+        }
+    }
+}
+
+/// A sink that accepts everything.
+#[derive(Default)]
+pub struct MemorySink {
+    pub rows: Mutex<Vec<Value>>,
+}
+
+#[async_trait]
+impl Sink for MemorySink {
+    fn destination(&self) -> String {
+        "memory".to_owned()
+    }
+
+    async fn post(&self, body: Bytes, _: Deadline) -> Posted {
+        let rows: Vec<Value> = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
+        self.rows.lock().unwrap().extend(rows);
+        Posted { ambiguous: 0, answer: Ok(()) }
+    }
+}
+
+/// One stream of pages in memory, without sockets, so that a paused clock moves only when the test
+/// says so. A line is its own row.
+#[derive(Clone, Default)]
+pub struct MemorySource {
+    pub pages: Vec<Vec<(String, Vec<String>)>>,
+}
+
+impl MemorySource {
+    /// With one more page, of these files.
+    pub fn page(mut self, files: &[(&str, &[String])]) -> Self {
+        let files = files.iter().map(|(key, lines)| ((*key).to_owned(), lines.to_vec()));
+        self.pages.push(files.collect());
+        self
+    }
+}
+
+/// Rows `{"n":…}` with these numbers.
+pub fn numbered(numbers: std::ops::Range<u64>) -> Vec<String> {
+    numbers.map(|n| format!("{{\"n\":{n}}}")).collect()
+}
+
+#[async_trait]
+impl Source for MemorySource {
+    fn owner(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("client_id".to_owned(), "memory".to_owned())])
+    }
+
+    fn streams(&self) -> Vec<String> {
+        vec!["numbers".to_owned()]
+    }
+
+    fn start(&self) -> Cursor {
+        Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap())
+    }
+
+    async fn page(&self, _: &str, cursor: &Cursor, _: Deadline) -> Result<Page, Interrupt> {
+        let index = match cursor {
+            Cursor::Start(_) => 0,
+            Cursor::Token(token) => token.parse::<usize>().unwrap(),
+        };
+        let files = self.pages.get(index).cloned().unwrap_or_default();
+        let part = |(key, lines): (String, Vec<String>)| Part {
+            size: Some(lines.len() as u64),
+            address: format!("{index} {key}").into(),
+            key,
+        };
+        Ok(Page {
+            cursor: cursor.clone(),
+            parts: files.into_iter().map(part).collect(),
+            next: Some(Cursor::Token((index + 1).min(self.pages.len()).to_string())),
+            caught_up: index + 1 >= self.pages.len(),
+        })
+    }
+
+    async fn open(&self, part: &Part, _: Deadline) -> Result<OpenPart, OpenError> {
+        let mut files = self.pages.iter().flatten();
+        let (_, lines) = files.find(|(key, _)| *key == part.key).unwrap();
+        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        Ok(OpenPart { etag: None, bytes: stream::iter([Ok(Bytes::from(text))]).boxed() })
+    }
+
+    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
+        Box::new(LineReader { input: BufReader::new(input), skip, line: 0, text: String::new() })
+    }
+}
+
+struct LineReader<R> {
+    input: R,
+    skip: u64,
+    line: u64,
+    text: String,
+}
+
+impl<R: BufRead> LineReader<R> {
+    fn read(&mut self) -> std::io::Result<bool> {
+        self.text.clear();
+        let got = self.input.read_line(&mut self.text)?;
+        self.line += 1;
+        Ok(got > 0)
+    }
+}
+
+impl<R: BufRead + Send> RecordReader for LineReader<R> {
+    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
+        loop {
+            if !self.read().map_err(ReadError::Broken)? {
+                return Ok(None);
+            }
+            if self.line > self.skip {
+                break;
+            }
+        }
+        let line = self.text.trim_end().as_bytes();
+        row.extend_from_slice(line);
+        let id = EventId::of(line).0;
+        let kind = RecordKind::Row { time_ms: None, oversize: Vec::new() };
+        Ok(Some(Record { line: self.line, id, original: line, kind }))
+    }
+}
+
+/// A connector in memory, but for `store`.
+pub fn in_memory(
+    source: &MemorySource,
+    sink: Arc<dyn Sink>,
+    store: Arc<dyn Store>,
+    policy: Policy,
+) -> Connector {
+    Connector {
+        source: Arc::new(source.clone()),
+        sink,
+        quarantine: Quarantine::new(Arc::clone(&store)),
+        store,
+        policy,
+        clock: Clock::system(),
+        random: Random::seeded(1),
+    }
+}
+
+/// Runs until the end, or until something hangs: then the run dies where it stands, as a process
+/// that is killed does.
+pub async fn run_or_die(connector: Connector, hung: &Notify) -> Option<RunSummary> {
+    let mut running = tokio::spawn(async move { run(&connector).await });
+    tokio::select! {
+        ended = &mut running => Some(ended.unwrap()),
+        () = hung.notified() => {
+            running.abort();
+            assert!(running.await.unwrap_err().is_cancelled());
+            None
+        }
+    }
+}
+
+/// How far a file is in a checkpoint.
+pub fn line_of(checkpoint: &Checkpoint, file: &str) -> Option<Position> {
+    let mut files = checkpoint.files.iter();
+    files.find(|(key, _)| key.ends_with(file)).map(|(_, progress)| progress.done)
+}
