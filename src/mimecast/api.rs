@@ -32,11 +32,11 @@ pub(super) struct Api {
 }
 
 /// What is being called, for messages.
-pub(super) struct Call {
-    /// E.g. `the listing of mailflow`.
+pub(super) struct Call<'a> {
+    /// E.g. `the token endpoint`.
     pub(super) what: &'static str,
-    /// Whether it counts against the pace.
-    pub(super) listing: bool,
+    /// The stream that is listed: such a call counts against the pace.
+    pub(super) lists: Option<&'a str>,
 }
 
 impl Api {
@@ -51,14 +51,16 @@ impl Api {
     /// answers are worth one beside 408, 429 and 5xx.
     pub(super) async fn send(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         deadline: Deadline,
         request: impl Fn() -> RequestBuilder,
         again: impl Fn(&Reply) -> bool,
     ) -> Result<Reply, Interrupt> {
         let mut retries = self.retry.start(&self.random, deadline);
         loop {
-            if call.listing && !self.pace.turn(deadline).await {
+            if let Some(stream) = call.lists
+                && !self.pace.turn(stream, deadline).await
+            {
                 return Err(Interrupt::OutOfTime);
             }
             let reply = match request().send().await {
@@ -92,7 +94,7 @@ impl Api {
         }
     }
 
-    fn unreachable(&self, call: &Call, failed: &str) -> Fault {
+    fn unreachable(&self, call: &Call<'_>, failed: &str) -> Fault {
         let host = self.base_url.host_str().unwrap_or_default();
         Fault::passing(
             "mimecast-unreachable",

@@ -32,7 +32,7 @@ impl Api {
             ("client_secret", self.client_secret.expose_secret()),
         ];
         let request = || self.clients.api.post(self.at("oauth/token")).form(&form);
-        let call = Call { what: "the token endpoint", listing: false };
+        let call = Call { what: "the token endpoint", lists: None };
         let reply = self.send(
             &call,
             deadline,
