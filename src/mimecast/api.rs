@@ -74,11 +74,11 @@ impl Api {
                     (String::from("it limits the rate (429)"), retries.throttled(asked).await)
                 }
                 Ok(reply) if is_passing(reply.status) || again(&reply) => {
-                    let said = ErrorBody::read(&reply.body);
-                    let failed = format!("it answered {}: {said}", reply.status.as_u16());
+                    let failed = failure(&reply);
                     tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
                     (failed, retries.back_off().await)
                 }
+                Ok(reply) if reply.status.is_redirection() => return Err(redirected(call).into()),
                 Ok(reply) => return Ok(reply),
                 Err(error) => {
                     let failed = error.to_string();
@@ -103,6 +103,24 @@ impl Api {
              Mimecast and its status page",
         )
     }
+}
+
+/// The words of a success are not repeated: there may be a token among them.
+fn failure(reply: &Reply) -> String {
+    let status = reply.status.as_u16();
+    match reply.status.is_success() {
+        true => format!("it answered {status}, but not what it should (a proxy's page?)"),
+        false => format!("it answered {status}: {}", ErrorBody::read(&reply.body)),
+    }
+}
+
+fn redirected(call: &Call<'_>) -> Fault {
+    Fault::settings(
+        "mimecast-redirect",
+        format!("{} answers with a redirect", call.what),
+        "redirects are not followed, since secrets would go with them: set MIMECAST_BASE_URL to \
+         the API's own address",
+    )
 }
 
 /// Statuses that a repetition may change.

@@ -272,11 +272,6 @@ fn refused(stream: &str, reply: &Reply) -> Fault {
              Cloud Integrated; a product cannot be added later, so make a new application if it \
              lacks it",
         ),
-        300..=399 => (
-            "mimecast-redirect",
-            "redirects are not followed, since the token would go with them: set \
-             MIMECAST_BASE_URL to the API's own address",
-        ),
         _ => ("mimecast-refused", "check MIMECAST_BASE_URL"),
     };
     Fault::settings(code, format!("Mimecast refuses to list {stream} ({status}): {said}"), fix)
