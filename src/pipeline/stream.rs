@@ -148,7 +148,8 @@ impl StreamPull<'_> {
         let accepted = Arc::new(AtomicBool::new(false));
         loop {
             let page = self.list(ledger, told).await?;
-            let listed_nothing = page.parts.is_empty();
+            // A half-read file must be looked for even in an empty page.
+            let listed_nothing = page.parts.is_empty() && !ledger.checkpoint.has_half_read();
             let page = if listed_nothing {
                 page
             } else {
