@@ -19,7 +19,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Cursor, Lease, Position};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
 
-/// Empty pages in a row after which a stream counts as caught up.
+/// Empty pages that are asked for in one run; the next run goes on behind them.
 const EMPTY_PAGES: u32 = 5;
 
 /// Full bodies that wait for their turn to be posted.
@@ -167,7 +167,7 @@ impl StreamPull<'_> {
                 add(&self.counters.pages, 1);
                 ledger.touch();
             }
-            empty_pages = if listed_nothing { empty_pages + 1 } else { 0 };
+            empty_pages += u32::from(listed_nothing);
             if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
                 return Ok(Outcome::CaughtUp);
             }
