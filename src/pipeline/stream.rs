@@ -183,8 +183,10 @@ impl StreamPull<'_> {
             () = self.stop.cancelled() => return Err(Interrupt::OutOfTime),
         };
         if page.cursor != cursor {
-            if let (Cursor::Token(_), Cursor::Start(day)) = (&cursor, &page.cursor) {
-                told.gap = Some(self.gap_of_token(&ledger.checkpoint, *day));
+            if let Cursor::Start(day) = page.cursor
+                && (matches!(cursor, Cursor::Token(_)) || ledger.checkpoint.backfill_from.is_some())
+            {
+                told.gap = Some(self.gap_of_cursor(&ledger.checkpoint, day));
             }
             ledger.checkpoint.advance(page.cursor.clone());
             ledger.touch();
@@ -198,18 +200,23 @@ impl StreamPull<'_> {
         Ok(page)
     }
 
-    /// What may be missing when the stored token was refused: from the newest event that was
-    /// delivered to the day at which the source begins again.
-    fn gap_of_token(&self, checkpoint: &Checkpoint, day: NaiveDate) -> Gap {
-        let to = day.and_time(NaiveTime::MIN).and_utc();
-        let from = checkpoint.newest_event.unwrap_or(checkpoint.updated_at).min(to);
-        let gap = Gap { from, to };
+    /// What may be missing when the stored cursor, which was accepted before, is refused: from the
+    /// newest event that was delivered, or from the day that was not finished, to the day at which
+    /// the source begins again.
+    fn gap_of_cursor(&self, checkpoint: &Checkpoint, day: NaiveDate) -> Gap {
+        let start = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
+        let to = start(day);
+        let from = match checkpoint.cursor {
+            Cursor::Start(day) => start(day),
+            Cursor::Token(_) => checkpoint.newest_event.unwrap_or(checkpoint.updated_at),
+        };
+        let gap = Gap { from: from.min(to), to };
         tracing::error!(
             stream = self.stream,
             from = %gap.from,
             to = %gap.to,
-            "the source no longer accepts the stored page token: events of this time may be \
-             missing, and later ones come again"
+            "the source no longer accepts the stored cursor: events of this time may be missing, \
+             and later ones come again"
         );
         gap
     }
