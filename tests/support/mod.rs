@@ -16,4 +16,6 @@ pub mod functions_host;
 #[cfg(feature = "simulator")]
 pub mod rig;
 #[cfg(feature = "simulator")]
+pub mod scenario;
+#[cfg(feature = "simulator")]
 pub mod tls;
