@@ -88,7 +88,8 @@ impl State {
         let next = self.begun.front().map(|(began, _)| *began + WINDOW);
         let next = next.filter(|next| *next < deadline.instant());
         // What is kept for other streams may become free at any time.
-        Err(next.or((free > 0 && !deadline.passed()).then(|| deadline.instant())))
+        let any_time = || (free > 0 && !deadline.passed()).then(|| deadline.instant());
+        Err(next.or_else(any_time))
     }
 
     /// Calls that are kept for the other streams.
