@@ -181,33 +181,41 @@ fn passing_faults() -> Vec<Fault> {
 
 #[tokio::test]
 async fn a_call_that_fails_for_a_moment_is_repeated() {
+    let rig = Rig::new(World::default(), FaultPlan::none()).await.only("entities");
+    let lines = events(5, "entities", 2 * passing_faults().len());
+    let mut lines_left = lines.iter();
     for endpoint in [Endpoint::MimecastToken, Endpoint::Listing] {
         for fault in passing_faults() {
-            let (world, lines) = backlog(World::default(), "entities", 2);
-            let rig = Rig::new(world, FaultPlan::none().once(endpoint, fault.clone())).await;
-            let rig = rig.only("entities");
+            let line = lines_left.next().unwrap();
+            let name = format!("{endpoint:?}-{}.json.gz", lines_left.len());
+            rig.simulator.add_page("entities", page_of(&name, &[line]));
+            rig.simulator.script(endpoint, fault.clone());
             let stream = rig.pull_one().await;
             assert_eq!(stream.error, None, "{endpoint:?}: {fault:?}");
             assert_caught_up(&stream);
-            assert_landed(&rig, &lines);
+            assert_eq!(stream.events_read, 1, "{endpoint:?}: {fault:?}");
         }
     }
+    assert_landed(&rig, &lines);
+    assert_eq!(rig.simulator.faults().len(), lines.len());
 }
 
 #[tokio::test]
 async fn a_call_that_fails_for_ever_ends_the_run_and_loses_nothing() {
+    let (world, lines) = backlog(World::default(), "entities", 2);
+    let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
     for endpoint in [Endpoint::MimecastToken, Endpoint::Listing] {
         for fault in [Fault::ServerError, Fault::NotJson, Fault::Reset, Fault::CutShort(9)] {
-            let (world, lines) = backlog(World::default(), "entities", 2);
-            let faults = FaultPlan::none().times(12, endpoint, fault.clone());
-            let rig = Rig::new(world, faults).await.only("entities");
+            for _ in 0..rig.options.retry.attempts {
+                rig.simulator.script(endpoint, fault.clone());
+            }
             let run = rig.pull().await;
             assert_eq!(run.exit_code(), 1, "{endpoint:?}: {fault:?}");
             assert_eq!(code(&run.streams[0]), "mimecast-unreachable", "{endpoint:?}: {fault:?}");
-            assert_caught_up(&rig.pull_one().await);
-            assert_landed(&rig, &lines);
         }
     }
+    assert_caught_up(&rig.pull_one().await);
+    assert_landed(&rig, &lines);
 }
 
 // The listing.
@@ -410,9 +418,11 @@ async fn recorder(file: Vec<u8>) -> (String, Arc<std::sync::Mutex<Vec<String>>>)
                 head.push(stream.read_u8().await.unwrap());
             }
             let head = String::from_utf8(head).unwrap();
+            let mut encoding = "";
             let body = if head.starts_with("POST /oauth/token ") {
                 json!({"access_token": "t", "expires_in": 1799}).to_string().into_bytes()
             } else if head.starts_with("GET /f?") {
+                encoding = "Content-Encoding: gzip\r\n";
                 file.clone()
             } else {
                 let value = json!([{"url": format!("{base}/f?X-Amz-Signature=s&v=1"), "size": 1}]);
@@ -423,7 +433,7 @@ async fn recorder(file: Vec<u8>) -> (String, Arc<std::sync::Mutex<Vec<String>>>)
             log.lock().unwrap().push(head);
             // The headers lie about what is inside.
             let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n{encoding}Content-Length: {}\r\n\
                  Connection: close\r\n\r\n",
                 body.len()
             );
@@ -664,6 +674,32 @@ async fn a_forgotten_token_starts_again_at_the_oldest_day_and_tells_the_gap() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_forgotten_while_its_page_is_read_is_dropped_by_the_next_run() {
+    let (world, lines) = backlog(World::default(), "entities", 1);
+    let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
+    assert_caught_up(&rig.pull_one().await);
+    let more = events(99, "entities", 3);
+    rig.simulator.add_page("entities", page_of("more.json.gz", &more));
+    // The page is listed, its file's address refused, and the next listing must wait.
+    rig.simulator.script(Endpoint::File, Fault::Expired);
+    rig.simulator.script(Endpoint::Listing, Fault::Nothing);
+    let wait = Fault::TooManyRequests(Some(("X-RateLimit-Reset", "300".to_owned())));
+    rig.simulator.script(Endpoint::Listing, wait);
+    let listed = rig.simulator.calls().all_listings();
+    let (run, ()) = tokio::join!(rig.pull(), async {
+        while rig.simulator.calls().all_listings() < listed + 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        rig.simulator.forget_page_tokens();
+    });
+    assert_eq!((code(&run.streams[0]), run.exit_code()), ("cursor-dropped", 1));
+    let run = rig.pull().await;
+    assert_done(&run);
+    assert!(run.streams[0].gap.is_some());
+    assert_landed(&rig, &[&lines[..], &lines, &more].concat());
+}
+
+#[tokio::test]
 async fn a_400_that_is_not_the_tokens_fault_keeps_it() {
     let (world, lines) = backlog(World::default(), "entities", 2);
     let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
@@ -702,29 +738,19 @@ async fn a_clock_that_jumps_ends_no_run_and_refetches_no_token() {
         world = with;
         all.extend(lines);
     }
-    // A throttled call looks at the clock too.
-    let now = [("Retry-After", "Sun, 15 Nov 2026 10:00:00 GMT".to_owned())];
-    let faults = now.into_iter().fold(FaultPlan::none(), |plan, header| {
-        plan.once(Endpoint::Listing, Fault::Nothing)
-            .once(Endpoint::Post, Fault::TooManyRequests(None))
-            .once(Endpoint::Listing, Fault::TooManyRequests(Some(header)))
-    });
-    let mut rig = Rig::with(world, faults, Options { clock, ..Options::default() }).await;
-    // The wait that a jump back makes of a date in `Retry-After` is not waited past the run.
-    rig.policy.run_time_limit = Duration::from_secs(20);
-    let mut runs = Vec::new();
-    for _ in 0..3 {
-        let run = rig.pull().await;
-        assert_done(&run);
-        runs.push(run);
-        if runs.last().unwrap().outcome == Outcome::CaughtUp {
-            break;
-        }
-    }
+    // What is throttled or refused looks at the time too.
+    let faults = FaultPlan::none()
+        .times(2, Endpoint::Listing, Fault::Nothing)
+        .once(Endpoint::Listing, Fault::TooManyRequests(None))
+        .once(Endpoint::File, Fault::Expired)
+        .once(Endpoint::Post, Fault::TooManyRequests(Some(("Retry-After", "0".to_owned()))));
+    let rig = Rig::with(world, faults, Options { clock, ..Options::default() }).await;
+    let run = rig.pull().await;
+    assert_done(&run);
+    assert_eq!(run.outcome, Outcome::CaughtUp);
     assert_landed(&rig, &all);
     let calls = rig.simulator.calls();
-    assert_eq!(calls.mimecast_tokens, runs.len() as u64);
-    assert_eq!(calls.azure_tokens.values().sum::<u64>(), runs.len() as u64);
+    assert_eq!((calls.mimecast_tokens, calls.azure_tokens.values().sum::<u64>()), (1, 1));
     for stream in STREAMS {
         assert_eq!(rig.checkpoint(stream).totals.pages, 10);
     }
@@ -794,20 +820,21 @@ async fn a_limited_rate_is_waited_out_as_the_reply_says() {
         (None, 80),
     ];
     let run = async |(header, wait): (Option<(&'static str, String)>, u64)| {
-        for endpoint in [Endpoint::MimecastToken, Endpoint::Listing, Endpoint::File] {
-            let (world, lines) = backlog(World::default(), "entities", 1);
-            let limited = Fault::TooManyRequests(header.clone());
-            let mut rig = Rig::new(world, FaultPlan::none().once(endpoint, limited)).await;
-            rig = rig.only("entities");
-            rig.options.retry.throttled_at_least = Duration::from_millis(40);
-            rig.options.retry.throttled = Duration::from_millis(80);
-            // Milliseconds that are taken for seconds would pass it.
-            rig.policy.run_time_limit = Duration::from_secs(60);
+        let mut rig = Rig::new(World::default(), FaultPlan::none()).await.only("entities");
+        rig.options.retry.throttled_at_least = Duration::from_millis(40);
+        rig.options.retry.throttled = Duration::from_millis(80);
+        // Milliseconds that are taken for seconds would pass it.
+        rig.policy.run_time_limit = Duration::from_secs(60);
+        let lines = events(5, "entities", 3);
+        let endpoints = [Endpoint::MimecastToken, Endpoint::Listing, Endpoint::File];
+        for (line, endpoint) in lines.iter().zip(endpoints) {
+            rig.simulator.add_page("entities", page_of(&format!("{endpoint:?}.gz"), &[line]));
+            rig.simulator.script(endpoint, Fault::TooManyRequests(header.clone()));
             let before = Instant::now();
             assert_caught_up(&rig.pull_one().await);
             assert!(before.elapsed() >= Duration::from_millis(wait), "{header:?}: {endpoint:?}");
-            assert_landed(&rig, &lines);
         }
+        assert_landed(&rig, &lines);
     };
     futures::future::join_all(cases.map(run)).await;
 }
