@@ -191,6 +191,12 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Whether a file of the page in hand was begun and not finished.
+    pub fn has_half_read(&self) -> bool {
+        let half_read = |done| done > Position::Line(0) && done < Position::End;
+        self.files.values().any(|progress| half_read(progress.done))
+    }
+
     /// Goes on to the next page: the files of the old one are finished.
     pub fn advance(&mut self, next: Cursor) {
         self.cursor = next;

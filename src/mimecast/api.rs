@@ -32,11 +32,11 @@ pub(super) struct Api {
 }
 
 /// What is being called, for messages.
-pub(super) struct Call {
-    /// E.g. `the listing of mailflow`.
+pub(super) struct Call<'a> {
+    /// E.g. `the token endpoint`.
     pub(super) what: &'static str,
-    /// Whether it counts against the pace.
-    pub(super) listing: bool,
+    /// The stream that is listed: such a call counts against the pace.
+    pub(super) lists: Option<&'a str>,
 }
 
 impl Api {
@@ -51,14 +51,16 @@ impl Api {
     /// answers are worth one beside 408, 429 and 5xx.
     pub(super) async fn send(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         deadline: Deadline,
         request: impl Fn() -> RequestBuilder,
         again: impl Fn(&Reply) -> bool,
     ) -> Result<Reply, Interrupt> {
         let mut retries = self.retry.start(&self.random, deadline);
         loop {
-            if call.listing && !self.pace.turn(deadline).await {
+            if let Some(stream) = call.lists
+                && !self.pace.turn(stream, deadline).await
+            {
                 return Err(Interrupt::OutOfTime);
             }
             let reply = match request().send().await {
@@ -72,11 +74,11 @@ impl Api {
                     (String::from("it limits the rate (429)"), retries.throttled(asked).await)
                 }
                 Ok(reply) if is_passing(reply.status) || again(&reply) => {
-                    let said = ErrorBody::read(&reply.body);
-                    let failed = format!("it answered {}: {said}", reply.status.as_u16());
+                    let failed = failure(&reply);
                     tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
                     (failed, retries.back_off().await)
                 }
+                Ok(reply) if reply.status.is_redirection() => return Err(redirected(call).into()),
                 Ok(reply) => return Ok(reply),
                 Err(error) => {
                     let failed = error.to_string();
@@ -92,7 +94,7 @@ impl Api {
         }
     }
 
-    fn unreachable(&self, call: &Call, failed: &str) -> Fault {
+    fn unreachable(&self, call: &Call<'_>, failed: &str) -> Fault {
         let host = self.base_url.host_str().unwrap_or_default();
         Fault::passing(
             "mimecast-unreachable",
@@ -101,6 +103,24 @@ impl Api {
              Mimecast and its status page",
         )
     }
+}
+
+/// The words of a success are not repeated: there may be a token among them.
+fn failure(reply: &Reply) -> String {
+    let status = reply.status.as_u16();
+    match reply.status.is_success() {
+        true => format!("it answered {status}, but not what it should (a proxy's page?)"),
+        false => format!("it answered {status}: {}", ErrorBody::read(&reply.body)),
+    }
+}
+
+fn redirected(call: &Call<'_>) -> Fault {
+    Fault::settings(
+        "mimecast-redirect",
+        format!("{} answers with a redirect", call.what),
+        "redirects are not followed, since secrets would go with them: set MIMECAST_BASE_URL to \
+         the API's own address",
+    )
 }
 
 /// Statuses that a repetition may change.

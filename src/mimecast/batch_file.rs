@@ -12,8 +12,12 @@ use memchr::memchr;
 use crate::pipeline::source::{ReadError, Record, RecordKind, RecordReader};
 use crate::table::{EventId, EventIdHasher, RejectReason, Row, Table};
 
-/// How much is read at a time, compressed and decoded.
+/// How much is decoded at a time.
 const BUFFER: usize = 64 * 1024;
+
+/// How much of a compressed file is taken at a time: about what gives a full buffer. Of a damaged
+/// file, the lines of the last block are not delivered.
+const BLOCK: usize = 16 * 1024;
 
 /// What a line and a file may hold, decoded, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -169,7 +173,14 @@ struct Decoder {
 
 /// The compressed bytes. It remembers that they ended in an error.
 struct Input {
-    bytes: BufReader<Box<dyn Read + Send>>,
+    bytes: BufReader<Blocks>,
+    broken: Option<io::Error>,
+}
+
+/// Gives full blocks, so that the place at which a damaged file fails does not depend on the pieces
+/// in which it came: the decoder gives nothing of the block in which it fails.
+struct Blocks {
+    bytes: Box<dyn Read + Send>,
     broken: Option<io::Error>,
 }
 
@@ -207,9 +218,27 @@ impl Read for Decoder {
     }
 }
 
+impl Read for Blocks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() && self.broken.is_none() {
+            match self.bytes.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) => self.broken = Some(error),
+            }
+        }
+        match self.broken.take_if(|_| filled == 0) {
+            Some(broken) => Err(broken),
+            None => Ok(filled),
+        }
+    }
+}
+
 impl Input {
     fn new(bytes: Box<dyn Read + Send>) -> Self {
-        Self { bytes: BufReader::with_capacity(BUFFER, bytes), broken: None }
+        let blocks = Blocks { bytes, broken: None };
+        Self { bytes: BufReader::with_capacity(BLOCK, blocks), broken: None }
     }
 }
 
@@ -376,5 +405,40 @@ mod tests {
         assert!(matches!(ended, Some(ReadError::Broken(_))), "{ended:?}");
         let (_, ended) = read(b"not gzip at all".to_vec(), 0);
         assert!(matches!(ended, Some(ReadError::Damaged { offset: 0, .. })), "{ended:?}");
+    }
+
+    #[test]
+    fn damage_is_at_the_same_place_however_the_bytes_come() {
+        struct Pieces(io::Cursor<Vec<u8>>, usize);
+        impl Read for Pieces {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let most = buffer.len().min(self.1);
+                self.0.read(&mut buffer[..most])
+            }
+        }
+        let mut rng = fastrand::Rng::with_seed(7);
+        let text: String =
+            (0..9_000).map(|_| format!("{{\"a\":\"{:x}\"}}\n", rng.u128(..))).collect();
+        let mut file = gzip(text.as_bytes());
+        let middle = file.len() / 2;
+        assert!(middle > BUFFER);
+        file[middle..].iter_mut().for_each(|byte| *byte = rng.u8(..));
+        let limits = Limits { line: 1_000, file: u64::MAX };
+        let failed = |piece| {
+            let input = Box::new(Pieces(io::Cursor::new(file.clone()), piece));
+            let mut reader =
+                EventReader::new(input, 0, limits, &CLOUD_INTEGRATED, DateTime::UNIX_EPOCH);
+            let mut lines = 0;
+            loop {
+                match reader.next(&mut Vec::new()) {
+                    Ok(_) => lines += 1,
+                    Err(error) => return (lines, error.to_string()),
+                }
+            }
+        };
+        let whole = failed(usize::MAX);
+        for piece in [1, 100, 4_096, 16_000] {
+            assert_eq!(failed(piece), whole, "pieces of {piece}");
+        }
     }
 }

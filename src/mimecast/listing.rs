@@ -68,6 +68,20 @@ impl Api {
         cursor: &Cursor,
         deadline: Deadline,
     ) -> Result<Page, Interrupt> {
+        let page = self.page_or_start(stream, cursor, deadline).await;
+        let leads_on = |page: &Page| page.next.as_ref().is_some_and(|next| *next != page.cursor);
+        if !page.as_ref().is_ok_and(|page| leads_on(page) && !page.caught_up) {
+            self.pace.rest(stream);
+        }
+        page
+    }
+
+    async fn page_or_start(
+        &self,
+        stream: &str,
+        cursor: &Cursor,
+        deadline: Deadline,
+    ) -> Result<Page, Interrupt> {
         match self.list(stream, cursor, deadline).await {
             Ok(listing) => page(listing, cursor.clone()),
             Err(Refusal::Interrupt(interrupt)) => Err(interrupt),
@@ -135,7 +149,7 @@ impl Api {
         };
         let query = [("type", stream), ("pageSize", PAGE_SIZE), (place.0, &place.1)];
         let url = self.at("siem/v1/batch/events/ci");
-        let call = Call { what: "the listing", listing: true };
+        let call = Call { what: "the listing", lists: Some(stream) };
         let mut retries = self.retry.start(&self.random, deadline);
         let mut renewed = false;
         loop {
@@ -257,11 +271,6 @@ fn refused(stream: &str, reply: &Reply) -> Fault {
             "give the API 2.0 application the product \"Threats, Security Events, and Data\" for \
              Cloud Integrated; a product cannot be added later, so make a new application if it \
              lacks it",
-        ),
-        300..=399 => (
-            "mimecast-redirect",
-            "redirects are not followed, since the token would go with them: set \
-             MIMECAST_BASE_URL to the API's own address",
         ),
         _ => ("mimecast-refused", "check MIMECAST_BASE_URL"),
     };

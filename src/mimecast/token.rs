@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -32,26 +33,20 @@ impl Api {
             ("client_secret", self.client_secret.expose_secret()),
         ];
         let request = || self.clients.api.post(self.at("oauth/token")).form(&form);
-        let call = Call { what: "the token endpoint", listing: false };
-        let reply = self.send(
-            &call,
-            deadline,
-            request,
-            |reply| matches!(reply.status.as_u16(), 401 if !is_invalid_client(reply)),
-        );
-        let reply = reply.await?;
-        if !reply.status.is_success() {
-            return Err(refused(&reply).into());
-        }
-        let grant: Grant = serde_json::from_slice(&reply.body).map_err(|_| {
-            Fault::passing(
-                "token-unreadable",
-                "Mimecast's token endpoint answered something that is not a token",
-                "check MIMECAST_BASE_URL and what stands between here and it (a proxy's page?)",
-            )
-        })?;
-        Ok((grant.access_token, Duration::from_secs(grant.expires_in)))
+        let call = Call { what: "the token endpoint", lists: None };
+        let again = |reply: &Reply| match reply.status {
+            StatusCode::UNAUTHORIZED => !is_invalid_client(reply),
+            status => status.is_success() && read(reply).is_none(),
+        };
+        let reply = self.send(&call, deadline, request, again).await?;
+        let Grant { access_token, expires_in } = read(&reply).ok_or_else(|| refused(&reply))?;
+        Ok((access_token, Duration::from_secs(expires_in)))
     }
+}
+
+/// The token in a reply that has one.
+fn read(reply: &Reply) -> Option<Grant> {
+    serde_json::from_slice(&reply.body).ok().filter(|_| reply.status.is_success())
 }
 
 fn is_invalid_client(reply: &Reply) -> bool {

@@ -19,7 +19,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Cursor, Lease, Position};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
 
-/// Empty pages in a row after which a stream counts as caught up.
+/// Empty pages that are asked for in one run; the next run goes on behind them.
 const EMPTY_PAGES: u32 = 5;
 
 /// Full bodies that wait for their turn to be posted.
@@ -146,7 +146,8 @@ impl StreamPull<'_> {
         let mut empty_pages = 0;
         loop {
             let page = self.list(ledger, told).await?;
-            let listed_nothing = page.parts.is_empty();
+            // A half-read file must be looked for even in an empty page.
+            let listed_nothing = page.parts.is_empty() && !ledger.checkpoint.has_half_read();
             let page =
                 if listed_nothing { page } else { self.page(ledger, page, told, in_hand).await? };
             let moved = page.next.filter(|next| *next != ledger.checkpoint.cursor);
@@ -161,7 +162,7 @@ impl StreamPull<'_> {
                 add(&self.counters.pages, 1);
                 ledger.touch();
             }
-            empty_pages = if listed_nothing { empty_pages + 1 } else { 0 };
+            empty_pages += u32::from(listed_nothing);
             if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
                 return Ok(Outcome::CaughtUp);
             }
@@ -177,8 +178,10 @@ impl StreamPull<'_> {
             () = self.stop.cancelled() => return Err(Interrupt::OutOfTime),
         };
         if page.cursor != cursor {
-            if let (Cursor::Token(_), Cursor::Start(day)) = (&cursor, &page.cursor) {
-                told.gap = Some(self.gap_of_token(&ledger.checkpoint, *day));
+            if let Cursor::Start(day) = page.cursor
+                && (matches!(cursor, Cursor::Token(_)) || ledger.checkpoint.backfill_from.is_some())
+            {
+                told.gap = Some(self.gap_of_cursor(&ledger.checkpoint, day));
             }
             ledger.checkpoint.advance(page.cursor.clone());
             ledger.touch();
@@ -192,18 +195,23 @@ impl StreamPull<'_> {
         Ok(page)
     }
 
-    /// What may be missing when the stored token was refused: from the newest event that was
-    /// delivered to the day at which the source begins again.
-    fn gap_of_token(&self, checkpoint: &Checkpoint, day: NaiveDate) -> Gap {
-        let to = day.and_time(NaiveTime::MIN).and_utc();
-        let from = checkpoint.newest_event.unwrap_or(checkpoint.updated_at).min(to);
-        let gap = Gap { from, to };
+    /// What may be missing when the stored cursor, which was accepted before, is refused: from the
+    /// newest event that was delivered, or from the day that was not finished, to the day at which
+    /// the source begins again.
+    fn gap_of_cursor(&self, checkpoint: &Checkpoint, day: NaiveDate) -> Gap {
+        let start = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
+        let to = start(day);
+        let from = match checkpoint.cursor {
+            Cursor::Start(day) => start(day),
+            Cursor::Token(_) => checkpoint.newest_event.unwrap_or(checkpoint.updated_at),
+        };
+        let gap = Gap { from: from.min(to), to };
         tracing::error!(
             stream = self.stream,
             from = %gap.from,
             to = %gap.to,
-            "the source no longer accepts the stored page token: events of this time may be \
-             missing, and later ones come again"
+            "the source no longer accepts the stored cursor: events of this time may be missing, \
+             and later ones come again"
         );
         gap
     }

@@ -20,4 +20,6 @@ pub mod program;
 #[cfg(feature = "simulator")]
 pub mod rig;
 #[cfg(feature = "simulator")]
+pub mod scenario;
+#[cfg(feature = "simulator")]
 pub mod tls;
