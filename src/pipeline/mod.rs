@@ -1,11 +1,13 @@
 //! One pull: pages → bodies → posts → progress. It knows no vendor.
 //!
 //! Follow an event in this order: [`source`] (what comes in), `stream` (the loop over pages),
-//! `page` and `read` (files to bodies), [`body`], `deliver` (bodies to progress), [`sink`].
+//! `page` and `read` (files to bodies), [`body`], `deliver` (bodies to the [`sink`]), `ledger`
+//! (progress).
 
 pub mod body;
 mod deliver;
 mod fault;
+mod ledger;
 mod page;
 mod read;
 pub mod sink;

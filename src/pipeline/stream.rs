@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::deliver::{Ledger, Poster};
+use super::deliver::Poster;
 use super::fault::{Fault, Interrupt};
+use super::ledger::Ledger;
 use super::page::PageReader;
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
