@@ -1,0 +1,223 @@
+//! From settled bodies to progress: in order, into the checkpoint, and that into the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::DateTime;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Policy;
+use super::body::{Body, Span};
+use super::deliver::{Poster, Settled, lease_lost};
+use super::fault::{Fault, Interrupt, internal};
+use super::summary::{Counters, add};
+use crate::checkpoint::{Checkpoint, Lease, Position};
+use crate::seams::Clock;
+
+/// Writes progress down, in order.
+pub(super) struct Ledger {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) lease: Box<dyn Lease>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) clock: Clock,
+    pub(super) policy: Policy,
+    /// The newest delivered event's time, in milliseconds since 1970.
+    pub(super) newest_ms: Option<i64>,
+    /// Events settled in this run, of files that are not at their end.
+    settled: HashMap<String, u64>,
+    /// Bodies recorded since the checkpoint was written.
+    unsaved_bodies: u32,
+    /// Since when the checkpoint differs from what is stored.
+    unsaved_since: Option<Instant>,
+}
+
+impl Ledger {
+    /// A ledger that writes to `checkpoint`, and that to where `lease` says.
+    pub(super) fn new(
+        checkpoint: Checkpoint,
+        lease: Box<dyn Lease>,
+        counters: Arc<Counters>,
+        clock: Clock,
+        policy: Policy,
+    ) -> Self {
+        Self {
+            checkpoint,
+            lease,
+            counters,
+            clock,
+            policy,
+            newest_ms: None,
+            settled: HashMap::new(),
+            unsaved_bodies: 0,
+            unsaved_since: None,
+        }
+    }
+
+    /// Settles all bodies of one page, as they come.
+    pub(super) async fn deliver(
+        &mut self,
+        poster: Arc<Poster>,
+        mut bodies: mpsc::Receiver<Body>,
+    ) -> Result<(), Interrupt> {
+        let mut in_flight = FuturesOrdered::new();
+        let mut more = true;
+        while more || !in_flight.is_empty() {
+            let save_at = self.unsaved_since.map(|since| since + self.policy.save_after);
+            tokio::select! {
+                biased;
+                Some(settled) = in_flight.next() => {
+                    let settled: Result<_, tokio::task::JoinError> = settled;
+                    self.record(settled.map_err(internal)??).await?;
+                }
+                () = sleep_until(save_at.unwrap_or_else(Instant::now)), if save_at.is_some() => {
+                    self.save().await?;
+                }
+                body = bodies.recv(), if more && in_flight.len() < self.policy.in_flight => {
+                    match body {
+                        Some(body) => {
+                            let settling = tokio::spawn(Arc::clone(&poster).settle(body));
+                            in_flight.push_back(AbortOnDropHandle::new(settling));
+                        }
+                        None => more = false,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves progress over one settled body.
+    async fn record(&mut self, body: Settled) -> Result<(), Interrupt> {
+        if !self.lease.held() {
+            return Err(lease_lost().into());
+        }
+        let mut file_finished = false;
+        for (span, settled) in body.spans {
+            file_finished |= span.delta.to == Position::End;
+            self.move_over(&span, settled)?;
+        }
+        let totals = &mut self.checkpoint.totals;
+        totals.rows_delivered += body.delivered;
+        totals.rows_quarantined += body.quarantined;
+        add(&self.counters.rows_delivered, body.delivered);
+        add(&self.counters.rows_quarantined, body.quarantined);
+        self.newest_ms = self.newest_ms.max(body.newest_ms);
+        let newest = body.newest_ms.and_then(DateTime::from_timestamp_millis);
+        self.checkpoint.newest_event = self.checkpoint.newest_event.max(newest);
+        self.touch();
+        self.unsaved_bodies += 1;
+        if file_finished || self.unsaved_bodies >= self.policy.save_after_bodies {
+            self.save().await?;
+        }
+        Ok(())
+    }
+
+    /// Moves progress over one span, if what was read of its file adds up.
+    fn move_over(&mut self, span: &Span, settled: u64) -> Result<(), Fault> {
+        let delta = &span.delta;
+        let in_file = self.settled.entry(delta.file.clone()).or_default();
+        *in_file += settled;
+        if let Some(events) = span.events_in_file
+            && events != *in_file
+        {
+            return Err(Fault::passing(
+                "conservation-breach",
+                format!(
+                    "batch file {}: {events} events read, but {in_file} delivered or in quarantine",
+                    delta.file
+                ),
+                "this is a defect: report it with this line; the checkpoint stays before the file's end",
+            ));
+        }
+        self.checkpoint.apply(delta).map_err(internal)?;
+        if delta.to == Position::End {
+            self.settled.remove(&delta.file);
+            self.checkpoint.totals.files += 1;
+        }
+        Ok(())
+    }
+
+    /// The checkpoint was changed.
+    pub(super) fn touch(&mut self) {
+        self.unsaved_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Writes the checkpoint, if it was changed.
+    pub(super) async fn save(&mut self) -> Result<(), Interrupt> {
+        if self.unsaved_since.is_none() {
+            return Ok(());
+        }
+        self.checkpoint.updated_at = self.clock.now();
+        self.lease.write(Bytes::from(self.checkpoint.to_bytes())).await?;
+        self.unsaved_since = None;
+        self.unsaved_bodies = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use chrono::NaiveDate;
+
+    use super::*;
+    use crate::checkpoint::{Cursor, Delta, FileVersion, Nowhere};
+
+    fn ledger() -> Ledger {
+        let start = Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap());
+        let checkpoint = Checkpoint::new(BTreeMap::new(), String::new(), start);
+        let counters = Arc::default();
+        Ledger::new(checkpoint, Box::new(Nowhere), counters, Clock::system(), Policy::default())
+    }
+
+    /// A body with lines of one file, of which `settled` were accepted or lie in quarantine.
+    fn body(from: u64, to: Position, settled: u64, events_in_file: Option<u64>) -> Settled {
+        let from = Position::Line(from);
+        let delta = Delta { file: "f".to_owned(), version: FileVersion::default(), from, to };
+        let span = Span { delta, rows: settled, rejected: 0, events_in_file };
+        Settled {
+            spans: vec![(span, settled)],
+            newest_ms: None,
+            delivered: settled,
+            quarantined: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_events_are_not_all_settled_stops_the_stream() {
+        for (second, breach) in [(4, true), (5, false), (6, true)] {
+            let mut ledger = ledger();
+            ledger.record(body(0, Position::Line(3), 3, None)).await.unwrap();
+            let end = ledger.record(body(3, Position::End, second, Some(8))).await;
+            let done = ledger.checkpoint.files["f"].done;
+            if !breach {
+                assert!(end.is_ok());
+                assert_eq!(done, Position::End);
+                continue;
+            }
+            let Err(Interrupt::Fault(fault)) = end else { panic!("{second}: {end:?}") };
+            assert_eq!(fault.code, "conservation-breach");
+            let said = format!("batch file f: 8 events read, but {} delivered", 3 + second);
+            assert!(fault.message.contains(&said), "{fault}");
+            assert!(!fault.settings);
+            assert_eq!(done, Position::Line(3), "it stays before the file's end");
+            assert_eq!(ledger.checkpoint.totals.rows_delivered, 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_out_of_order_is_refused() {
+        let mut ledger = ledger();
+        ledger.record(body(0, Position::Line(3), 3, None)).await.unwrap();
+        for body in [body(2, Position::Line(5), 3, None), body(4, Position::Line(5), 1, None)] {
+            assert!(ledger.record(body).await.is_err());
+            assert_eq!(ledger.checkpoint.files["f"].done, Position::Line(3));
+        }
+    }
+}
