@@ -1,7 +1,7 @@
 //! One pull: pages → bodies → posts → progress. It knows no vendor.
 //!
 //! Follow an event in this order: [`source`] (what comes in), `stream` (the loop over pages),
-//! `page` and `read` (files to bodies), [`body`], `deliver` (bodies to the [`sink`]), `ledger`
+//! `page`, `part` and `read` (files to bodies), [`body`], `deliver` (bodies to the [`sink`]), `ledger`
 //! (progress).
 
 pub mod body;
@@ -9,7 +9,9 @@ mod deliver;
 mod fault;
 mod ledger;
 mod page;
+mod part;
 mod read;
+mod resume;
 pub mod sink;
 pub mod source;
 mod stream;

@@ -1,5 +1,4 @@
-//! One page, read to its end: what happens when an address expires, a download breaks off, or a
-//! file is damaged.
+//! One page, read to its end: what happens when an address expires, or a file is no longer listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::Policy;
 use super::body::{Body, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
-use super::read::{Download, FillEnd, Filler};
-use super::source::{OpenError, OpenPart, Page, Part, ReadError, Source};
-use super::summary::{Counters, add};
-use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
+use super::part::PutDown;
+use super::source::{Page, Part, Source};
+use super::summary::Counters;
+use crate::checkpoint::{Cursor, FileProgress, Position};
 use crate::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
 
@@ -26,12 +25,6 @@ const RELISTINGS: u32 = 3;
 
 /// How often the page is listed again to find a half-read file that it no longer has.
 const RELISTINGS_FOR_MISSING: u32 = 2;
-
-/// How often a file is downloaded without one new line before it is given up.
-const DOWNLOADS: u32 = 5;
-
-/// How many downloads must break at the same place before a file counts as corrupt.
-const CORRUPT_DOWNLOADS: u32 = 3;
 
 /// Reads one page of one stream into bodies.
 pub(super) struct PageReader {
@@ -56,28 +49,6 @@ pub(super) struct PageReader {
     pub(super) kept: BTreeSet<String>,
     /// Addresses refused in a row.
     pub(super) expired: u32,
-}
-
-/// Why a part was put down before its end.
-enum PutDown {
-    /// Its address expired: the page must be listed again.
-    Expired,
-    Interrupt(Interrupt),
-}
-
-impl<E: Into<Interrupt>> From<E> for PutDown {
-    fn from(error: E) -> Self {
-        Self::Interrupt(error.into())
-    }
-}
-
-impl From<OpenError> for PutDown {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Expired => Self::Expired,
-            OpenError::Interrupt(interrupt) => Self::Interrupt(interrupt),
-        }
-    }
 }
 
 impl PageReader {
@@ -193,181 +164,5 @@ impl PageReader {
         self.read.get(&part.key).is_some_and(|progress| {
             progress.done == Position::End && progress.version.size == part.size
         })
-    }
-
-    /// Reads one part to its end, through as many downloads as it takes.
-    async fn read_part(
-        &mut self,
-        part: &Part,
-        first: Result<OpenPart, OpenError>,
-        builder: &mut BodyBuilder,
-    ) -> Result<(), PutDown> {
-        let mut first = Some(first);
-        let mut tries = Tries::default();
-        loop {
-            let open = match first.take() {
-                Some(open) => open?,
-                None => self.source.open(part, self.deadline).await?,
-            };
-            let from = self.resume(part, open.etag.clone(), builder);
-            match self.fill(part, open, from, builder).await? {
-                FillEnd::End => break,
-                FillEnd::KeepFile => self.keep_file(part).await?,
-                FillEnd::Stopped => return Err(Interrupt::OutOfTime.into()),
-                FillEnd::Failed(error) => {
-                    let line = self.line_of(part);
-                    let Some(reason) = tries.after(&error, line) else {
-                        self.pause(part, &error, &tries).await?;
-                        continue;
-                    };
-                    self.keep_file(part).await?;
-                    builder.push_rejection(self.whole_file(part, line, reason, &error));
-                    tracing::error!(
-                        stream = self.stream,
-                        file = part.key,
-                        line = line + 1,
-                        reason,
-                        %error,
-                        r#where = self.quarantine.location(&self.stream),
-                        "a batch file cannot be read on: it lies in quarantine whole, and is not \
-                         delivered from this line on"
-                    );
-                    break;
-                }
-            }
-        }
-        builder.end_file(self.events.remove(&part.key).unwrap_or_default());
-        if let Some(progress) = self.read.get_mut(&part.key) {
-            progress.done = Position::End;
-        }
-        add(&self.counters.files, 1);
-        self.expired = 0;
-        Ok(())
-    }
-
-    /// Where to go on in a part that has just been opened.
-    fn resume(&mut self, part: &Part, etag: Option<String>, builder: &mut BodyBuilder) -> u64 {
-        let version = FileVersion { size: part.size, etag };
-        let from = match self.read.get(&part.key) {
-            Some(FileProgress { done: Position::Line(line), version: known })
-                if *known == version =>
-            {
-                *line
-            }
-            _ => 0,
-        };
-        let done = Position::Line(from);
-        builder.begin_file(&part.key, &version, done);
-        self.read.insert(part.key.clone(), FileProgress { done, version });
-        from
-    }
-
-    /// Fills bodies from one download.
-    async fn fill(
-        &mut self,
-        part: &Part,
-        open: OpenPart,
-        from: u64,
-        builder: &mut BodyBuilder,
-    ) -> Result<FillEnd, PutDown> {
-        let download = Download::begin(open, self.stop.clone(), Arc::clone(&self.counters));
-        let empty = BodyBuilder::new(&self.stream, self.policy.gzip_level);
-        let filler = Filler {
-            reader: self.source.records(Box::new(download), from),
-            builder: std::mem::replace(builder, empty),
-            bodies: self.bodies.clone(),
-            stop: self.stop.clone(),
-            counters: Arc::clone(&self.counters),
-            policy: self.policy,
-            file_kept: self.kept.contains(&part.key),
-            line: from,
-            events: 0,
-        };
-        let filling = tokio::task::spawn_blocking(move || filler.fill());
-        let (filler, end) = filling.await.map_err(internal)?;
-        *builder = filler.builder;
-        *self.events.entry(part.key.clone()).or_default() += filler.events;
-        if let Some(progress) = self.read.get_mut(&part.key) {
-            progress.done = Position::Line(filler.line);
-        }
-        Ok(end)
-    }
-
-    /// Copies the part to quarantine as it is.
-    async fn keep_file(&mut self, part: &Part) -> Result<(), PutDown> {
-        let open = self.source.open(part, self.deadline).await?;
-        self.quarantine.keep_file(&self.stream, &part.key, open.bytes).await?;
-        self.kept.insert(part.key.clone());
-        Ok(())
-    }
-
-    fn line_of(&self, part: &Part) -> u64 {
-        match self.read.get(&part.key).map(|progress| progress.done) {
-            Some(Position::Line(line)) => line,
-            _ => 0,
-        }
-    }
-
-    /// Stands in quarantine for what follows `line` in a file that is kept whole.
-    fn whole_file(
-        &self,
-        part: &Part,
-        line: u64,
-        reason: &'static str,
-        error: &ReadError,
-    ) -> Rejection {
-        let (stream, file) = (self.stream.clone(), part.key.clone());
-        Rejection {
-            position: FilePosition { stream, file, line: line + 1 },
-            event_id: String::new(),
-            reason,
-            detail: error.to_string(),
-            delivered: false,
-            kept: Kept::File,
-        }
-    }
-
-    /// Waits before the next download of the same part.
-    async fn pause(&self, part: &Part, error: &ReadError, tries: &Tries) -> Result<(), PutDown> {
-        if tries.without_a_line >= DOWNLOADS {
-            return Err(Fault::passing(
-                "file-unreadable",
-                format!("batch file {}: {DOWNLOADS} downloads in a row failed: {error}", part.key),
-                "the next run tries again from the same line; check the network between here \
-                 and the file's host",
-            )
-            .into());
-        }
-        tracing::info!(file = part.key, %error, "downloading the file again");
-        tokio::select! {
-            () = tokio::time::sleep(self.policy.download_pause * tries.without_a_line) => Ok(()),
-            () = self.stop.cancelled() => Err(Interrupt::OutOfTime.into()),
-        }
-    }
-}
-
-/// The downloads of one part.
-#[derive(Default)]
-struct Tries {
-    line: u64,
-    without_a_line: u32,
-    damaged_at: Option<u64>,
-    damaged: u32,
-}
-
-impl Tries {
-    /// Counts a failed download that got to `line`; a word if the file must be kept whole.
-    fn after(&mut self, error: &ReadError, line: u64) -> Option<&'static str> {
-        self.without_a_line = if line > self.line { 1 } else { self.without_a_line + 1 };
-        self.line = line;
-        match error {
-            ReadError::Broken(_) => None,
-            ReadError::TooLarge(_) => Some("file-too-large"),
-            ReadError::Damaged { offset, .. } => {
-                let again = self.damaged_at.replace(*offset) == Some(*offset);
-                self.damaged = if again { self.damaged + 1 } else { 1 };
-                (self.damaged >= CORRUPT_DOWNLOADS).then_some("corrupt-file")
-            }
-        }
     }
 }

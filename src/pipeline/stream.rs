@@ -16,7 +16,7 @@ use super::page::PageReader;
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
 use super::{Connector, checkpoint_name};
-use crate::checkpoint::{Checkpoint, CheckpointError, Cursor, Lease, Position};
+use crate::checkpoint::{Checkpoint, Cursor, Lease, Position};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
 
@@ -74,7 +74,7 @@ impl StreamPull<'_> {
     }
 
     async fn pull(&self, mut lease: Box<dyn Lease>, told: &mut Told) -> Result<Outcome, Interrupt> {
-        let checkpoint = match self.checkpoint(lease.as_mut()).await {
+        let checkpoint = match self.connector.resume(self.stream, lease.as_mut()).await {
             Ok(checkpoint) => checkpoint,
             Err(interrupt) => {
                 self.release(lease).await;
@@ -105,36 +105,6 @@ impl StreamPull<'_> {
         if let Err(error) = lease.release().await {
             tracing::debug!(stream = self.stream, %error, "the lease runs out by itself");
         }
-    }
-
-    /// Reads the stored checkpoint and holds it against what is configured, or begins a new one.
-    async fn checkpoint(&self, lease: &mut dyn Lease) -> Result<Checkpoint, Interrupt> {
-        let connector = self.connector;
-        let owner = connector.source.owner();
-        let destination = connector.sink.destination();
-        let Some(bytes) = lease.read().await? else {
-            return Ok(Checkpoint::new(owner, destination, connector.source.start()));
-        };
-        let name = format!("{} in {}", checkpoint_name(self.stream), connector.store.location());
-        let mut checkpoint = Checkpoint::parse(&bytes).map_err(|error| refused(&name, &error))?;
-        if checkpoint.owner != owner {
-            return Err(Fault::settings(
-                "checkpoint-of-another",
-                format!("{name} belongs to {:?}, not to {owner:?}", checkpoint.owner),
-                format!(
-                    "use another CHECKPOINT_URL for this account, or run `mimecast-sentinel state \
-                     reset {}` to begin anew",
-                    self.stream
-                ),
-            )
-            .into());
-        }
-        if checkpoint.destination != destination {
-            let (old, new) = (&checkpoint.destination, &destination);
-            tracing::info!(stream = self.stream, old, new, "rows go to another destination now");
-            checkpoint.destination = destination;
-        }
-        Ok(checkpoint)
     }
 
     /// Reads page after page.
@@ -346,12 +316,4 @@ impl StreamPull<'_> {
             error,
         }
     }
-}
-
-fn refused(name: &str, error: &CheckpointError) -> Fault {
-    let fix = match error {
-        CheckpointError::Newer { .. } => "install the newer release again",
-        _ => "look at the file; `mimecast-sentinel state reset <stream>` begins anew",
-    };
-    Fault::settings("checkpoint-refused", format!("{name} {error}"), fix)
 }
