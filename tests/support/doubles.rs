@@ -307,7 +307,7 @@ impl Sink for MemorySink {
 }
 
 /// One stream of pages in memory, without sockets, so that a paused clock moves only when the test
-/// says so. A line is its own row.
+/// says so. A line is its own row; one that is no JSON object is rejected.
 #[derive(Clone, Default)]
 pub struct MemorySource {
     pub pages: Vec<Vec<(String, Vec<String>)>>,
@@ -401,7 +401,11 @@ impl<R: BufRead + Send> RecordReader for LineReader<R> {
         let line = self.text.trim_end().as_bytes();
         row.extend_from_slice(line);
         let id = EventId::of(line).0;
-        let kind = RecordKind::Row { time_ms: None, oversize: Vec::new() };
+        let kind = if line.starts_with(b"{") {
+            RecordKind::Row { time_ms: None, oversize: Vec::new() }
+        } else {
+            RecordKind::Rejected("not-json", "it is not JSON".to_owned())
+        };
         Ok(Some(Record { line: self.line, id, original: line, kind }))
     }
 }
