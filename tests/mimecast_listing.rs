@@ -375,7 +375,8 @@ async fn pages_of_a_hundred_files_are_read_whole_and_in_order() {
             }),
         );
     }
-    let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
+    let mut rig = Rig::new(world, FaultPlan::none()).await.only("entities");
+    rig.policy.body_wait = Duration::from_secs(3_600);
     let stream = rig.pull_one().await;
     assert_caught_up(&stream);
     assert_eq!((stream.pages, stream.files, stream.rows_delivered), (3, 250, 500));
@@ -487,7 +488,7 @@ async fn the_files_of_a_page_and_its_next_token_come_from_the_same_reply() {
     let wait = std::sync::Mutex::new(wait);
     let cut = Fault::CutShort(a().bytes.len() / 2);
     let faults = FaultPlan::none()
-        .once(Endpoint::File, cut)
+        .matching("/a.json.gz", 1, Endpoint::File, cut)
         .matching("/a.json.gz", 1, Endpoint::File, Fault::Expired)
         .poison(move |_| {
             // After the first row both return at once.
