@@ -611,7 +611,7 @@ mod the_time_limit {
         // None at all.
         let fault = fault(&out_of_time_at(&memory, 1, 3).await, 2);
         assert_eq!(fault.code, "no-progress");
-        assert!(fault.message.contains("batch file g"), "{fault}");
+        assert!(fault.message.contains("batch file f"), "{fault}");
         assert_caught_up(&pull(&memory.connector(memory.folder())).await);
         assert_eq!(memory.landed(), [0, 1, 2, 3]);
     }
