@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 use mimecast_sentinel::seams::Clock;
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Simulator};
-use serde_json::Value;
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Page, Simulator};
+use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};
 use support::program::{
     Ended, Program, STREAMS, assert_no_secret, ended, events, issued, landed, simulator, skipped,
@@ -263,10 +263,14 @@ async fn a_checkpoint_of_another_account_is_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_code_1_is_for_what_may_pass() {
-    let plan = FaultPlan::none().times(ALWAYS, Endpoint::MimecastToken, Fault::NotJson);
-    let simulator = faulty(plan).await;
+    let simulator = calm().await;
+    let listing = json!({"value": [{"url": "nowhere"}], "@nextPage": "n", "isCaughtUp": true});
+    for stream in ["entities", "mailflow", "urlclick"] {
+        let day = NaiveDate::from_ymd_opt(2026, 11, 1).unwrap();
+        simulator.set_page(stream, 0, Page::new(day).verbatim(listing.clone()));
+    }
     let pulled = Program::of(&simulator).run(&["pull"]).await;
-    pulled.assert_code(1).assert_stderr(&["token-unreadable", "MIMECAST_BASE_URL"]);
+    pulled.assert_code(1).assert_stderr(&["listing-unreadable", "usable address"]);
     assert!(pulled.stdout.ends_with(": failed\n"), "{pulled:#?}");
 }
 
