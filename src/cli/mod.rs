@@ -4,6 +4,7 @@
 mod demo;
 mod dry_run;
 mod logs;
+mod package;
 mod progress;
 mod pull;
 mod report;
@@ -35,6 +36,7 @@ enum Command {
     Demo(demo::Demo),
     Pull(pull::Pull),
     Serve(serve::Serve),
+    Package(package::Package),
     State(state::State),
 }
 
@@ -73,6 +75,7 @@ impl Cli {
                 Command::Demo(demo) => demo.run().await,
                 Command::Pull(pull) => pull.run().await,
                 Command::Serve(serve) => serve.run().await,
+                Command::Package(package) => package.run(),
                 Command::State(state) => state.run().await,
             }
         });
