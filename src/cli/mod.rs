@@ -5,6 +5,7 @@ mod demo;
 mod dry_run;
 mod logs;
 mod output;
+mod package;
 mod progress;
 mod pull;
 mod report;
@@ -46,6 +47,7 @@ enum Command {
     Demo(demo::Demo),
     Pull(pull::Pull),
     Serve(serve::Serve),
+    Package(package::Package),
     State(state::State),
 }
 
@@ -84,6 +86,7 @@ impl Cli {
                 Command::Demo(demo) => demo.run().await,
                 Command::Pull(pull) => pull.run().await,
                 Command::Serve(serve) => serve.run().await,
+                Command::Package(package) => package.run(),
                 Command::State(state) => state.run().await,
             }
         });
