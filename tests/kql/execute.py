@@ -1,0 +1,1 @@
+print("SKIPPED: running the KQL; not written yet")
