@@ -9,7 +9,8 @@ tile looks and what a click does:
     show=…    table (if not said), tiles, timechart, barchart, piechart or map
     tile=A:B  for tiles, the columns of the label and of the number
     width=50  its width in per cent, 100 if not said
-    click=C:P a click puts column C of the row (`series` in charts) into parameter P; several by commas
+    click=C:P a click puts column C of the row (`series` in charts) into parameter P; several by
+              commas
     when=P    shown only once parameter P has a value; several by commas
     from=logs asks the workspace of the connector's logs
 
@@ -17,8 +18,8 @@ tile looks and what a click does:
 9-message.md is not a tab: it is at the foot of all of them.
 
 A value that a person outside can choose (an address, a subject, a link) is never pasted into a
-query: a click hands its hash over too, in the hidden column Key, and the query compares hashes. What
-is typed goes in as base64.
+query: a click hands its hash over too, in the hidden column Key, and the query compares hashes.
+What is typed goes in as base64.
 
     build.py           writes the workbook
     build.py --check   fails if the committed one is another
@@ -29,6 +30,8 @@ import shlex
 import sys
 import uuid
 from pathlib import Path
+
+from look import clicks, look
 
 HERE = Path(__file__).parent
 OUT = HERE / "MimecastCloudIntegrated.json"
@@ -111,7 +114,7 @@ PARAMETERS = {
         ),
     ],
     "search": [
-        parameter("Find", "Find", 1, "An address, a domain, a word of the subject, a link or an id"),
+        parameter("Find", "Find", 1, "An address, a domain, a word of the subject, a link, an id"),
     ],
     "health": [
         # The workbook's own workspace.
@@ -159,58 +162,6 @@ PARAMETERS = {
     ],
 }
 
-HIDDEN = {"formatter": 5}
-BAR = {"formatter": 4, "formatOptions": {"palette": "blue", "min": 0}}
-RED_BAR = {"formatter": 4, "formatOptions": {"palette": "redBright", "min": 0}}
-
-
-def colours(*thresholds):
-    """A cell's colour by its text."""
-    grid = [
-        {"operator": "==", "thresholdValue": value, "representation": colour, "text": "{0}{1}"}
-        for value, colour in thresholds
-    ]
-    grid.append({"operator": "Default", "representation": None, "text": "{0}{1}"})
-    return {
-        "formatter": 18,
-        "formatOptions": {"thresholdsOptions": "colors", "thresholdsGrid": grid},
-    }
-
-
-STATE = colours(
-    ("DELIVERED", "orange"),
-    ("DELIVERY_IN_PROGRESS", "orange"),
-    ("BLOCKED", "green"),
-    ("QUARANTINED", "green"),
-)
-OUTCOME = colours(
-    ("caught_up", "green"),
-    ("time_limit", "yellow"),
-    ("busy", "orange"),
-    ("partial", "orange"),
-    ("failed", "redBright"),
-)
-CHECK = colours(("pass", "green"), ("fail", "redBright"), ("none", "gray"))
-# How columns of these names look, in every table.
-COLUMNS = {
-    "EventId": HIDDEN,
-    "Key": HIDDEN,
-    "RunId": HIDDEN,
-    "Messages": BAR,
-    "Clicks": BAR,
-    "Delivered": RED_BAR,
-    "Threats delivered": RED_BAR,
-    "Failed and delivered": RED_BAR,
-    "State": STATE,
-    "Threat State": STATE,
-    "Outcome": OUTCOME,
-    "Spf": CHECK,
-    "Dkim": CHECK,
-    "Dmarc": CHECK,
-    "Result": CHECK,
-}
-
-
 def sections(path):
     """A tab's label, its text, and its tiles: question, settings, query."""
     head, *tiles = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.M)
@@ -246,72 +197,11 @@ def whole(query, lets):
     return "\n".join([lets[name] for name in lets if name in needed] + [query])
 
 
-def pairs(text):
-    return [pair.split(":") for pair in text.split(",")]
-
-
 def visibility(when):
     conditions = [{"parameterName": p, "comparison": "isNotEqualTo"} for p in when.split(",")]
     if len(conditions) == 1:
         return {"conditionalVisibility": conditions[0]}
     return {"conditionalVisibilities": conditions}
-
-
-def look(show, settings, query):
-    """What depends on how the tile is shown."""
-    if show == "table":
-        names = [name for name in COLUMNS if re.search(rf"\b{name}\b", query)]
-        formatters = [{"columnMatch": name, **COLUMNS[name]} for name in names]
-        return {"gridSettings": {"formatters": formatters, "rowLimit": 10_000, "filter": True}}
-    if show == "tiles":
-        [[label, number]] = pairs(settings["tile"])
-        big = {"columnMatch": number, "formatter": 12, "formatOptions": {"palette": "auto"}}
-        whole_number = {"unit": 17, "options": {"style": "decimal", "maximumFractionDigits": 0}}
-        return {
-            "tileSettings": {
-                "titleContent": {"columnMatch": label, "formatter": 1},
-                "leftContent": {**big, "numberFormat": whole_number},
-                "showBorder": True,
-            }
-        }
-    if show == "map":
-        return {
-            "mapSettings": {
-                "locInfo": "LatLong",
-                "latitude": "Latitude",
-                "longitude": "Longitude",
-                "sizeSettings": "Messages",
-                "sizeAggregation": "Sum",
-                "labelSettings": "Place",
-                "legendMetric": "Messages",
-                "legendAggregation": "Sum",
-                "itemColorSettings": {
-                    "nodeColorField": "Messages",
-                    "colorAggregation": "Sum",
-                    "type": "heatmap",
-                    "heatmapPalette": "greenRed",
-                },
-            }
-        }
-    if show == "piechart":
-        return {"chartSettings": {"showMetrics": False, "showLegend": True}}
-    return {"chartSettings": {"showLegend": True}}
-
-
-def clicks(show, settings):
-    """Which parameters a click sets."""
-    if "click" not in settings:
-        return {}
-    exports = pairs(settings["click"])
-    if show in ("barchart", "piechart"):
-        [[field, name]] = exports
-        return {"exportFieldName": field, "exportParameterName": name}
-    return {
-        "exportedParameters": [
-            {"fieldName": field, "parameterName": name, "parameterType": 1}
-            for field, name in exports
-        ]
-    }
 
 
 def tile(question, settings, query, lets):
