@@ -155,7 +155,7 @@ PARAMETERS = {
             "Connector",
             "The function apps of which to show runs",
             "AppTraces\n| where TimeGenerated {TimeRange:query}\n"
-            "| where Message has 'run finished'\n"
+            "| where Message startswith '{\"timestamp\":' or Message has 'run finished'\n"
             "| distinct Connector = AppRoleName\n| order by Connector asc",
             ["{ConnectorLogs}"],
         ),

@@ -64,7 +64,7 @@ def parsed(event, columns):
 
 
 def trace(run):
-    line = {"level": "INFO", "message": "run finished", "summary": json.dumps(run)}
+    line = {"timestamp": run["finished_at"], "level": "INFO", "message": "run finished", "summary": json.dumps(run)}
     return {
         "TimeGenerated": run["finished_at"].removesuffix("Z"),
         "AppRoleName": "fn",
