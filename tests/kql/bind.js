@@ -2,6 +2,7 @@
 // Parses and binds every query under sentinel/ with Microsoft's own parser. No diagnostics pass.
 // Prints "ok …" or "FAIL …" for each check.
 
+const fs = require('node:fs');
 const path = require('node:path');
 const YAML = require('yaml');
 const kusto = require('./kusto');
@@ -91,9 +92,13 @@ function otherTableFaults() {
 }
 
 function yamlFaults() {
-  const yaml = YAML.parse(content.read(path.join(SENTINEL, `parser/${PARSER}.yaml`)));
-  const faults = yaml.FunctionQuery.trim() === parser.trim() ? [] : [
-    'FunctionQuery differs from the .kql file'];
+  const file = path.join(SENTINEL, `parser/${PARSER}.yaml`);
+  const [head] = content.read(file).split('FunctionQuery:');
+  const indented = parser.trimEnd().replace(/^(?=.)/gm, '  ');
+  if (process.argv.includes('--write')) fs.writeFileSync(file, `${head}FunctionQuery: |\n${indented}\n`);
+  const yaml = YAML.parse(content.read(file));
+  const faults = yaml.FunctionQuery === parser ? []
+    : ['FunctionQuery differs from the .kql file; `node tests/kql/bind.js --write` copies it'];
   for (const key of ['FunctionName', 'FunctionAlias']) {
     if (yaml[key] !== PARSER) faults.push(`${key} is not ${PARSER}`);
   }
