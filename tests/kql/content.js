@@ -62,9 +62,19 @@ function workbookQueries(folder) {
       .map(({ place, query, item }) => ({
         name: `${label(file)} ${item.title ?? item.name ?? place}`,
         query: fillIn(query, parameters),
-        uses: [],
+        uses: columnsUsed(item),
       }));
   });
+}
+
+/** The columns that a tile's look and clicks count on; `series` is a chart's own word. */
+function columnsUsed({ exportedParameters = [], tileSettings = {}, mapSettings = {} }) {
+  const { latitude, longitude, labelSettings, sizeSettings } = mapSettings;
+  return [
+    ...exportedParameters.map(({ fieldName }) => fieldName),
+    tileSettings.titleContent?.columnMatch, tileSettings.leftContent?.columnMatch,
+    latitude, longitude, labelSettings, sizeSettings,
+  ].filter((column) => column !== undefined);
 }
 
 /** A workbook's query as it is sent, with a likely value for each parameter. */

@@ -1,0 +1,299 @@
+"""Checks the workbook and the data connector's page; run by ./run."""
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SENTINEL = HERE / "../../sentinel"
+WORKBOOK = SENTINEL / "workbook/MimecastCloudIntegrated.json"
+CONNECTOR = SENTINEL / "connector/MimecastCloudIntegrated.json"
+
+# What a workbook's item may be: its type, and the version that its content has.
+ITEMS = {
+    1: None,
+    3: "KqlItem/1.0",
+    9: "KqlParameterItem/1.0",
+    11: "LinkItem/1.0",
+    12: "NotebookGroup/1.0",
+}
+VISUALIZATIONS = {"table", "tiles", "timechart", "barchart", "piechart", "map"}
+TIME_RANGE, TEXT, CHOICE, RESOURCE = 4, 1, 2, 5
+REFERENCE = re.compile(r"\{([A-Za-z]\w*)(?::(\w+))?\}")
+# Parameters whose values Mimecast or the connector chooses, or that are hex digits; so is each that
+# ends in Key.
+SAFE_AS_TEXT = {
+    "Event", "Run", "Tag", "ThreatType", "ThreatState", "Subtype", "Check",
+    "CheckResult", "ClickAction", "PolicyAction", "PolicyMode",
+}
+
+
+def walk(items, path=()):
+    """Every item, with the groups it is in."""
+    for item in items:
+        yield item, path
+        if item["type"] == 12:
+            yield from walk(item["content"]["items"], (*path, item["name"]))
+
+
+def exports(item):
+    content = item["content"]
+    names = [one["parameterName"] for one in content.get("exportedParameters", [])]
+    return names + ([content["exportParameterName"]] if "exportParameterName" in content else [])
+
+
+def conditions(item):
+    one = [item["conditionalVisibility"]] if "conditionalVisibility" in item else []
+    return one + item.get("conditionalVisibilities", [])
+
+
+def texts(value):
+    """Every string in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for member in value.values() if isinstance(value, dict) else value:
+            yield from texts(member)
+
+
+def form_faults(workbook):
+    """The outer form: versions, types, names."""
+    if workbook["version"] != "Notebook/1.0":
+        yield "the version is not Notebook/1.0"
+    names = set()
+    for item, _ in walk(workbook["items"]):
+        name, content = item.get("name"), item["content"]
+        if not name or name in names:
+            yield f"the name {name!r} is missing or there twice"
+        names.add(name)
+        if item["type"] not in ITEMS:
+            yield f"{name}: no item has the type {item['type']}"
+        elif content.get("version") != ITEMS[item["type"]]:
+            yield f"{name}: the content's version is {content.get('version')}"
+        for condition in conditions(item):
+            if condition["comparison"] not in ("isEqualTo", "isNotEqualTo"):
+                yield f"{name}: no condition is called {condition['comparison']}"
+        if item["type"] == 12 and not content.get("exportParameters"):
+            yield f"{name}: what is clicked in the group is not known outside"
+
+
+def tile_faults(workbook):
+    """Each tile: a question, its time range, its look."""
+    titles = set()
+    for item, _ in walk(workbook["items"]):
+        if item["type"] != 3:
+            continue
+        name, content = item["name"], item["content"]
+        title, query = content.get("title", ""), content["query"]
+        if not title.endswith("?"):
+            yield f"{name}: the title is not a question: {title!r}"
+        if title in titles:
+            yield f"{name}: the title is there twice: {title!r}"
+        titles.add(title)
+        if content.get("visualization") not in VISUALIZATIONS:
+            yield f"{name}: nothing shows as {content.get('visualization')}"
+        if content.get("timeContextFromParameter") != "TimeRange":
+            yield f"{name}: the scan is not bound to the time range"
+        times = re.findall(r"where (.+?) \{TimeRange:query\}", query)
+        of_logs = {"AppTraces", "DCRLogErrors"} & set(re.findall(r"\w+", query))
+        allowed = ["EventTime", "coalesce(EventTime, TimeGenerated)"]
+        allowed += ["TimeGenerated"] if of_logs else []
+        if not times or any(time not in allowed for time in times):
+            yield f"{name}: it does not filter event time by the time range"
+        logs = content.get("crossComponentResources") == ["{ConnectorLogs}"]
+        if ("AppTraces" in query) != logs:
+            yield f"{name}: AppTraces is asked in the wrong workspace"
+
+
+def parameter_faults(workbook):
+    """Each parameter used is there, each that is set is used, and none can change a query."""
+    known, used, labels = {"Tab": TEXT}, set(), set()
+    for item, _ in walk(workbook["items"]):
+        for one in item["content"].get("parameters", []) if item["type"] == 9 else []:
+            if one["name"] in known or one["id"] in labels:
+                yield f"the parameter {one['name']} is there twice"
+            known[one["name"]] = one["type"]
+            labels.add(one["id"])
+        for name in exports(item) if item["type"] == 3 else []:
+            known.setdefault(name, TEXT)
+    for item, _ in walk(workbook["items"]):
+        own = {key: value for key, value in item["content"].items() if key != "items"}
+        needs = {condition["parameterName"] for condition in conditions(item)}
+        needs |= {own["timeContextFromParameter"]} if "timeContextFromParameter" in own else set()
+        needs |= {name for text in texts(own) for name, _ in REFERENCE.findall(text)}
+        used |= needs
+        for name in sorted(needs - set(known)):
+            yield f"{item['name']}: nothing sets the parameter {name}"
+        if item["type"] != 3:
+            continue
+        shown = {condition["parameterName"] for condition in conditions(item)}
+        asked = REFERENCE.findall(own["query"] + own["title"])
+        for name in {name for name, _ in asked if known.get(name) == TEXT} - shown:
+            yield f"{item['name']}: it is shown before {name} has a value"
+        for name, form in REFERENCE.findall(own["query"]):
+            safe = form == "base64" or name.endswith("Key") or name in SAFE_AS_TEXT
+            if known.get(name) == TEXT and not safe:
+                yield f"{item['name']}: the text of {name} goes into the query as it is"
+    for name in sorted(set(known) - used):
+        yield f"nothing uses the parameter {name}"
+
+
+def tab_faults(workbook):
+    """Each tab has a group that it shows, and the other way round."""
+    [tabs] = [item["content"]["links"] for item in workbook["items"] if item["type"] == 11]
+    linked = {link["subTarget"] for link in tabs}
+    shown = {
+        condition["value"]
+        for item in workbook["items"]
+        for condition in conditions(item)
+        if condition["parameterName"] == "Tab"
+    }
+    for tab in sorted(linked ^ shown):
+        yield f"the tab {tab} has a link or a group, not both"
+
+
+def drill_faults(workbook):
+    """Each tab goes on from a click to rows, and each table of messages to the message."""
+    for group in workbook["items"]:
+        if group["type"] != 12 or group["name"] == "message":
+            continue
+        tiles = [item for item in group["content"]["items"] if item["type"] == 3]
+        if not any(exports(tile) for tile in tiles):
+            yield f"{group['name']}: no click leads on"
+        for tile in tiles:
+            hands_over = {
+                one["fieldName"] for one in tile["content"].get("exportedParameters", [])
+            }
+            ends_with_id = re.search(r"\bEventId$", tile["content"]["query"])
+            if ends_with_id and "EventId" not in hands_over:
+                yield f"{tile['name']}: a click does not lead to the message"
+
+
+def workbook_faults(workbook):
+    for faults in (form_faults, tile_faults, parameter_faults, tab_faults, drill_faults):
+        yield from faults(workbook)
+
+
+def today_faults(workbook):
+    names = {item["name"] for item, _ in walk(workbook["items"])}
+    today = json.loads((HERE / "today.json").read_text(encoding="utf-8"))
+    for title, name in today.items():
+        if name not in names:
+            yield f"{title}: there is no tile {name}"
+    if len(today) != 24:
+        yield f"the vendor's workbook has 24 tiles, not {len(today)}"
+
+
+def connector_faults(page):
+    """The page's parts and their fields, as Sentinel's gallery wants them."""
+    wanted = {
+        "graphQueries": {"metricName", "legend", "baseQuery"},
+        "sampleQueries": {"description", "query"},
+        "dataTypes": {"name", "lastDataReceivedQuery"},
+        "connectivityCriterias": {"type", "value"},
+        "instructionSteps": {"title", "description"},
+    }
+    for key in ("id", "title", "publisher", "descriptionMarkdown"):
+        if not isinstance(page.get(key), str) or not page[key]:
+            yield f"{key} is missing"
+    for key, fields in wanted.items():
+        if not page.get(key):
+            yield f"{key} is missing"
+        for one in page.get(key, []):
+            if not fields <= set(one):
+                yield f"{key}: a part lacks {', '.join(sorted(fields - set(one)))}"
+    if set(page.get("availability", {})) != {"status", "isPreview"}:
+        yield "availability has not status and isPreview alone"
+    if page.get("id") != "MimecastCIAPI":
+        yield "the id is not the one that users have today"
+    for one in page["permissions"]["resourceProvider"]:
+        if one["requiredPermissions"].get("delete") or "sharedKeys" in one["provider"]:
+            yield f"{one['provider']}: more is asked for than is needed"
+    for one in page["permissions"]["customs"]:
+        if not {"name", "description"} <= set(one):
+            yield "a permission lacks its name or description"
+    said = " ".join(texts(page["permissions"]))
+    if re.search(r"\b[Oo]wner\b", re.sub(r"Storage Blob Data Owner|Owner is not needed", "", said)):
+        yield "the page asks for an owner"
+
+
+def broken(workbook):
+    """The workbook with one thing wrong at a time, and the words by which it must be found out."""
+
+    def tile(book, name):
+        return next(item for item, _ in walk(book["items"]) if item["name"] == name)
+
+    def change(alter):
+        book = copy.deepcopy(workbook)
+        alter(book)
+        return book
+
+    def swap(name, key, old, new):
+        def alter(book):
+            content = tile(book, name)["content"]
+            assert old in content[key], (name, key, old)
+            content[key] = content[key].replace(old, new)
+
+        return change(alter)
+
+    yield "is not a question", swap("tags", "title", "?", "")
+    yield "there twice", change(lambda book: tile(book, "senders").update(name="tags"))
+    yield "nothing sets", swap("tag-messages", "query", "{Tag}", "{Tga}")
+    yield "as it is", swap("sender-messages", "query", "{SenderKey}", "{Sender}")
+    yield "does not filter", swap("tags", "query", "EventTime {TimeRange:query}", "true")
+    yield "does not filter", swap("tags", "query", "where EventTime {", "where TimeGenerated {")
+    yield "not bound", change(
+        lambda book: tile(book, "tags")["content"].pop("timeContextFromParameter")
+    )
+    yield "before Tag has", change(
+        lambda book: tile(book, "tag-messages").pop("conditionalVisibility")
+    )
+    yield "nothing uses", change(
+        lambda book: tile(book, "tags")["content"].update(exportParameterName="Nothing")
+    )
+    yield "wrong workspace", change(
+        lambda book: tile(book, "health-lag")["content"].pop("crossComponentResources")
+    )
+    yield "not both", change(lambda book: book["items"][2]["content"]["links"].pop())
+    yield "does not lead", change(
+        lambda book: tile(book, "campaign-messages")["content"].pop("exportedParameters")
+    )
+    yield "not known outside", change(
+        lambda book: tile(book, "threats")["content"].pop("exportParameters")
+    )
+    yield "no item has the type", change(lambda book: tile(book, "tags").update(type=4))
+    yield "Notebook/1.0", change(lambda book: book.update(version="Notebook/2.0"))
+
+
+def main():
+    workbook = json.loads(WORKBOOK.read_text(encoding="utf-8"))
+    page = json.loads(CONNECTOR.read_text(encoding="utf-8"))
+    built = subprocess.run(
+        [sys.executable, SENTINEL / "workbook/build.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    results = [
+        ("the workbook is what its sources make", [built.stderr] if built.returncode else []),
+        ("the workbook's form", list(workbook_faults(workbook))),
+        ("the workbook has what the vendor's shows", list(today_faults(workbook))),
+        ("the connector's page", list(connector_faults(page))),
+    ]
+    for words, book in broken(workbook):
+        found = list(workbook_faults(book))
+        missed = [] if any(words in fault for fault in found) else [f"found only: {found}"]
+        results.append((f"a wrong workbook is found out: {words}", missed))
+    for name, faults in results:
+        print(f"FAIL {name}" if faults else f"ok   {name}")
+        for fault in faults:
+            print(f"     {fault}")
+    failed = sum(1 for _, faults in results if faults)
+    print(f"{len(results) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

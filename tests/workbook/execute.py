@@ -1,0 +1,158 @@
+"""Runs the workbook's tiles on events.json in DuckDB; run by ./run.
+
+The tables are made with the columns that the KQL harness knows, and filled with what the parser
+would give. expected.json has each tile's answer; `execute.py --write` writes it anew, for a person
+to read before it is committed.
+"""
+import base64
+import datetime
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import duckdb_kql
+
+from check import REFERENCE, WORKBOOK, walk
+
+HERE = Path(__file__).parent
+EXPECTED = HERE / "expected.json"
+NOW = "datetime(2026-01-10T04:00:00)"
+TYPES = {
+    "string": "VARCHAR",
+    "datetime": "TIMESTAMP",
+    "dynamic": "JSON",
+    "long": "BIGINT",
+    "int": "INTEGER",
+    "real": "DOUBLE",
+    "bool": "BOOLEAN",
+    "boolean": "BOOLEAN",
+}
+# What duckdb-kql lacks, and what stands in for it here.
+REWRITTEN = {"count_distinctif(": "dcountif(", "count_distinct(": "dcount(", "now()": NOW}
+# What it lacks without a stand-in: these tiles are bound by tests/kql, and not run.
+LACKING = {"geo_info_from_ip_address(", "pack_all("}
+
+
+def read(path):
+    return json.loads((HERE / path).read_text(encoding="utf-8"))
+
+
+def schemas():
+    readme = (HERE / "../../sentinel/parser/README.md").read_text(encoding="utf-8")
+    table = read("../../sentinel/schema/Cloud_Integrated_CL.kusto.json")
+    others = read("../kql/tables.json")
+    return {
+        "MimecastCloudIntegrated": re.findall(r"^\| `([^`]+)` \| (\w+) \|", readme, flags=re.M),
+        "Cloud_Integrated_CL": [(one["Name"], one["Type"]) for one in table["Properties"]],
+        **{name: re.findall(r"(\w+):(\w+)", columns) for name, columns in others.items()},
+    }
+
+
+def parsed(event, columns):
+    """An event as the parser gives it."""
+    at = datetime.datetime.fromisoformat(event["at"])
+    row = {name: [] if kind == "dynamic" else None for name, kind in columns}
+    row |= {name: "" for name, kind in columns if kind == "string"}
+    row |= {"TimeGenerated": at, "Account ID": "C1", "AdditionalFields": {}, **event}
+    row |= {"EventTime": at, "Event Time": at, "Time Generated": row["TimeGenerated"]}
+    row["IngestionTime"] = at + datetime.timedelta(minutes=7)
+    texts = {name: name + "List" for name in ("Attachments", "Recipients", "Tags")}
+    texts["Policies Applied"] = "PoliciesAppliedList"
+    return row | {text: json.dumps(row[array]) for text, array in texts.items()}
+
+
+def trace(run):
+    line = {"timestamp": run["finished_at"], "level": "INFO", "message": "run finished", "summary": json.dumps(run)}
+    return {
+        "TimeGenerated": run["finished_at"].removesuffix("Z"),
+        "AppRoleName": "fn",
+        "SeverityLevel": 1,
+        "Message": json.dumps(line),
+    }
+
+
+def workspace(given):
+    """The tables, filled."""
+    columns = schemas()
+    events = [parsed(event, columns["MimecastCloudIntegrated"]) for event in given["events"]]
+    again = [event for event in events if event["EventId"] in given["repeated"]]
+    raw = [
+        {"EventTime": event["EventTime"], "TimeGenerated": event["TimeGenerated"],
+         "EventId": event["EventId"], "type_": event["Type"], "accountId": event["Account ID"]}
+        for event in events + again
+    ]
+    # The host may log a line twice.
+    runs = [trace(run) for run in given["runs"] + given["runs"][:1]]
+    filled = {
+        "MimecastCloudIntegrated": events,
+        "Cloud_Integrated_CL": raw,
+        "AppTraces": runs + given["traces"],
+        "DCRLogErrors": given["ruleErrors"],
+    }
+    connection = duckdb_kql.connect()
+    for table, rows in filled.items():
+        own = [f'"{name}" {TYPES[kind]}' for name, kind in columns[table]]
+        connection.sql(f'CREATE TABLE "{table}" ({", ".join(own)})')
+        for row in rows:
+            values = [row.get(name) for name, _ in columns[table]]
+            values = [json.dumps(one) if isinstance(one, (list, dict)) else one for one in values]
+            places = ", ".join("?" * len(values))
+            connection.execute(f'INSERT INTO "{table}" VALUES ({places})', values)
+    return connection
+
+
+def parameters(given):
+    def hashed(text):
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    return (
+        given["parameters"]
+        | {name: hashed(text) for name, text in given["hashed"].items()}
+        | {f"{name}:base64": base64.b64encode(text.encode()).decode()
+           for name, text in given["base64"].items()}
+    )
+
+
+def answer(connection, query, values):
+    """The rows that a tile shows, as text, sorted: rows of equal rank have no order."""
+    query = REFERENCE.sub(
+        lambda match: values[":".join(part for part in match.groups() if part)], query
+    )
+    for lacking, stand_in in REWRITTEN.items():
+        query = query.replace(lacking, stand_in)
+    rows = duckdb_kql.kql(connection, query).fetchall()
+    return sorted(" | ".join("" if one is None else str(one) for one in row) for row in rows)
+
+
+def main():
+    given, answers, skipped = read("events.json"), {}, []
+    connection, values = workspace(given), parameters(given)
+    for item, _ in walk(json.loads(WORKBOOK.read_text(encoding="utf-8"))["items"]):
+        if item["type"] != 3:
+            continue
+        lacks = sorted(one for one in LACKING if one in item["content"]["query"])
+        if lacks:
+            skipped.append(f"SKIPPED: running the tile {item['name']}: no {lacks[0]}…) here")
+            continue
+        answers[item["name"]] = answer(connection, item["content"]["query"], values)
+    if sys.argv[1:] == ["--write"]:
+        text = json.dumps(answers, indent=2, ensure_ascii=False) + "\n"
+        EXPECTED.write_text(text, encoding="utf-8")
+        return 0
+    expected = read(EXPECTED.name)
+    failed = 0
+    for name in {**expected, **answers}:
+        same = answers.get(name) == expected.get(name)
+        failed += not same
+        print(f"{'ok  ' if same else 'FAIL'} the tile {name} gives what is expected")
+        if not same:
+            print(f"     expected: {expected.get(name)}\n     given:    {answers.get(name)}")
+    print("\n".join(skipped))
+    print(f"{len({**expected, **answers}) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
