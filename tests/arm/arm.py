@@ -97,6 +97,7 @@ class Scope:
         self.subscription, self.group, self.cloud = subscription, group, cloud
         self.loop = None
         self.lambdas = {}
+        self.referred = set()
         self.parameters = {}
         declared = template.get("parameters", {})
         for name in given:
@@ -187,6 +188,7 @@ class Scope:
         return resource_id(f"/subscriptions/{self.subscription}", kind, names)
 
     def do_reference(self, identity, version=None, full=None):
+        self.referred.add(identity)
         if identity in self.there:
             return self.there[identity]
         return Deployed(f"{'resource' if full else 'properties'} of {identity}")
@@ -287,11 +289,17 @@ class Deployment:
 
     def __init__(self, template, given, cloud="AzureCloud", there=None,
                  subscription="00000000-0000-0000-0000-000000000001", group="app"):
-        self.resources, self.ids, self.waits = [], set(), []
+        self.resources, self.ids, self.waits, self.referrals = [], set(), [], []
         self.deploy(Scope(template, given, subscription, group, cloud, there or {}))
         for waiting, awaited in self.waits:
             if awaited.lower() not in self.ids:
                 raise Fault(f"{waiting} depends on {awaited}, which is not in the template")
+        for referring, referred, awaited in self.referrals:
+            if referred.lower() not in self.ids:
+                if "/Microsoft.OperationalInsights/workspaces/" not in referred:
+                    raise Fault(f"{referring} refers to {referred}, which is not in the template")
+            elif referred not in awaited and referred not in (there or {}):
+                raise Fault(f"{referring} refers to {referred} and does not wait for it")
 
     def deploy(self, scope):
         copies = {}
@@ -324,7 +332,10 @@ class Deployment:
         self.waits += [(identity, awaited) for awaited in made.get("dependsOn", [])]
         if not made.get("condition", True):
             return identity
+        scope.referred = set()
         made["properties"] = scope.value(resource.get("properties", {}))
+        self.referrals += [(identity, referred, made.get("dependsOn", []))
+                           for referred in scope.referred]
         made["id"] = identity
         self.resources.append(made)
         if nested is not None:

@@ -360,6 +360,15 @@ class Evaluator(unittest.TestCase):
         with self.assertRaises(arm.Fault):
             arm.Deployment(template, given("minimal"))
 
+    def test_a_reference_to_what_is_not_there_or_not_waited_for(self):
+        self.broken("reference(variables('insightsId')", "reference(variables('endpointsSubnetId')")
+        template = copy.deepcopy(TEMPLATE)
+        (config,) = [r for r in template["resources"]
+                     if r["type"] == "Microsoft.Web/sites/config"]
+        config["dependsOn"].remove("[variables('insightsId')]")
+        with self.assertRaises(arm.Fault):
+            arm.Deployment(template, given("minimal"))
+
     def test_parameters_that_are_not_the_templates_or_out_of_its_limits(self):
         for more in ({"WorkspaceID": "x"}, {"LogLevel": "Loud"}, {"FunctionName": "a" * 12},
                      {"MimecastClientID": ""}, {"QuarantineRetentionDays": 1},

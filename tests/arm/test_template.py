@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 import unittest
 
 import arm
@@ -156,3 +157,32 @@ class Template(unittest.TestCase):
         for path, text in strings(TEMPLATE):
             if arm.is_expression(text):
                 self.assertLess(len(text), 24_576, path)
+
+
+class Document(unittest.TestCase):
+    """docs/DEPLOY.md says what is so."""
+
+    def setUp(self):
+        self.text = (ROOT / "docs/DEPLOY.md").read_text()
+
+    def test_its_links_and_the_package_are_of_this_version(self):
+        version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+        package = TEMPLATE["parameters"]["PackageUri"]["defaultValue"]
+        links = re.findall(r"mimecast-sentinel%2F(v[^%]*)%2Farm", self.text)
+        self.assertEqual(set(links), {f"v{version}"})
+        self.assertIn(f"/v{version}/", package)
+
+    def test_it_names_every_role_and_parameter_as_the_template_does(self):
+        for role in TEMPLATE["variables"]["roleIds"].values():
+            self.assertIn(role, self.text)
+        named = set(re.findall(r"`?\b((?:Enable|Deploy|Table|Workspace|Mimecast|Quarantine|Silence|"
+                               r"Alert|Package|Hosting|Azure|Start|VirtualNetwork)[A-Z]\w+)\b",
+                               self.text))
+        gone = {"WorkspaceID", "WorkspaceKey"}
+        others = {"MimecastCloudIntegrated", "AzureWebJobsStorage"}
+        self.assertEqual(named - set(TEMPLATE["parameters"]) - gone - others, set())
+
+    def test_its_sections_are_there(self):
+        headings = re.findall(r"^## (.*)$", self.text, re.MULTILINE)
+        anchors = {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings}
+        self.assertEqual(set(re.findall(r"\]\(#([^)]*)\)", self.text)) - anchors, set())
