@@ -5,6 +5,7 @@
 //! documents, KQL), come from it.
 
 mod cloud_integrated;
+mod describe;
 mod event_id;
 mod field_index;
 mod json;

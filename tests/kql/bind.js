@@ -1,0 +1,137 @@
+'use strict';
+// Parses and binds every query under sentinel/ with Microsoft's own parser. No diagnostics pass.
+// Prints "ok …" or "FAIL …" for each check.
+
+const fs = require('node:fs');
+const path = require('node:path');
+const YAML = require('yaml');
+const kusto = require('./kusto');
+const content = require('./content');
+
+const SENTINEL = path.resolve(__dirname, '../../sentinel');
+const TABLE = 'Cloud_Integrated_CL';
+const PARSER = 'MimecastCloudIntegrated';
+
+const rule = JSON.parse(content.read(path.join(SENTINEL, 'schema/rule.json')));
+const schema = JSON.parse(content.read(path.join(SENTINEL, 'schema/Cloud_Integrated_CL.kusto.json')));
+const generations = JSON.parse(content.read(path.join(__dirname, 'generations.json')));
+const others = JSON.parse(content.read(path.join(__dirname, 'tables.json')));
+const parser = content.read(path.join(SENTINEL, `parser/${PARSER}.kql`));
+const documented = content.documentedColumns(path.join(SENTINEL, 'parser/README.md'));
+const ours = kusto.tableSchema(schema);
+
+function report(name, faults) {
+  console.log(faults.length === 0 ? `ok   ${name}` : `FAIL ${name}\n     ${faults.join('\n     ')}`);
+}
+
+/** How two lists of columns differ, in names, types or order. */
+function differences(actual, expected) {
+  const told = (columns) => columns.map(({ name, type }) => `${name}: ${type}`);
+  const [is, should] = [told(actual), told(expected)];
+  const faults = [
+    ...should.filter((column) => !is.includes(column)).map((column) => `missing: ${column}`),
+    ...is.filter((column) => !should.includes(column)).map((column) => `not expected: ${column}`),
+  ];
+  return faults.length === 0 && is.join() !== should.join() ? ['the order differs'] : faults;
+}
+
+const scope = kusto.workspace({ ...others, [TABLE]: ours }, { [PARSER]: parser });
+
+/** What is wrong with a query of rules, hunting, workbook or connector. */
+function queryFaults({ query, uses }) {
+  const { faults, columns } = kusto.bind(query, scope);
+  const names = columns.map(({ name }) => name);
+  const absent = uses.filter((column) => !names.includes(column));
+  return [...faults, ...absent.map((column) => `the file uses the column ${column}, which the query does not give`)];
+}
+
+function transformFaults(transform) {
+  const [{ columns }] = Object.values(rule.streamDeclarations);
+  const types = { boolean: 'bool' };
+  const source = `(${columns.map(({ name, type }) => `${name}:${types[type] ?? type}`).join(', ')})`;
+  const { faults, columns: result } = kusto.bind(transform, kusto.workspace({ source }));
+  const expected = schema.Properties.map(({ Name, Type }) => ({ name: Name, type: Type }));
+  const inAnyOrder = (list) => [...list].sort((a, b) => a.name.localeCompare(b.name));
+  return [...kusto.transformFaults(transform), ...faults,
+    ...differences(inAnyOrder(result), inAnyOrder(expected))];
+}
+
+function checkTransform() {
+  report('the rule\'s transform makes the table\'s columns', transformFaults(rule.transformKql));
+}
+
+/** The parser against the table as each of the connectors made it, alone and one after another. */
+function checkParser() {
+  const together = (...schemas) => {
+    const columns = new Map(schemas.flatMap((one) => one.slice(1, -1).split(', ')).map((column) => {
+      const [name] = column.replace(/[[\]']/g, '').split(':');
+      return [name, column];
+    }));
+    return `(${[...columns.values()].join(', ')})`;
+  };
+  const cases = { 'this connector': ours, ...generations };
+  cases['older, then this connector'] = together(generations.older, ours);
+  cases['older, newer, then this connector'] = together(generations.older, generations.newer, ours);
+  for (const [name, tableSchema] of Object.entries(cases)) {
+    const { faults, columns } = kusto.bind(parser, kusto.workspace({ [TABLE]: tableSchema }));
+    report(`the parser over the table of: ${name}`, [...faults, ...differences(columns, documented)]);
+  }
+  report('the parser over another table beside the default one', otherTableFaults());
+  report('the parser\'s YAML has the same KQL', yamlFaults());
+}
+
+/** What the template does to the parser when the table has another name: both are read. */
+function otherTableFaults() {
+  const leg = `(${TABLE} | extend IngestionTime = ingestion_time() | invoke rows())`;
+  const found = parser.split(leg).length - 1;
+  if (found !== 1 || parser.split(TABLE).length !== 2) return [`it has not "${leg}" as its only mention of the table`];
+  const both = parser.replace(leg, `${leg},\n    ${leg.replace(TABLE, 'Other_CL')}`);
+  const tables = { Other_CL: ours, [TABLE]: generations['newer, other types'] };
+  const { faults, columns } = kusto.bind(both, kusto.workspace(tables));
+  return [...faults, ...differences(columns, documented)];
+}
+
+function yamlFaults() {
+  const file = path.join(SENTINEL, `parser/${PARSER}.yaml`);
+  const [head] = content.read(file).split('FunctionQuery:');
+  const indented = parser.trimEnd().replace(/^(?=.)/gm, '  ');
+  if (process.argv.includes('--write')) fs.writeFileSync(file, `${head}FunctionQuery: |\n${indented}\n`);
+  const yaml = YAML.parse(content.read(file));
+  const faults = yaml.FunctionQuery === parser ? []
+    : ['FunctionQuery differs from the .kql file; `node tests/kql/bind.js --write` copies it'];
+  for (const key of ['FunctionName', 'FunctionAlias']) {
+    if (yaml[key] !== PARSER) faults.push(`${key} is not ${PARSER}`);
+  }
+  return faults;
+}
+
+function checkContent() {
+  const kinds = {
+    rules: content.yamlQueries, hunting: content.yamlQueries,
+    workbook: content.workbookQueries, connector: content.connectorQueries,
+  };
+  for (const [kind, queries] of Object.entries(kinds)) {
+    const found = queries(path.join(SENTINEL, kind));
+    if (found.length === 0) console.log(`SKIPPED: sentinel/${kind} has no queries yet`);
+    for (const one of found) report(`${one.name} binds`, queryFaults(one));
+  }
+}
+
+/** Queries made wrong on purpose go the same way; each must be found out. */
+function checkWrongOnes() {
+  for (const file of content.files(path.join(__dirname, 'wrong'), '.kql')) {
+    const [first, ...rest] = content.read(file).split('\n');
+    const [, expected] = first.match(/^\/\/ found out by: (.+)$/);
+    const query = rest.join('\n');
+    const name = path.basename(file, '.kql');
+    const faults = name.startsWith('transform') ? transformFaults(query)
+      : queryFaults({ query, uses: ['EventId'] });
+    report(`a wrong query is found out: ${name}`, faults.some((fault) => fault.includes(expected)) ? []
+      : [`expected "${expected}", got: ${faults.join('; ') || 'nothing'}`]);
+  }
+}
+
+checkTransform();
+checkParser();
+checkContent();
+checkWrongOnes();

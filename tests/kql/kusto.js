@@ -1,0 +1,81 @@
+'use strict';
+// Microsoft's KQL parser and binder.
+
+require('@kusto/language-service-next/bridge.min.js');
+require('@kusto/language-service-next/Kusto.Language.Bridge.min.js');
+
+const { KustoCode, GlobalState, Symbols, Syntax } = globalThis.Kusto.Language;
+
+const listed = (list) => Array.from({ length: list.Count }, (_, index) => list.getItem(index));
+
+// What Log Analytics adds to the columns of each table.
+const PLATFORM_COLUMNS =
+  'TenantId:string, SourceSystem:string, Type:string, _ResourceId:string, _SubscriptionId:string, ' +
+  '_BilledSize:real, _IsBillable:string, _ItemId:string';
+
+// Functions that every workspace of Microsoft Sentinel has.
+const SENTINEL_FUNCTIONS = {
+  _GetWatchlist: ['(watchlistAlias:string)',
+    '{ datatable(_DTItemId:string, LastUpdatedTimeUTC:datetime, SearchKey:string, WatchlistItem:dynamic)[] }'],
+};
+
+/** A workspace: `tables` by name with schemas like `(a:string)`, `functions` by name with KQL. */
+function workspace(tables, functions = {}) {
+  const members = Object.entries(tables).map(([name, schema]) =>
+    Symbols.TableSymbol.From(schema).WithName(name));
+  const known = { ...SENTINEL_FUNCTIONS };
+  for (const [name, body] of Object.entries(functions)) known[name] = ['()', `{\n${body}\n}`];
+  for (const [name, [parameters, body]] of Object.entries(known)) {
+    members.push(new Symbols.FunctionSymbol.$ctor16(name, parameters, body, null));
+  }
+  return GlobalState.Default.WithDatabase(new Symbols.DatabaseSymbol.ctor('workspace', members));
+}
+
+/** The table's own columns and the platform's, as a schema. */
+function tableSchema(kusto) {
+  const own = kusto.Properties.map(({ Name, Type }) => `['${Name}']:${Type}`).join(', ');
+  return `(${own}, ${PLATFORM_COLUMNS})`;
+}
+
+/** Everything the parser and binder have to say of a query, and the columns of its result. */
+function bind(query, globals) {
+  const code = KustoCode.ParseAndAnalyze(query, globals);
+  const faults = listed(code.GetDiagnostics()).map((diagnostic) => {
+    const before = query.slice(0, diagnostic.Start).split('\n');
+    const place = `${before.length}:${before.at(-1).length + 1}`;
+    return `${diagnostic.Severity} at ${place}: ${diagnostic.Message}`;
+  });
+  const result = code.ResultType;
+  if (faults.length === 0 && !(result instanceof Symbols.TableSymbol)) faults.push('it gives no table');
+  const columns = result instanceof Symbols.TableSymbol
+    ? listed(result.Columns).map(({ Name, Type }) => ({ name: Name, type: Type.Name }))
+    : [];
+  const unknown = columns.filter(({ type }) => type === 'unknown').map(({ name }) => name);
+  if (faults.length === 0 && unknown.length > 0) faults.push(`columns of no known type: ${unknown}`);
+  return { faults, columns };
+}
+
+// What a rule's transform may use (Azure Monitor, "Supported KQL features in transformations").
+// The service's list of functions is longer; look a name up there before it is added here.
+const TRANSFORM_OPERATORS = ['Extend', 'Project', 'Print', 'Filter', 'Parse', 'ProjectAway', 'ProjectRename'];
+const TRANSFORM_FUNCTIONS = ['tostring', 'tolong', 'tobool', 'todatetime'];
+const TRANSFORM_LIMIT = 15360;
+
+/** What in a transform the service would refuse. */
+function transformFaults(transform) {
+  const faults = [];
+  if (transform.length > TRANSFORM_LIMIT) faults.push(`it is longer than ${TRANSFORM_LIMIT} characters`);
+  const { Syntax: root } = KustoCode.Parse(transform, GlobalState.Default);
+  Syntax.SyntaxElement.WalkNodes(root, (node) => {
+    const kind = globalThis.Bridge.getTypeName(node).split('.').at(-1);
+    if (node instanceof Syntax.QueryOperator && !TRANSFORM_OPERATORS.includes(kind.replace('Operator', ''))) {
+      faults.push(`a transform may not use "${node.toString().trim()}"`);
+    }
+    if (node instanceof Syntax.FunctionCallExpression && !TRANSFORM_FUNCTIONS.includes(node.Name.SimpleName)) {
+      faults.push(`a transform may not use the function ${node.Name.SimpleName}`);
+    }
+  });
+  return faults;
+}
+
+module.exports = { workspace, tableSchema, bind, transformFaults };

@@ -1,0 +1,120 @@
+"""A workspace in DuckDB: tables, the rule's transform, the parser."""
+
+import json
+import re
+from pathlib import Path
+
+import duckdb_kql
+
+import gaps
+import rows
+
+HERE = Path(__file__).parent
+SENTINEL = HERE.parent.parent / "sentinel"
+TABLE, PARSER = "Cloud_Integrated_CL", "MimecastCloudIntegrated"
+
+RULE = json.loads((SENTINEL / "schema/rule.json").read_text())
+[STREAM] = [stream["columns"] for stream in RULE["streamDeclarations"].values()]
+COLUMNS = {column["Name"]: column["Type"] for column in json.loads(
+    (SENTINEL / f"schema/{TABLE}.kusto.json").read_text())["Properties"]}
+PARSER_KQL = (SENTINEL / f"parser/{PARSER}.kql").read_text()
+
+_SQL_TYPES = {
+    "string": "VARCHAR", "long": "BIGINT", "int": "INTEGER", "real": "DOUBLE",
+    "bool": "BOOLEAN", "boolean": "BOOLEAN", "datetime": "TIMESTAMP", "dynamic": "JSON",
+}
+
+
+def columns_of(schema):
+    """The columns in a schema such as `(a:string, b:long)`."""
+    return dict(re.findall(r"(\w+):(\w+)", schema))
+
+
+GENERATIONS = {name: columns_of(schema) for name, schema in json.loads(
+    (HERE / "generations.json").read_text()).items()}
+OTHER_TABLES = {name: columns_of(schema) for name, schema in json.loads(
+    (HERE / "tables.json").read_text()).items()}
+
+
+_TRANSLATED = {}
+
+
+class Workspace:
+    """One workspace. Every query sees the time rows.NOW."""
+
+    def __init__(self, table_columns=COLUMNS):
+        self.db = duckdb_kql.connect()
+        self.create("source", {column["name"]: column["type"] for column in STREAM})
+        self.create(TABLE, table_columns)
+        for name, columns in OTHER_TABLES.items():
+            self.create(name, columns)
+        self.transform = self.translate(RULE["transformKql"])
+        self.parser = self.translate(gaps.parser_over(PARSER_KQL, table_columns))
+
+    def create(self, name, columns):
+        told = [f'"{column}" {_SQL_TYPES[kind]}' for column, kind in columns.items()]
+        self.db.execute(f'CREATE TABLE "{name}" ({", ".join(told)}, "_ingestion_time" TIMESTAMP)')
+
+    def translate(self, kql):
+        """The SQL of a query, and the values of its parameters."""
+        schema = duckdb_kql.engine.schema(self.db)
+        key = kql + json.dumps(schema, sort_keys=True)
+        if key not in _TRANSLATED:
+            sql = duckdb_kql.to_sql(kql, schema=schema, query_now=rows.NOW)
+            _TRANSLATED[key] = str(sql), sql.parameters
+        return _TRANSLATED[key]
+
+    def run(self, translated, before=""):
+        sql, parameters = translated
+        return self.db.execute(before + sql, parameters or None)
+
+    def insert(self, name, entries):
+        """Adds rows. As in Kusto, a string is never null."""
+        described = self.db.execute(f'DESCRIBE "{name}"').fetchall()
+        for entry in entries:
+            unknown = entry.keys() - {column[0] for column in described}
+            if unknown:
+                raise ValueError(f"{name} has no columns {sorted(unknown)}")
+        values = [[_value(entry.get(column[0]), column[1]) for column in described] for entry in entries]
+        if values:
+            marks = ", ".join("?" * len(described))
+            self.db.executemany(f'INSERT INTO "{name}" VALUES ({marks})', values)
+
+    def post(self, entries):
+        """Takes rows as the connector posts them through the rule's transform into the table."""
+        self.db.execute("DELETE FROM source")
+        self.insert("source", entries)
+        self.run(self.transform, f'INSERT INTO "{TABLE}" BY NAME ')
+
+    def parse(self):
+        """Runs the parser; what it gives is then the table of its name."""
+        self.run(self.parser, f'CREATE OR REPLACE TABLE "{PARSER}" AS ')
+
+    def query(self, kql):
+        return _dicts(self.run(self.translate(kql)))
+
+    def parsed(self):
+        """What the parser gives, in the order of events."""
+        self.parse()
+        found = _dicts(self.db.execute(f'FROM "{PARSER}" ORDER BY "Event Time", Subject'))
+        types = dict(row[:2] for row in self.db.execute(f'DESCRIBE "{PARSER}"').fetchall())
+        for row in found:
+            for name, kind in types.items():
+                if kind == "JSON" and row[name] is not None:
+                    row[name] = json.loads(row[name])
+        return found
+
+
+def _value(value, kind):
+    if kind == "VARCHAR":
+        if isinstance(value, (list, dict)):
+            return json.dumps(value)
+        return "" if value is None else str(value)
+    if kind == "JSON":
+        return None if value is None else json.dumps(value)
+    return value
+
+
+def _dicts(result):
+    names = [column[0] for column in result.description]
+    return [dict(zip(names, row)) for row in result.fetchall()]
