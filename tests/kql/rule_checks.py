@@ -36,8 +36,7 @@ def run(rules):
             cases += [Case(name, rule, kind, case) for case in group]
 
     # The parser reads the events of all cases at once; their EventIds tell them apart.
-    for number, case in enumerate(cases):
-        workspace.post(case.posted(number))
+    workspace.post([row for number, case in enumerate(cases) for row in case.posted(number)])
     workspace.parse()
     workspace.db.execute(f'ALTER TABLE "{PARSER}" RENAME TO parsed')
     workspace.db.execute(f'CREATE TABLE "{PARSER}" AS FROM parsed LIMIT 0')
@@ -69,7 +68,7 @@ class Case:
     def faults(self, workspace):
         for table in OTHER_TABLES:
             workspace.db.execute(f'DELETE FROM "{table}"')
-            workspace.insert(table, self.others(table))
+            workspace.insert(table, list(self.others(table)))
         workspace.db.execute(f'DELETE FROM "{PARSER}"')
         workspace.db.execute(
             f'INSERT INTO "{PARSER}" FROM parsed WHERE list_contains(?, EventId)', [self.ids])

@@ -2,6 +2,8 @@
 
 import json
 import re
+import tempfile
+from datetime import datetime
 from pathlib import Path
 
 import duckdb_kql
@@ -69,16 +71,20 @@ class Workspace:
         return self.db.execute(before + sql, parameters or None)
 
     def insert(self, name, entries):
-        """Adds rows. As in Kusto, a string is never null."""
-        described = self.db.execute(f'DESCRIBE "{name}"').fetchall()
-        for entry in entries:
-            unknown = entry.keys() - {column[0] for column in described}
-            if unknown:
-                raise ValueError(f"{name} has no columns {sorted(unknown)}")
-        values = [[_value(entry.get(column[0]), column[1]) for column in described] for entry in entries]
-        if values:
-            marks = ", ".join("?" * len(described))
-            self.db.executemany(f'INSERT INTO "{name}" VALUES ({marks})', values)
+        """Adds rows, a list of dicts. As in Kusto, a string is never null."""
+        columns = dict(row[:2] for row in self.db.execute(f'DESCRIBE "{name}"').fetchall())
+        unknown = {column for entry in entries for column in entry} - columns.keys()
+        if unknown:
+            raise ValueError(f"{name} has no columns {sorted(unknown)}")
+        told = ", ".join(f"'{column}': '{kind}'" for column, kind in columns.items())
+        with tempfile.NamedTemporaryFile("w", suffix=".ndjson") as file:
+            for entry in entries:
+                row = {column: _value(entry.get(column), kind) for column, kind in columns.items()}
+                file.write(json.dumps(row, default=datetime.isoformat) + "\n")
+            file.flush()
+            self.db.execute(
+                f"INSERT INTO \"{name}\" FROM read_json(?, format = 'newline_delimited', "
+                f"columns = {{{told}}})", [file.name])
 
     def post(self, entries):
         """Takes rows as the connector posts them through the rule's transform into the table."""
@@ -106,13 +112,12 @@ class Workspace:
 
 
 def _value(value, kind):
-    if kind == "VARCHAR":
-        if isinstance(value, (list, dict)):
-            return json.dumps(value)
-        return "" if value is None else str(value)
-    if kind == "JSON":
-        return None if value is None else json.dumps(value)
-    return value
+    """A value as JSON that DuckDB reads as this type."""
+    if kind != "VARCHAR":
+        return value
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
+    return "" if value is None else str(value)
 
 
 def _dicts(result):
