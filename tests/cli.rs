@@ -658,7 +658,7 @@ async fn a_damaged_or_newer_checkpoint_is_refused_and_kept() {
         std::fs::write(&path, bad).unwrap();
         let pulled = program.run(&["pull"]).await;
         pulled.assert_code(3).assert_stderr(&["checkpoint-refused", "entities.json", word]);
-        program.run(&["state", "show"]).await.assert_code(1).assert_stderr(&["entities.json"]);
+        program.run(&["state", "show"]).await.assert_code(2).assert_stderr(&["entities.json"]);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), bad);
     }
     program.run(&["state", "reset", "entities", "--yes"]).await.assert_code(0);

@@ -941,3 +941,52 @@ async fn no_secret_and_no_signature_is_written_anywhere() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_was_read_before_a_file_that_is_refused_is_delivered() {
+    let (first, second) = (events(1, "entities", 3), events(2, "entities", 3));
+    let page = page()
+        .file(BatchFile::of_lines("a.json.gz", &first))
+        .file(BatchFile::of_lines("b.json.gz", &second));
+    let plan = FaultPlan::none().matching("b.json.gz", usize::MAX, Endpoint::File, Fault::NotFound);
+    let rig = Rig::new(World::default().page("entities", page), plan).await.only("entities");
+    let stream = rig.pull_one().await;
+    assert_eq!(code(&stream), "file-forbidden");
+    assert_eq!(stream.rows_delivered, 3);
+    assert_eq!(landed_ids(&rig), ids(&first));
+    assert_eq!(rig.pull_one().await.rows_delivered, 0, "nor are they posted again");
+}
+
+#[tokio::test]
+async fn nothing_is_not_a_file_that_the_listing_gives_a_size() {
+    let mut file = BatchFile::raw("a.json.gz", Vec::new());
+    file.size = 500;
+    let world = World::default().page("entities", page().file(file));
+    let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
+    let stream = rig.pull_one().await;
+    assert_eq!((code(&stream), stream.files), ("file-unreadable", 0));
+}
+
+#[tokio::test]
+async fn a_size_that_is_none_does_not_hide_the_page() {
+    let lines = events(1, "entities", 2);
+    let world = World::default().page("entities", page().file(BatchFile::of_lines("a", &lines)));
+    let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
+    for size in [json!("629"), json!(-1), json!(6.5), Value::Null] {
+        let url = format!("{}/files/entities/a?X-Amz-Signature=wrong", rig.simulator.url());
+        let listing = json!({"value": [{"url": url, "size": size}], "isCaughtUp": true});
+        rig.simulator.set_page("entities", 0, page().verbatim(listing));
+        // The address is no good, but it was read.
+        assert_eq!(code(&rig.pull_one().await), "file-forbidden", "{size}");
+    }
+}
+
+#[tokio::test]
+async fn many_bad_lines_are_kept_a_body_at_a_time() {
+    let lines: Vec<String> = (0..4_000).map(|n| format!("x{n}")).collect();
+    let world = World::default().page("entities", page().file(BatchFile::of_lines("a", &lines)));
+    let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
+    let stream = rig.pull_one().await;
+    assert_eq!((stream.events_read, stream.rows_quarantined), (4_000, 4_000));
+    assert_eq!(rig.quarantined().len(), 4_000);
+}

@@ -235,8 +235,12 @@ impl Said {
     }
 
     fn names_a_setting(&self) -> bool {
-        let text = format!("{} {}", self.code, self.message).to_lowercase();
-        SETTINGS_WORDS.iter().any(|word| text.contains(word))
+        // A code is one word (`InvalidStream`); a message may quote a row, so only whole words of it
+        // count.
+        let (code, message) = (self.code.to_lowercase(), self.message.to_lowercase());
+        let mut words = message.split(|c: char| !c.is_alphanumeric() && c != '-');
+        SETTINGS_WORDS.iter().any(|word| code.contains(word))
+            || words.any(|word| SETTINGS_WORDS.contains(&word))
     }
 }
 

@@ -67,23 +67,32 @@ impl State {
 }
 
 async fn show(store: &dyn Store) -> Result<u8, CommandError> {
-    let mut checkpoints = serde_json::Map::new();
+    let (mut checkpoints, mut unreadable) = (serde_json::Map::new(), Vec::new());
     for name in store.list("checkpoints/").await.map_err(failed)? {
         let Some(stream) = name.strip_prefix("checkpoints/").and_then(|n| n.strip_suffix(".json"))
         else {
             continue;
         };
         let Some(bytes) = store.read(&name).await.map_err(failed)? else { continue };
-        let checkpoint = Checkpoint::parse(&bytes)
-            .map_err(|error| CommandError::Failed(format!("{name} {error}")))?;
-        let checkpoint = serde_json::to_value(checkpoint).map_err(failed)?;
-        checkpoints.insert(stream.to_owned(), checkpoint);
+        match Checkpoint::parse(&bytes) {
+            Ok(checkpoint) => {
+                let checkpoint = serde_json::to_value(checkpoint).map_err(failed)?;
+                checkpoints.insert(stream.to_owned(), checkpoint);
+            }
+            Err(error) => unreadable.push(format!("{name} {error}")),
+        }
     }
-    if checkpoints.is_empty() {
+    if checkpoints.is_empty() && unreadable.is_empty() {
         note(&format!("there are no checkpoints in {} yet", store.location()));
     }
     say(&serde_json::to_string_pretty(&checkpoints).map_err(failed)?)?;
-    Ok(DONE)
+    if unreadable.is_empty() {
+        return Ok(DONE);
+    }
+    Err(CommandError::Usage(format!(
+        "{}; install the release that wrote it, or begin anew with `state reset <stream>`",
+        unreadable.join("; ")
+    )))
 }
 
 async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandError> {

@@ -7,6 +7,7 @@ use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use super::api::{Api, Call};
@@ -27,7 +28,25 @@ const DAYS_KEPT: u64 = 7;
 const STEPS: usize = 7;
 
 /// Query parameters that sign a URL. What is left names the file.
-const SIGNING: [&str; 5] = ["awsaccesskeyid", "signature", "expires", "key-pair-id", "policy"];
+const SIGNING: [&str; 16] = [
+    "awsaccesskeyid",
+    "signature",
+    "expires",
+    "key-pair-id",
+    "policy",
+    // Of other clouds' storage, since Mimecast's list of hosts is not published.
+    "googleaccessid",
+    "se",
+    "sig",
+    "ske",
+    "skt",
+    "skoid",
+    "sp",
+    "spr",
+    "sr",
+    "st",
+    "sv",
+];
 
 /// A reply, as it comes. What is missing is as if it were empty.
 #[derive(Deserialize)]
@@ -42,9 +61,11 @@ struct Listing {
 
 #[derive(Deserialize)]
 struct File {
-    url: SecretString,
     #[serde(default)]
-    size: Option<u64>,
+    url: Option<SecretString>,
+    /// Read if it is a number that can be a size, and passed over if not.
+    #[serde(default)]
+    size: Value,
 }
 
 /// Why a listing was not had.
@@ -193,21 +214,27 @@ fn page(listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
 }
 
 fn part(file: File) -> Result<Part, Fault> {
-    let key = Url::parse(file.url.expose_secret()).ok().map(key).ok_or_else(|| {
+    let size = file.size.as_u64();
+    let named = file.url.and_then(|address| {
+        let key = Url::parse(address.expose_secret()).ok().map(key)?;
+        Some(Part { key, size, address })
+    });
+    named.ok_or_else(|| {
         Fault::passing(
             "listing-unreadable",
             "the listing names a batch file without a usable address",
             "the next run tries again; if it stays so, tell Mimecast's support",
         )
-    })?;
-    Ok(Part { key, size: file.size, address: file.url })
+    })
 }
 
 /// The file's name: its URL without what signs it.
 fn key(mut url: Url) -> String {
     let signs = |name: &str| {
         let name = name.to_ascii_lowercase();
-        name.starts_with("x-amz-") || SIGNING.contains(&name.as_str())
+        name.starts_with("x-amz-")
+            || name.starts_with("x-goog-")
+            || SIGNING.contains(&name.as_str())
     };
     let kept: Vec<(String, String)> = url
         .query_pairs()
@@ -293,6 +320,7 @@ mod tests {
                 "https://h/1?versionId=7",
             ),
             ("https://h/1?Key-Pair-Id=a&Policy=b&part=%26", "https://h/1?part=%26"),
+            ("https://h/1?sv=1&sig=secret&X-Goog-Signature=secret", "https://h/1"),
             ("https://h/1", "https://h/1"),
         ];
         for (url, expected) in cases {

@@ -117,6 +117,10 @@ impl Source for MimecastSource {
         Cursor::Start(self.api.start)
     }
 
+    fn rest(&self, stream: &str) {
+        self.api.pace.rest(stream);
+    }
+
     async fn page(
         &self,
         stream: &str,

@@ -549,4 +549,16 @@ mod tests {
             prop_assert!(checkpoint.files.values().all(|file| file.done == Position::End));
         }
     }
+
+    #[test]
+    fn short_bad_lines_close_a_body_too() {
+        let mut builder = BodyBuilder::new("s", 1);
+        builder.begin_file("f", &FileVersion::default(), Position::Line(0));
+        let mut lines = 0;
+        while builder.fits(10) {
+            lines += 1;
+            builder.push_rejection(rejection(&builder, lines, b"x"));
+        }
+        assert!(lines < 5_000, "{lines} rejections are held in memory");
+    }
 }

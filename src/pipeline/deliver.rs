@@ -56,8 +56,13 @@ struct Refusal {
 
 impl Poster {
     /// Posts a body, splitting it as often as it takes, and keeps what was refused.
-    pub(super) async fn settle(self: Arc<Self>, body: Body) -> Result<Settled, Interrupt> {
+    pub(super) async fn settle(self: Arc<Self>, mut body: Body) -> Result<Settled, Interrupt> {
         let mut settled = vec![0; body.spans.len()];
+        // What does not depend on the answer first: if it cannot be kept, nothing is posted, and so
+        // nothing is posted again at every run.
+        let rejections = std::mem::take(&mut body.rejections);
+        let (cut, undeliverable) = rejections.into_iter().partition(|kept| kept.delivered);
+        self.keep(undeliverable).await?;
         let refused = self.post(&body, &mut settled).await?;
         let delivered = settled.iter().sum();
         for refusal in &refused {
@@ -71,12 +76,10 @@ impl Poster {
         let refused = refused.into_iter().map(|r| body.reject(r.row, r.reason, r.detail));
         let mut keep: Vec<Rejection> = refused.collect();
         // A row of which Azure would have cut a column, and which it refused, was not delivered.
-        let stands = |cut: &&Rejection| {
-            !(cut.delivered && keep.iter().any(|refused| refused.position == cut.position))
-        };
-        let others: Vec<Rejection> = body.rejections.iter().filter(stands).cloned().collect();
-        keep.extend(others);
-        let truncated = keep.iter().filter(|rejection| rejection.delivered).count() as u64;
+        let mut cut: Vec<Rejection> = cut;
+        cut.retain(|cut| keep.iter().all(|refused| refused.position != cut.position));
+        let truncated = cut.len() as u64;
+        keep.extend(cut);
         self.keep(keep).await?;
         add(&self.counters.rows_truncated, truncated);
         let quarantined = settled.iter().sum::<u64>() - delivered;
@@ -157,16 +160,12 @@ impl Poster {
         if !self.lease.held() {
             return Err(PostError::Interrupt(lease_lost().into()));
         }
-        let grace_over = async {
-            self.stop.cancelled().await;
-            sleep(self.policy.grace).await;
-        };
         tokio::select! {
             posted = self.sink.post(bytes, self.deadline) => {
                 add(&self.counters.ambiguous_posts, posted.ambiguous);
                 posted.answer
             }
-            () = grace_over => {
+            () = self.grace_over() => {
                 add(&self.counters.ambiguous_posts, 1);
                 Err(PostError::Interrupt(Interrupt::OutOfTime))
             }
@@ -184,7 +183,17 @@ impl Poster {
         let keep = rejections
             .into_iter()
             .map(|rejection| async move { self.quarantine.keep(&rejection).await });
-        Ok(stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect::<()>().await?)
+        let keeping = stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect::<()>();
+        tokio::select! {
+            kept = keeping => Ok(kept?),
+            () = self.grace_over() => Err(Interrupt::OutOfTime),
+        }
+    }
+
+    /// Comes when even what is in flight must end.
+    async fn grace_over(&self) {
+        self.stop.cancelled().await;
+        sleep(self.policy.grace).await;
     }
 }
 

@@ -133,37 +133,7 @@ impl Connector {
         }
         let streams = join_all(pulls).await;
         let run_id = format!("{:032x}", self.random.bits());
-        let summary = RunSummary::new(run_id, started_at, self.clock.now(), streams);
-        self.log(&summary);
-        summary
-    }
-
-    /// Each failure once, where it is handled: here.
-    fn log(&self, summary: &RunSummary) {
-        for stream in &summary.streams {
-            let name = &stream.stream;
-            if let Some(fault) = &stream.error {
-                let Fault { code, message, fix, .. } = fault;
-                tracing::error!(stream = name, code, fix, "{message}");
-            }
-            if stream.outcome == Outcome::Busy {
-                tracing::error!(
-                    stream = name,
-                    code = "busy",
-                    fix = "run one connector per checkpoint; nothing is lost",
-                    "another connector holds the lease on its checkpoint"
-                );
-            }
-            if stream.rows_quarantined + stream.rows_truncated > 0 {
-                tracing::error!(
-                    stream = name,
-                    rows_quarantined = stream.rows_quarantined,
-                    rows_truncated = stream.rows_truncated,
-                    r#where = self.quarantine.location(name),
-                    "rows were put in quarantine"
-                );
-            }
-        }
+        RunSummary::new(run_id, started_at, self.clock.now(), streams)
     }
 }
 

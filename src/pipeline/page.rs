@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Policy;
@@ -67,19 +68,32 @@ impl PageReader {
             match self.read_parts(&page, &mut builder).await {
                 Ok(()) => break,
                 Err(PutDown::Expired) => {
+                    // Whatever comes of it, what was read before is not held back by this file.
+                    self.flush(&mut builder).await?;
                     self.expired += 1;
                     if self.expired > RELISTINGS {
                         return Err(self.forbidden().into());
                     }
                     page = self.list_again().await?;
                 }
-                Err(PutDown::Interrupt(interrupt)) => return Err(interrupt),
+                Err(PutDown::Interrupt(interrupt)) => {
+                    if matches!(interrupt, Interrupt::Fault(_)) {
+                        self.flush(&mut builder).await?;
+                    }
+                    return Err(interrupt);
+                }
             }
         }
-        if let Some(body) = builder.take().map_err(internal)? {
-            self.bodies.send(body).await.map_err(|_| Interrupt::OutOfTime)?;
-        }
+        self.flush(&mut builder).await?;
         Ok(page)
+    }
+
+    /// Sends on what waits in the body in hand.
+    pub(super) async fn flush(&self, builder: &mut BodyBuilder) -> Result<(), Interrupt> {
+        match builder.take().map_err(internal)? {
+            Some(body) => self.bodies.send(body).await.map_err(|_| Interrupt::OutOfTime),
+            None => Ok(()),
+        }
     }
 
     /// Files of which a part was read, and which the listing no longer has.
@@ -153,7 +167,17 @@ impl PageReader {
             }
         });
         let mut opened = stream::iter(opening).buffered(OPEN_AHEAD);
-        while let Some((part, open)) = opened.next().await {
+        loop {
+            let due = builder.since().map(|since| since + self.policy.body_wait);
+            let next = tokio::select! {
+                biased;
+                next = opened.next() => next,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.flush(builder).await?;
+                    continue;
+                }
+            };
+            let Some((part, open)) = next else { break };
             self.in_hand = Some(part.key.clone());
             self.read_part(&part, open, builder).await?;
         }

@@ -1,7 +1,9 @@
 //! One file of a page, read to its end: what happens when a download breaks off, or the file is
 //! damaged.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{StreamExt, TryStreamExt};
 
 use super::body::BodyBuilder;
 use super::fault::{Fault, Interrupt, internal};
@@ -63,6 +65,7 @@ impl PageReader {
                 FillEnd::Failed(error) => {
                     let line = self.line_of(part);
                     let Some(reason) = tries.after(&error, line) else {
+                        self.flush(builder).await?;
                         self.pause(part, &error, &tries).await?;
                         continue;
                     };
@@ -116,7 +119,8 @@ impl PageReader {
         from: u64,
         builder: &mut BodyBuilder,
     ) -> Result<FillEnd, PutDown> {
-        let download = Download::begin(open, self.stop.clone(), Arc::clone(&self.counters));
+        let download =
+            Download::begin(open, part.size, self.stop.clone(), Arc::clone(&self.counters));
         let empty = BodyBuilder::new(&self.stream, self.policy.gzip_level);
         let filler = Filler {
             reader: self.source.records(Box::new(download), from),
@@ -142,7 +146,17 @@ impl PageReader {
     /// Copies the part to quarantine as it is.
     async fn keep_file(&mut self, part: &Part) -> Result<(), PutDown> {
         let open = self.source.open(part, self.deadline).await?;
-        self.quarantine.keep_file(&self.stream, &part.key, open.bytes).await?;
+        let broken = Arc::new(Mutex::new(None));
+        let tell = Arc::clone(&broken);
+        let bytes = open.bytes.inspect_err(move |error| {
+            *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        });
+        let kept = self.quarantine.keep_file(&self.stream, &part.key, bytes.boxed()).await;
+        // A download that broke off is not the store's fault.
+        if let Some(error) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(unreadable(part, 1, &error).into());
+        }
+        kept?;
         self.kept.insert(part.key.clone());
         Ok(())
     }
@@ -176,13 +190,7 @@ impl PageReader {
     /// Waits before the next download of the same part.
     async fn pause(&self, part: &Part, error: &ReadError, tries: &Tries) -> Result<(), PutDown> {
         if tries.without_a_line >= DOWNLOADS {
-            return Err(Fault::passing(
-                "file-unreadable",
-                format!("batch file {}: {DOWNLOADS} downloads in a row failed: {error}", part.key),
-                "the next run tries again from the same line; check the network between here \
-                 and the file's host",
-            )
-            .into());
+            return Err(unreadable(part, DOWNLOADS, error).into());
         }
         tracing::info!(file = part.key, %error, "downloading the file again");
         tokio::select! {
@@ -190,6 +198,15 @@ impl PageReader {
             () = self.stop.cancelled() => Err(Interrupt::OutOfTime.into()),
         }
     }
+}
+
+fn unreadable(part: &Part, downloads: u32, error: &dyn std::fmt::Display) -> Fault {
+    Fault::passing(
+        "file-unreadable",
+        format!("batch file {}: {downloads} downloads in a row failed: {error}", part.key),
+        "the next run tries again from the same line; check the network between here and the \
+         file's host",
+    )
 }
 
 /// The downloads of one part.

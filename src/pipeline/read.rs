@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -150,12 +150,34 @@ pub(super) struct Download {
 }
 
 impl Download {
-    /// Begins to fetch.
-    pub(super) fn begin(part: OpenPart, stop: CancellationToken, counters: Arc<Counters>) -> Self {
+    /// Begins to fetch. Nothing at all is not a file to which the listing gives a `size`.
+    pub(super) fn begin(
+        part: OpenPart,
+        size: Option<u64>,
+        stop: CancellationToken,
+        counters: Arc<Counters>,
+    ) -> Self {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let fetching = tokio::spawn(fetch(part.bytes, sender, stop, counters));
+        let fetching = tokio::spawn(fetch(not_nothing(part.bytes, size), sender, stop, counters));
         Self { chunks, chunk: Bytes::new(), _fetching: AbortOnDropHandle::new(fetching) }
     }
+}
+
+/// The bytes, with an error at their end if there were none where the listing says there are.
+fn not_nothing(bytes: ByteStream, size: Option<u64>) -> ByteStream {
+    let mut missing = size.is_some_and(|size| size > 0);
+    let bytes = bytes.map(Some).chain(stream::once(async { None }));
+    let checked = bytes.filter_map(move |chunk| {
+        let checked = match chunk {
+            Some(chunk) => {
+                missing &= chunk.as_ref().is_ok_and(Bytes::is_empty);
+                Some(chunk)
+            }
+            None => missing.then(|| Err(io::Error::other("no byte of the file arrived"))),
+        };
+        std::future::ready(checked)
+    });
+    checked.boxed()
 }
 
 async fn fetch(

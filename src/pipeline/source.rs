@@ -28,6 +28,9 @@ pub trait Source: Send + Sync {
     /// Where a stream that has no checkpoint begins.
     fn start(&self) -> Cursor;
 
+    /// A stream's run has ended, however: what was reserved for it is free for the others.
+    fn rest(&self, _stream: &str) {}
+
     /// Lists the page at `cursor`.
     async fn page(
         &self,

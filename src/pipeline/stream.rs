@@ -54,7 +54,35 @@ impl StreamPull<'_> {
             Ok(None) => Ok(Outcome::Busy),
             Err(interrupt) => Err(interrupt),
         };
-        self.summary(ended, told)
+        self.connector.source.rest(self.stream);
+        let summary = self.summary(ended, told);
+        self.log(&summary);
+        summary
+    }
+
+    /// Each failure once, where it is handled: here, as soon as the stream has ended.
+    fn log(&self, summary: &StreamSummary) {
+        let name = self.stream;
+        if let Some(Fault { code, message, fix, .. }) = &summary.error {
+            tracing::error!(stream = name, code, fix, "{message}");
+        }
+        if summary.outcome == Outcome::Busy {
+            tracing::error!(
+                stream = name,
+                code = "busy",
+                fix = "run one connector per checkpoint; nothing is lost",
+                "another connector holds the lease on its checkpoint"
+            );
+        }
+        if summary.rows_quarantined + summary.rows_truncated > 0 {
+            tracing::error!(
+                stream = name,
+                rows_quarantined = summary.rows_quarantined,
+                rows_truncated = summary.rows_truncated,
+                r#where = self.connector.quarantine.location(name),
+                "rows were put in quarantine"
+            );
+        }
     }
 
     /// Takes the lease, waiting for it as long as the policy says. `None` if somebody keeps it.

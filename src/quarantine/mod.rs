@@ -19,6 +19,9 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{ByteStream, Store, StoreError};
 
+/// What the event id and the overhead of a rejection's allocations come to, in bytes.
+const ALLOCATIONS: usize = 160;
+
 /// One line that was not delivered, or not whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -140,12 +143,14 @@ impl Rejection {
         !self.event_id.is_empty()
     }
 
-    /// How many bytes it holds in memory.
+    /// About how many bytes it holds in memory, with what its allocations cost.
     pub fn size(&self) -> usize {
-        match &self.kept {
+        let kept = match &self.kept {
             Kept::Line(bytes) => bytes.len(),
             Kept::File | Kept::Nothing => 0,
-        }
+        };
+        let FilePosition { stream, file, .. } = &self.position;
+        size_of::<Self>() + kept + stream.len() + file.len() + self.detail.len() + ALLOCATIONS
     }
 
     /// The last part of its name.
