@@ -50,9 +50,6 @@ pub enum RejectReason {
     /// Nested more than 128 levels deep, counting the event itself.
     #[error("the line is nested more than 128 levels deep")]
     TooDeep,
-    /// Longer than the reader of lines takes. [`Table::write_row`] never says this.
-    #[error("the line is longer than MAX_LINE_BYTES allows; raise that setting to take such lines")]
-    LineTooLong,
 }
 
 impl RejectReason {
@@ -65,7 +62,6 @@ impl RejectReason {
             Self::LoneSurrogate => "lone-surrogate",
             Self::DuplicateKey => "duplicate-key",
             Self::TooDeep => "too-deep",
-            Self::LineTooLong => "line-too-long",
         }
     }
 }
