@@ -5,9 +5,12 @@
 //! (progress).
 
 pub mod body;
+pub mod buffers;
+mod deflate;
 mod deliver;
 mod fault;
 mod ledger;
+mod outbox;
 mod page;
 mod part;
 mod read;
@@ -18,9 +21,11 @@ mod stream;
 mod summary;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::sync::Semaphore;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -33,6 +38,7 @@ pub use summary::{Counters, Gap, Outcome, RunSummary, StreamSummary, get};
 use crate::checkpoint::Store;
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Deadline, Random};
+use body::BodyBuffers;
 use stream::StreamPull;
 
 /// How a run goes about its work.
@@ -44,7 +50,7 @@ pub struct Policy {
     pub grace: Duration,
     /// How a body is deflated: 0 (not at all) to 9.
     pub gzip_level: u32,
-    /// Bodies of one stream that are posted at the same time.
+    /// Bodies of all streams that are posted at the same time, or not yet recorded.
     pub in_flight: usize,
     /// A body that has waited this long is posted though it is not full.
     pub body_wait: Duration,
@@ -66,7 +72,7 @@ impl Default for Policy {
             run_time_limit: Duration::from_secs(540),
             grace: Duration::from_secs(30),
             gzip_level: 2,
-            in_flight: 4,
+            in_flight: 6,
             body_wait: Duration::from_secs(5),
             save_after_bodies: 16,
             save_after: Duration::from_secs(5),
@@ -96,6 +102,16 @@ pub struct Connector {
     pub random: Random,
 }
 
+/// What the streams of one run share.
+#[derive(Clone)]
+struct Shared {
+    /// One for each body that may be in flight.
+    slots: Arc<Semaphore>,
+    buffers: BodyBuffers,
+    /// Whether the sink has accepted a row in this run, of whatever stream.
+    accepted: Arc<AtomicBool>,
+}
+
 /// The name of a stream's checkpoint in the store.
 pub fn checkpoint_name(stream: &str) -> String {
     format!("checkpoints/{stream}.json")
@@ -123,12 +139,15 @@ impl Connector {
                 stop.cancel();
             }
         }));
-        let accepted = Arc::default();
+        let shared = Shared {
+            slots: Arc::new(Semaphore::new(self.policy.in_flight)),
+            buffers: BodyBuffers::default(),
+            accepted: Arc::default(),
+        };
         let mut pulls = Vec::new();
         for (stream, counters) in counters {
-            let (stop, counters, accepted) =
-                (stop.clone(), Arc::clone(counters), Arc::clone(&accepted));
-            let pull = StreamPull { connector: self, stream, stop, deadline, counters, accepted };
+            let (stop, counters, shared) = (stop.clone(), Arc::clone(counters), shared.clone());
+            let pull = StreamPull { connector: self, stream, stop, deadline, counters, shared };
             pulls.push(pull.run());
         }
         let streams = join_all(pulls).await;

@@ -121,11 +121,11 @@ impl PageReader {
     ) -> Result<FillEnd, PutDown> {
         let download =
             Download::begin(open, part.size, self.stop.clone(), Arc::clone(&self.counters));
-        let empty = BodyBuilder::new(&self.stream, self.policy.gzip_level);
+        let empty = self.builder();
         let filler = Filler {
             reader: self.source.records(Box::new(download), from),
             builder: std::mem::replace(builder, empty),
-            bodies: self.bodies.clone(),
+            outbox: self.outbox.clone(),
             stop: self.stop.clone(),
             counters: Arc::clone(&self.counters),
             policy: self.policy,

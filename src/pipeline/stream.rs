@@ -2,29 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use chrono::{NaiveDate, NaiveTime};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::Poster;
 use super::fault::{Fault, Interrupt};
 use super::ledger::Ledger;
+use super::outbox::Outbox;
 use super::page::PageReader;
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
-use super::{Connector, checkpoint_name};
+use super::{Connector, Shared, checkpoint_name};
 use crate::checkpoint::{Checkpoint, Cursor, Lease, Position};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
 
 /// Empty pages that are asked for in one run; the next run goes on behind them.
 const EMPTY_PAGES: u32 = 5;
-
-/// Full bodies that wait for their turn to be posted.
-const BODIES_AHEAD: usize = 1;
 
 /// One stream in one run.
 pub(super) struct StreamPull<'a> {
@@ -33,8 +29,7 @@ pub(super) struct StreamPull<'a> {
     pub(super) stop: CancellationToken,
     pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
-    /// Whether the sink has accepted a row in this run, of whatever stream.
-    pub(super) accepted: Arc<AtomicBool>,
+    pub(super) shared: Shared,
 }
 
 /// What is told of a stream beside its counts.
@@ -224,7 +219,7 @@ impl StreamPull<'_> {
         in_hand: &mut Option<String>,
     ) -> Result<Page, Interrupt> {
         let connector = self.connector;
-        let (sender, bodies) = mpsc::channel(BODIES_AHEAD);
+        let (outbox, outgoing) = Outbox::new(Arc::clone(&self.shared.slots));
         // Ends the reading side when the delivering side fails.
         let stop = self.stop.child_token();
         let mut reader = PageReader {
@@ -233,7 +228,8 @@ impl StreamPull<'_> {
             stream: self.stream.to_owned(),
             cursor: ledger.checkpoint.cursor.clone(),
             read: ledger.checkpoint.files.clone(),
-            bodies: sender,
+            outbox,
+            buffers: self.shared.buffers.clone(),
             stop: stop.clone(),
             deadline: self.deadline,
             counters: Arc::clone(&self.counters),
@@ -252,7 +248,7 @@ impl StreamPull<'_> {
             deadline: self.deadline.plus(connector.policy.grace),
             counters: Arc::clone(&self.counters),
             policy: connector.policy,
-            accepted: Arc::clone(&self.accepted),
+            accepted: Arc::clone(&self.shared.accepted),
         });
         let keys: Vec<String> = page.parts.iter().map(|part| part.key.clone()).collect();
         let reading = async {
@@ -263,7 +259,7 @@ impl StreamPull<'_> {
             (read, reader.gone)
         };
         let delivering = async {
-            let delivered = ledger.deliver(poster, bodies).await;
+            let delivered = ledger.deliver(poster, outgoing).await;
             if delivered.is_err() {
                 stop.cancel();
             }
