@@ -334,8 +334,10 @@ class Clouds(unittest.TestCase):
                         self.assertNotRegex(text, r"windows\.net|azure\.net|azure\.com", place)
 
     def test_the_plan_can_be_chosen(self):
-        made = deployed(HostingPlan="ElasticPremium")
-        self.assertEqual(one(made, "Microsoft.Web/serverfarms")["sku"]["name"], "EP1")
+        for plan, sku in (("FlexConsumption", "FC1"), ("ElasticPremium", "EP1")):
+            for cloud in arm.CLOUDS:
+                made = deployed(HostingPlan=plan, cloud=cloud)
+                self.assertEqual(one(made, "Microsoft.Web/serverfarms")["sku"]["name"], sku)
 
 
 class Evaluator(unittest.TestCase):
