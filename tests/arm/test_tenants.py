@@ -44,8 +44,6 @@ class Tenants(unittest.TestCase):
         for path in (ARM / "tenants/example").glob("*.json"):
             values = arm.parameter_values(path)
             self.assertEqual(values["MimecastClientSecret"], "secret mimecast-client-secret")
-            if values.get("TableExists"):
-                values["TableExists"] = False
             arm.Deployment(TEMPLATE, values)
 
     def test_duplicates_are_refused(self):
@@ -82,8 +80,8 @@ class Tenants(unittest.TestCase):
             ("2026-11-15", "20261115", "StartDate"),
             ("0 */30 * * * *", "*/30 * * * *", "Schedule"),
             (",Enabled,", ",Yes,", "DeployAnalyticsRules is not one of"),
-            (",true,2026", ",maybe,2026", "TableExists is not true or false"),
-            ("TableExists", "TableIsThere", "TableIsThere' is no parameter"),
+            ("Enabled,true", "Enabled,maybe", "DeployedThroughLighthouse is not true or false"),
+            ("StartDate", "StartDay", "StartDay' is no parameter"),
             ("contoso,1111", "con/toso,1111", "Tenant is not letters"),
             ("DeployedThroughLighthouse", "MimecastCITableName", "MimecastCITableName"),
         ]:
