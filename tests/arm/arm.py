@@ -106,8 +106,6 @@ class Scope:
         self.loop = None
         self.lambdas = {}
         self.referred = set()
-        # The ids of resources that have a name of the template's own.
-        self.symbols = {}
         self.parameters = {}
         declared = template.get("parameters", {})
         for name in given:
@@ -198,7 +196,6 @@ class Scope:
         return resource_id(f"/subscriptions/{self.subscription}", kind, names)
 
     def do_reference(self, identity, version=None, full=None):
-        identity = self.symbols.get(identity, identity)
         self.referred.add(identity)
         if identity in self.there:
             return self.there[identity]
@@ -319,8 +316,7 @@ class Deployment:
         copies = {}
         resources = scope.template["resources"]
         # Language version 2.0 has them by name.
-        named = isinstance(resources, dict)
-        for symbol, resource in resources.items() if named else enumerate(resources):
+        for resource in resources.values() if isinstance(resources, dict) else resources:
             if "@options" in resource and scope.template.get("languageVersion") != "2.0":
                 raise Fault("@options take languageVersion 2.0")
             copy_of = resource.get("copy")
@@ -330,8 +326,6 @@ class Deployment:
                 scope.loop = index if copy_of else None
                 made.append(self.one(scope, resource))
             scope.loop = None
-            if named:
-                scope.symbols[symbol] = made[0]
             if copy_of:
                 copies[copy_of["name"]] = made
         self.waits = [(w, a) for w, a in self.waits if a not in copies]

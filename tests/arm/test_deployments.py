@@ -242,6 +242,14 @@ class Workspace(unittest.TestCase):
         self.assertEqual((again["plan"], again["retentionInDays"], again["totalRetentionInDays"]),
                          ("Analytics", None, None))
 
+    def test_the_table_is_made_then_read_then_written(self):
+        steps = {r["name"].partition("-table")[2]: r.get("dependsOn", [])
+                 for r in deployed().of_type("Microsoft.Resources/deployments")
+                 if "-table" in r["name"]}
+        self.assertEqual(list(steps), ["-if-missing", "-as-it-is", ""])
+        self.assertTrue(steps["-as-it-is"][0].endswith("-table-if-missing"))
+        self.assertTrue(steps[""][0].endswith("-table-as-it-is"))
+
     def test_no_request_to_a_table_that_may_exist_leaves_out_its_retention(self):
         for resource, _ in resources(TEMPLATE):
             if resource["type"] == TABLES and "@options" not in resource:
