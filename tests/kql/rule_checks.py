@@ -31,6 +31,7 @@ def run(rules):
     workspace = Workspace()
     cases = []
     for name, rule, groups in rules:
+        yield f"{name} has the window of its frequency", window_faults(rule)
         for kind, least in LEAST.items():
             group = groups.get(kind, [])
             if len(group) < least:
@@ -54,6 +55,18 @@ def run(rules):
         yield case.title, faults
     for name in STATES.keys() & {name for name, _, _ in rules}:
         yield f"{name} tells of a state", [] if name in told_again else [f"no case shows that {STATES[name]}"]
+
+
+def window_faults(rule):
+    """Each row must be new in one run, and the period must hold it then, however old its event is."""
+    frequency, period = (rows.span(rule[key]) for key in ("queryFrequency", "queryPeriod"))
+    window = re.search(r"^let window = (\w+);", rule["query"], re.M)
+    faults = []
+    if window and rows.span(window[1]) != frequency:
+        faults.append(f"its window is {window[1]}, its frequency {rule['queryFrequency']}")
+    if PARSER in rule["query"] and period < frequency + rows.MAX_AGE:
+        faults.append(f"its period of {rule['queryPeriod']} leaves out late rows")
+    return faults
 
 
 class Case:
