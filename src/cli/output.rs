@@ -58,7 +58,8 @@ mod tests {
     #[test]
     fn nothing_drives_a_terminal() {
         let hostile = "\u{1b}[2J\r\n\u{7}\u{7f}\u{9b}31m\u{202e}\u{feff}\u{e0001}";
-        let (shown, json) = (printable(hostile.as_bytes()), serde_json::to_string(hostile).unwrap());
+        let (shown, json) =
+            (printable(hostile.as_bytes()), serde_json::to_string(hostile).unwrap());
         assert_eq!(shown, r"\u{1b}[2J\u{d}\u{a}\u{7}\u{7f}\u{9b}31m\u{202e}\u{feff}\u{e0001}");
         let safe = printable_json(&json);
         assert!(safe.bytes().all(|byte| byte.is_ascii_graphic()), "{safe}");

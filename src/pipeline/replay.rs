@@ -19,6 +19,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Policy;
 use super::body::{BodyBuilder, hex};
 use super::deliver::{Poster, Settled, lease_lost};
 use super::fault::{Fault, Interrupt, internal};
@@ -28,7 +29,6 @@ use super::sink::Sink;
 use super::source::{OpenPart, OpenRecords, ReadError, Record, RecordReader};
 use super::stream::{BODIES_AHEAD, log_failure};
 use super::summary::Outcome;
-use super::Policy;
 use crate::checkpoint::{FileVersion, Lease, Names, Position, Store, StoreError};
 use crate::quarantine::{
     self, FilePosition, Found, Kept, Quarantine, Rejection, in_quarantine, is_record,
@@ -78,12 +78,12 @@ pub struct StreamReplay {
 }
 
 impl Replay {
-    /// Sends what lies in the quarantine of these streams. `stop` ends it early, as the time limit
-    /// does.
+    /// Sends what lies in the quarantine of these streams; one where nothing does is not in the
+    /// summary. `stop` ends it early, as the time limit does.
     pub async fn run(&self, streams: &[&str], stop: &CancellationToken) -> ReplaySummary {
         let (deadline, stop, _limit) = self.policy.limit(stop);
         let streams = streams.iter().map(|stream| self.stream(stream, deadline, &stop));
-        let streams = join_all(streams).await;
+        let streams: Vec<_> = join_all(streams).await.into_iter().flatten().collect();
         let outcomes: Vec<Outcome> = streams.iter().map(|stream| stream.outcome).collect();
         ReplaySummary { outcome: Outcome::of(&outcomes), streams }
     }
@@ -93,9 +93,13 @@ impl Replay {
         stream: &str,
         deadline: Deadline,
         stop: &CancellationToken,
-    ) -> StreamReplay {
+    ) -> Option<StreamReplay> {
         let mut told = Told::default();
-        let ended = self.under_lease(stream, deadline, stop, &mut told).await;
+        let ended = match self.is_empty(stream).await {
+            Ok(true) => return None,
+            Ok(false) => self.under_lease(stream, deadline, stop, &mut told).await,
+            Err(error) => Err(error.into()),
+        };
         let (outcome, error) = match ended {
             Ok(outcome) => (outcome, None),
             Err(Interrupt::OutOfTime) => (Outcome::TimeLimit, None),
@@ -103,7 +107,13 @@ impl Replay {
         };
         log_failure(stream, outcome, error.as_ref());
         let Told { rows_delivered, stay } = told;
-        StreamReplay { stream: stream.to_owned(), outcome, rows_delivered, stay, error }
+        Some(StreamReplay { stream: stream.to_owned(), outcome, rows_delivered, stay, error })
+    }
+
+    /// Whether there is nothing to do, which needs no lease and leaves no trace.
+    async fn is_empty(&self, stream: &str) -> Result<bool, StoreError> {
+        let below = in_quarantine(Some(stream));
+        Ok(self.quarantine.names(&below).try_next().await?.is_none())
     }
 
     async fn under_lease(
@@ -113,11 +123,6 @@ impl Replay {
         stop: &CancellationToken,
         told: &mut Told,
     ) -> Result<Outcome, Interrupt> {
-        // Nothing to do leaves no trace, and waits for nobody.
-        let below = in_quarantine(Some(stream));
-        if self.quarantine.names(&below).try_next().await?.is_none() {
-            return Ok(Outcome::CaughtUp);
-        }
         let leasing = lease(&*self.store, stream, &self.policy, stop);
         let Some(mut lease) = leasing.await? else { return Ok(Outcome::Busy) };
         let ended = match self.check_destination(stream, lease.as_mut()).await {
@@ -246,7 +251,11 @@ impl<'a> Resend<'a> {
     }
 
     /// Sends one record, if it is one to be sent.
-    async fn send(&mut self, name: String, record: &quarantine::Record<'_>) -> Result<(), Interrupt> {
+    async fn send(
+        &mut self,
+        name: String,
+        record: &quarantine::Record<'_>,
+    ) -> Result<(), Interrupt> {
         if record.delivered {
             return Ok(());
         }

@@ -15,7 +15,8 @@ use crate::checkpoint::{ByteStream, Cursor};
 use crate::seams::Deadline;
 
 /// Opens a part's bytes as [`Source::records`] does.
-pub type OpenRecords = Arc<dyn Fn(Box<dyn Read + Send>, u64) -> Box<dyn RecordReader> + Send + Sync>;
+pub type OpenRecords =
+    Arc<dyn Fn(Box<dyn Read + Send>, u64) -> Box<dyn RecordReader> + Send + Sync>;
 
 /// Where events come from.
 ///

@@ -8,6 +8,7 @@ use chrono::{NaiveDate, NaiveTime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Connector;
 use super::deliver::Poster;
 use super::fault::{Fault, Interrupt};
 use super::ledger::Ledger;
@@ -15,7 +16,6 @@ use super::page::PageReader;
 use super::resume::{lease, release};
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
-use super::Connector;
 use crate::checkpoint::{Checkpoint, Cursor, Lease, Position};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;

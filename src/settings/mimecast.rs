@@ -61,7 +61,8 @@ pub(super) fn read(
         "MIMECAST_CLIENT_SECRET",
         &format!("{CONSOLE} and put its client secret into the environment."),
     );
-    let types = reader.optional("MIMECAST_TYPES", &raw.mimecast_types, &EVENT_TYPES.join(","), types);
+    let types =
+        reader.optional("MIMECAST_TYPES", &raw.mimecast_types, &EVENT_TYPES.join(","), types);
     let earliest = today.checked_sub_days(Days::new(DEFAULT_DAYS_BACK)).unwrap_or(today);
     let start_date =
         reader.optional("START_DATE", &raw.start_date, &earliest.to_string(), |text| {
