@@ -225,7 +225,7 @@ impl Store for BlobStore {
         let fault = move |error| self.fault(&format!("listing {prefix}*"), error);
         let prefix = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
         let options = BlobContainerClientListBlobsOptions { prefix, ..Default::default() };
-        let names = async move { Ok::<_, Error>(self.container.list_blobs(Some(options))?) }
+        let names = async move { self.container.list_blobs(Some(options)) }
             .try_flatten_stream()
             .try_filter_map(|blob| async {
                 let length = blob.properties.and_then(|properties| properties.content_length);
