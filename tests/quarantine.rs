@@ -310,8 +310,10 @@ async fn nothing_in_a_record_drives_the_terminal() {
 async fn a_replay_that_is_killed_after_its_post_is_done_again() {
     let (simulator, program, refused, line) = one_refused().await;
     refused.no_longer();
-    // It waits before the next attempt, and is killed there.
+    // It waits for its next attempts, and is killed there.
     simulator.script(Endpoint::Post, Fault::LostReply);
+    let wait = Some(("Retry-After", "3".to_owned()));
+    simulator.script(Endpoint::Post, Fault::TooManyRequests(wait));
     let mut child = program.command(&["quarantine", "replay"]).spawn().unwrap();
     until("the row", || simulator.landed_count() == 10).await;
     child.kill().await.unwrap();
@@ -586,4 +588,26 @@ async fn a_replay_that_is_stopped_is_gone_on_with() {
     assert_eq!(rig.quarantined().len(), 1);
     replay_on(&rig, folder(&rig)).await;
     assert_eq!(landed_ids(&rig), ids(&lines));
+}
+
+#[tokio::test]
+async fn a_replay_that_fails_in_the_middle_of_a_file_keeps_all_of_it() {
+    // Far more bodies than may be in flight, so that reading is held back.
+    let lines = events(1, STREAM, 20_000);
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
+    rig.options.max_file_bytes = 1_000;
+    rig.pull().await;
+    rig.options.max_file_bytes = 8 << 30;
+    rig.simulator.script(Endpoint::Post, Fault::Nothing);
+    rig.simulator.script(Endpoint::Post, Fault::Forbidden);
+    let failed = replay_on(&rig, folder(&rig)).await;
+    assert_eq!((failed.outcome, failed.exit_code()), (Outcome::Failed, 2));
+    assert_eq!(failed.streams[0].error.as_ref().unwrap().code, "ingestion-forbidden");
+    assert_eq!((rig.quarantined().len(), rig.kept_files().len()), (1, 1));
+
+    assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 20_000);
+    assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
+    let landed: BTreeSet<String> = landed_ids(&rig).into_iter().collect();
+    assert_eq!(landed, ids(&lines).into_iter().collect());
 }
