@@ -862,13 +862,17 @@ async fn no_help_is_too_wide_or_shows_a_value() {
         &["state", "--help"],
         &["state", "show", "--help"],
         &["state", "reset", "--help"],
+        &["quarantine", "--help"],
+        &["quarantine", "list", "--help"],
+        &["quarantine", "show", "--help"],
+        &["quarantine", "replay", "--help"],
     ] {
         let help = program.run(args).await;
         help.assert_code(0);
         assert!(!help.said().contains("canary"), "{help:#?}");
         let widest = help.stdout.lines().map(|line| line.chars().count()).max().unwrap();
         assert!(widest <= 100, "{args:?}: {widest} columns");
-        if args[0] == "state" && args.len() == 3 {
+        if ["state", "quarantine"].contains(&args[0]) && args.len() == 3 {
             assert!(help.stdout.contains("[env: CHECKPOINT_URL]"), "{help:#?}");
             assert!(!help.stdout.contains("[env: MIMECAST_"), "{help:#?}");
         }

@@ -681,6 +681,31 @@ async fn a_file_that_changes_within_a_run_starts_at_its_first_line() {
     assert_landed(&rig, &[&lines[..before], &other].concat());
 }
 
+#[tokio::test]
+async fn a_damaged_file_that_is_another_when_it_is_to_be_kept_starts_at_its_first_line() {
+    let lines = events(5, "entities", 300);
+    let other = events(6, "entities", 20);
+    let whole = BatchFile::of_lines("a.json.gz", &lines);
+    let half = whole.bytes.len() / 2;
+    let world = World::default().page("entities", page().file(whole.damaged(half)));
+    // The copy has to wait after three downloads, and meanwhile the file is replaced.
+    let wait = Fault::TooManyRequests(Some(("X-RateLimit-Reset", "300".to_owned())));
+    let faults = FaultPlan::none().times(3, Endpoint::File, Fault::Nothing);
+    let rig = Rig::new(world, faults.once(Endpoint::File, wait)).await.only("entities");
+    let (stream, ()) = tokio::join!(rig.pull_one(), async {
+        while downloads(&rig, "a.json.gz") < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let changed = BatchFile::of_lines("a.json.gz", &other);
+        rig.simulator.set_page("entities", 0, page().file(changed));
+    });
+    assert_caught_up(&stream);
+    let before = landed_ids(&rig).len() - other.len();
+    assert!((1..300).contains(&before), "{before}");
+    assert_landed(&rig, &[&lines[..before], &other].concat());
+    assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
+}
+
 /// Waits until the page has been listed so often.
 async fn until_listed(rig: &Rig, listings: u64) {
     while rig.simulator.calls().all_listings() < listings {

@@ -15,7 +15,7 @@ use azure_storage_blob::models::{BlobClientBreakLeaseOptions, BlobClientUploadOp
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
 use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
@@ -106,6 +106,15 @@ async fn a_stream_is_written_whole_or_not_at_all(store: &dyn Store) {
 
     store.write_stream("s/big", pieces(&bytes, &mut random)).await.unwrap();
     assert!(store.read("s/big").await.unwrap().unwrap() == bytes);
+    let mut read = BytesMut::new();
+    let mut pieces_read = store.read_stream("s/big").await.unwrap().unwrap();
+    while let Some(piece) = pieces_read.next().await {
+        read.extend_from_slice(&piece.unwrap());
+    }
+    assert!(read == bytes);
+    for none in ["s/none", "l/empty"] {
+        assert!(store.read_stream(none).await.unwrap().is_none(), "{none}");
+    }
 
     let other = Bytes::from(vec![7; 9 << 20]);
     let broken = Err(io::Error::other("the line went dead"));

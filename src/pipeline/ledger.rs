@@ -186,6 +186,7 @@ mod tests {
             newest_ms: None,
             delivered: settled,
             quarantined: 0,
+            kept: Vec::new(),
         }
     }
 
