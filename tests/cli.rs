@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use chrono::NaiveDate;
+use futures::FutureExt as _;
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Page, Simulator};
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use support::program::{
 };
 use support::tls::Certificates;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 const ALWAYS: usize = usize::MAX;
@@ -439,6 +441,38 @@ async fn a_client_secret_posts_by_entra() {
         "AZURE_CLIENT_SECRET",
     ]);
     assert!(!refused.said().contains("canary"), "{refused:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_for_azure_follows_a_redirect() {
+    let thief = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let redirect = Fault::Redirect(format!("http://{}/", thief.local_addr().unwrap()));
+    let folder = TempDir::new().unwrap();
+    let certificates = Certificates::write(folder.path());
+    let cases = [
+        (Endpoint::Post, false, "ingestion-settings"),
+        (Endpoint::AzureToken, false, "azure-token-unavailable"),
+        (Endpoint::AzureToken, true, "azure-token-unavailable"),
+    ];
+    for (endpoint, by_secret, code) in cases {
+        let simulator = faulty(FaultPlan::none().times(ALWAYS, endpoint, redirect.clone())).await;
+        let entra = certificates.serve(&simulator).await;
+        let mut program = Program::of(&simulator);
+        if by_secret {
+            program = program
+                .set("AZURE_TENANT_ID", simulator.tenant_id())
+                .set("AZURE_CLIENT_ID", simulator.client_id())
+                .set("AZURE_CLIENT_SECRET", simulator.client_secret())
+                .set("AZURE_AUTHORITY_HOST", &entra.url())
+                .set("SSL_CERT_FILE", &certificates.ca.display().to_string());
+        }
+        let pulled = program.run(&["pull", "--json"]).await;
+        let summary = pulled.json();
+        assert_eq!(summary["streams"][0]["error"]["code"], code, "{endpoint:?}: {pulled:#?}");
+        assert_eq!(simulator.landed_count(), 0);
+        assert_no_secret(&simulator, &pulled.said());
+    }
+    assert!(thief.accept().now_or_never().is_none(), "the redirect was followed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
