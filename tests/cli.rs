@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -171,6 +172,30 @@ async fn state_lies_in_the_documented_folder_by_default() {
     program.run(&["pull"]).await.assert_code(0);
     assert!(program.folder.path().join("mimecast-sentinel-state/checkpoints").is_dir());
     program.run(&["state", "show"]).await.assert_code(0);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn state_is_its_owners_alone_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let simulator = faulty(FaultPlan::none().once(Endpoint::File, Fault::Corrupt(30))).await;
+    let program = Program::of(&simulator);
+    program.shell("umask 000 && exec $EXE pull").await.assert_code(0);
+    let (mut folders, mut files) = (vec![program.state()], Vec::new());
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    while let Some(folder) = folders.pop() {
+        assert_eq!(mode(&folder), 0o700, "{}", folder.display());
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    for file in &files {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
+    let are = |end| files.iter().filter(|file| file.to_string_lossy().ends_with(end)).count();
+    let seen = [are("/checkpoints/entities.json"), are("-corrupt-file.json"), are("/file")];
+    assert_eq!(seen, [1; 3], "{files:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -808,7 +833,7 @@ async fn a_demo_on_a_terminal_shows_a_bar_with_an_end() {
 
 /// The process of a pull that was started in `folder`.
 #[cfg(target_os = "linux")]
-fn pull_in(folder: &std::path::Path) -> Option<String> {
+fn pull_in(folder: &Path) -> Option<String> {
     std::fs::read_dir("/proc").unwrap().find_map(|entry| {
         let process = entry.ok()?.path();
         let is_here = std::fs::read_link(process.join("cwd")).ok()? == folder;
