@@ -584,6 +584,9 @@ async fn logs_are_plain_text_with_failures_on_stderr_and_no_secret() {
     let dry = program.run(&["pull", "--dry-run"]).await;
     dry.assert_code(3);
     assert_no_secret(&simulator, &dry.stderr);
+    // Nor what the events say about people: their addresses, for one.
+    assert!(dry.stdout.contains('@') && !dry.stderr.contains('@'), "{dry:#?}");
+    assert!(!pulled.said().contains('@'), "{pulled:#?}");
 
     let quiet = program.set("LOG_LEVEL", "ERROR").run(&["pull"]).await;
     assert_eq!(quiet.stdout.lines().count(), 5, "{quiet:#?}");

@@ -24,6 +24,9 @@ const ALWAYS: usize = usize::MAX;
 const WRONG_SECRET: &str = "wrong~canary";
 /// Of a workload identity.
 const ASSERTION: &str = "assertion.canary";
+/// Of a proxy's user, and as a proxy is sent it (`me:proxy-canary`).
+const PROXY_PASSWORD: &str = "proxy-canary";
+const PROXY_BASIC: &str = "bWU6cHJveHktY2FuYXJ5";
 /// What the Azure CLI answers.
 const PERSONS_TOKEN: &str = "persons.canary";
 
@@ -80,6 +83,8 @@ fn secrets(simulator: &Simulator, sas: &str) -> Vec<String> {
         WRONG_SECRET,
         ASSERTION,
         PERSONS_TOKEN,
+        PROXY_PASSWORD,
+        PROXY_BASIC,
     ];
     let escape = |text: &&str| form_urlencoded::byte_serialize(text.as_bytes()).collect();
     // Entra's tokens begin with `eyJ`, as each JWT does.
@@ -156,6 +161,13 @@ async fn pulls() -> Told {
     let simulator = faulty(FaultPlan::none()).await;
     let wrong = Program::of(&simulator).set("MIMECAST_CLIENT_SECRET", WRONG_SECRET);
     told.run(wrong, &["pull"]).await.assert_code(2).assert_stderr(&["mimecast-credentials"]);
+    // Nobody listens there; the run gives up when its time is up.
+    let proxy = format!("http://me:{PROXY_PASSWORD}@127.0.0.1:1");
+    let behind =
+        Program::of(&simulator).set("HTTP_PROXY", &proxy).set("RUN_TIME_LIMIT_SECONDS", "2");
+    let behind = told.run(behind, &["pull"]).await;
+    behind.assert_code(0);
+    assert!(behind.stdout.contains("could not connect"), "{behind:#?}");
     told
 }
 
