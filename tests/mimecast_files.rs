@@ -12,6 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::FutureExt as _;
 use mimecast_sentinel::checkpoint::{Cursor, Position};
 use mimecast_sentinel::http::Clients;
 use mimecast_sentinel::mimecast::MimecastSource;
@@ -27,6 +28,7 @@ use support::scenario::{
     assert_caught_up, assert_done, assert_landed, clock_at, code, events, ids, landed_ids,
     one_by_one, page, page_of, reasons, small_world, stopped_after,
 };
+use tokio::net::TcpListener;
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -852,6 +854,27 @@ async fn only_public_https_addresses_are_connected_to() {
     }
     assert_eq!(rig.simulator.calls().all_downloads(), 0);
     assert_eq!(rig.simulator.violations(), [""; 0]);
+}
+
+/// The names of a machine that resolve to itself stand for any name whose owner lets it resolve to
+/// a private address, at once or only when it is asked again: each connection is made to an address
+/// that was resolved, and judged, for that connection.
+#[tokio::test]
+async fn a_name_that_resolves_to_a_private_address_is_not_connected_to() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let rig = Rig::new(World::default(), FaultPlan::none()).await;
+    let source = public_source(&rig);
+    for name in ["localhost", "LOCALHOST"] {
+        let address = format!("https://{name}:{port}/f").into();
+        let part = Part { key: "the file".to_owned(), size: None, address };
+        let opened = source.open(&part, Deadline::after(Duration::from_secs(30))).await;
+        let Err(OpenError::Interrupt(Interrupt::Fault(fault))) = opened else {
+            panic!("{name}: it was not refused");
+        };
+        assert!(fault.to_string().contains("has no public address"), "{name}: {fault}");
+    }
+    assert!(listener.accept().now_or_never().is_none(), "it was connected to");
 }
 
 #[tokio::test]
