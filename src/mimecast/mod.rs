@@ -11,4 +11,4 @@ mod source;
 mod token;
 
 pub use pace::Pace;
-pub use source::{MimecastSource, Options};
+pub use source::{MimecastSource, Options, open_records};

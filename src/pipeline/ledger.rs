@@ -189,6 +189,7 @@ mod tests {
             newest_ms: None,
             delivered: settled,
             quarantined: 0,
+            kept: Vec::new(),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Follow an event in this order: [`source`] (what comes in), `stream` (the loop over pages),
 //! `page`, `part` and `read` (files to bodies), [`body`], `deliver` (bodies to the [`sink`]), `ledger`
-//! (progress).
+//! (progress). What lies in quarantine takes the same way from [`body`] on, by [`Replay`].
 
 pub mod body;
 pub mod buffers;
@@ -14,6 +14,7 @@ mod outbox;
 mod page;
 mod part;
 mod read;
+mod replay;
 mod resume;
 pub mod sink;
 pub mod source;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use fault::{Fault, Interrupt};
+pub use replay::{Replay, ReplaySummary, StreamReplay};
 pub use sink::Sink;
 pub use source::Source;
 pub use summary::{Counters, Gap, Outcome, RunSummary, StreamSummary, get};
@@ -83,6 +85,25 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// When a run that begins now must end, and a token that is cancelled then, or with `stop`.
+    fn limit(&self, stop: &CancellationToken) -> (Deadline, CancellationToken, Limit) {
+        let deadline = Deadline::after(self.run_time_limit);
+        let stop = stop.child_token();
+        let cancelling = {
+            let stop = stop.clone();
+            async move {
+                sleep_until(deadline.instant()).await;
+                stop.cancel();
+            }
+        };
+        (deadline, stop, AbortOnDropHandle::new(tokio::spawn(cancelling)))
+    }
+}
+
+/// Cancels at the deadline, while it lives.
+type Limit = AbortOnDropHandle<()>;
+
 /// A source, a sink and a store, wired together.
 #[derive(Clone)]
 pub struct Connector {
@@ -112,6 +133,13 @@ struct Shared {
     accepted: Arc<AtomicBool>,
 }
 
+impl Shared {
+    fn new(policy: &Policy) -> Self {
+        let slots = Arc::new(Semaphore::new(policy.in_flight));
+        Self { slots, buffers: BodyBuffers::default(), accepted: Arc::default() }
+    }
+}
+
 /// The name of a stream's checkpoint in the store.
 pub fn checkpoint_name(stream: &str) -> String {
     format!("checkpoints/{stream}.json")
@@ -130,20 +158,8 @@ impl Connector {
     /// One run over all streams. `stop` ends it early, as the time limit does.
     pub async fn run(&self, counters: &RunCounters, stop: &CancellationToken) -> RunSummary {
         let started_at = self.clock.now();
-        let deadline = Deadline::after(self.policy.run_time_limit);
-        let stop = stop.child_token();
-        let _limit = AbortOnDropHandle::new(tokio::spawn({
-            let stop = stop.clone();
-            async move {
-                sleep_until(deadline.instant()).await;
-                stop.cancel();
-            }
-        }));
-        let shared = Shared {
-            slots: Arc::new(Semaphore::new(self.policy.in_flight)),
-            buffers: BodyBuffers::default(),
-            accepted: Arc::default(),
-        };
+        let (deadline, stop, _limit) = self.policy.limit(stop);
+        let shared = Shared::new(&self.policy);
         let mut pulls = Vec::new();
         for (stream, counters) in counters {
             let (stop, counters, shared) = (stop.clone(), Arc::clone(counters), shared.clone());

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{NaiveDate, NaiveTime};
-use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::Poster;
@@ -12,9 +11,10 @@ use super::fault::{Fault, Interrupt};
 use super::ledger::Ledger;
 use super::outbox::Outbox;
 use super::page::PageReader;
+use super::resume::{lease, release};
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
-use super::{Connector, Shared, checkpoint_name};
+use super::{Connector, Shared};
 use crate::checkpoint::{Checkpoint, Cursor, Lease, Position};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
@@ -44,12 +44,14 @@ impl StreamPull<'_> {
     /// Pulls until there is nothing more, the time is up, or something fails.
     pub(super) async fn run(self) -> StreamSummary {
         let mut told = Told::default();
-        let ended = match self.lease().await {
+        let connector = self.connector;
+        let leasing = lease(&*connector.store, self.stream, &connector.policy, &self.stop);
+        let ended = match leasing.await {
             Ok(Some(lease)) => self.pull(lease, &mut told).await,
             Ok(None) => Ok(Outcome::Busy),
             Err(interrupt) => Err(interrupt),
         };
-        self.connector.source.rest(self.stream);
+        connector.source.rest(self.stream);
         let summary = self.summary(ended, told);
         self.log(&summary);
         summary
@@ -58,17 +60,7 @@ impl StreamPull<'_> {
     /// Each failure once, where it is handled: here, as soon as the stream has ended.
     fn log(&self, summary: &StreamSummary) {
         let name = self.stream;
-        if let Some(Fault { code, message, fix, .. }) = &summary.error {
-            tracing::error!(stream = name, code, fix, "{message}");
-        }
-        if summary.outcome == Outcome::Busy {
-            tracing::error!(
-                stream = name,
-                code = "busy",
-                fix = "run one connector per checkpoint; nothing is lost",
-                "another connector holds the lease on its checkpoint"
-            );
-        }
+        log_failure(name, summary.outcome, summary.error.as_ref());
         if summary.rows_quarantined + summary.rows_truncated > 0 {
             tracing::error!(
                 stream = name,
@@ -80,27 +72,11 @@ impl StreamPull<'_> {
         }
     }
 
-    /// Takes the lease, waiting for it as long as the policy says. `None` if somebody keeps it.
-    async fn lease(&self) -> Result<Option<Box<dyn Lease>>, Interrupt> {
-        let policy = self.connector.policy;
-        let until = Instant::now() + policy.lease_wait;
-        loop {
-            let lease = self.connector.store.lease(&checkpoint_name(self.stream)).await?;
-            if lease.is_some() || Instant::now() + policy.lease_poll > until {
-                return Ok(lease);
-            }
-            tokio::select! {
-                () = sleep(policy.lease_poll) => {}
-                () = self.stop.cancelled() => return Ok(None),
-            }
-        }
-    }
-
     async fn pull(&self, mut lease: Box<dyn Lease>, told: &mut Told) -> Result<Outcome, Interrupt> {
         let checkpoint = match self.connector.resume(self.stream, lease.as_mut()).await {
             Ok(checkpoint) => checkpoint,
             Err(interrupt) => {
-                self.release(lease).await;
+                release(self.stream, lease).await;
                 return Err(interrupt);
             }
         };
@@ -116,17 +92,11 @@ impl StreamPull<'_> {
         told.newest_ms = ledger.newest_ms;
         told.backfill_from = ledger.checkpoint.backfill_from;
         let saved = ledger.save().await;
-        self.release(ledger.lease).await;
+        release(self.stream, ledger.lease).await;
         match (ended, saved) {
             (Err(Interrupt::Fault(fault)), _) => Err(Interrupt::Fault(fault)),
             (_, Err(interrupt)) => Err(interrupt),
             (ended, Ok(())) => ended,
-        }
-    }
-
-    async fn release(&self, lease: Box<dyn Lease>) {
-        if let Err(error) = lease.release().await {
-            tracing::debug!(stream = self.stream, %error, "the lease runs out by itself");
         }
     }
 
@@ -339,5 +309,20 @@ impl StreamPull<'_> {
             lag_seconds: told.newest_ms.map(lag),
             error,
         }
+    }
+}
+
+/// Says why a stream did not do its work, if it did not.
+pub(super) fn log_failure(stream: &str, outcome: Outcome, error: Option<&Fault>) {
+    if let Some(Fault { code, message, fix, .. }) = error {
+        tracing::error!(stream, code, fix, "{message}");
+    }
+    if outcome == Outcome::Busy {
+        tracing::error!(
+            stream,
+            code = "busy",
+            fix = "run one connector per checkpoint; nothing is lost",
+            "another connector holds the lease on its checkpoint"
+        );
     }
 }

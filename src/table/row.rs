@@ -143,12 +143,12 @@ impl<'a> Fields<'a> {
     fn read(&mut self, table: &Table, line: &'a [u8]) -> Result<(), RejectReason> {
         let text = std::str::from_utf8(line).map_err(|_| RejectReason::InvalidUtf8)?;
         let mut json = serde_json::Deserializer::from_str(text);
-        json.deserialize_map(Collect { table, fields: self })
-            .and_then(|()| json.end())
-            .map_err(|_| match serde_json::from_str::<IgnoredAny>(text) {
+        json.deserialize_map(Collect { table, fields: self }).and_then(|()| json.end()).map_err(
+            |_| match serde_json::from_str::<IgnoredAny>(text) {
                 Ok(_) => RejectReason::NotObject,
                 Err(_) => RejectReason::NotJson,
-            })?;
+            },
+        )?;
         self.check(line)
     }
 
@@ -177,9 +177,9 @@ impl<'a> Fields<'a> {
     fn add(&mut self, table: &Table, key: &'a str, raw: &'a str) {
         // A key with an escape is no column's name as it stands.
         let name = key.get(1..key.len() - 1).unwrap_or_default();
-        let column = table.column_of(name).or_else(|| {
-            name.contains('\\').then(|| table.column_of(&unescape(key)?)).flatten()
-        });
+        let column = table
+            .column_of(name)
+            .or_else(|| name.contains('\\').then(|| table.column_of(&unescape(key)?)).flatten());
         let Some(column) = column else {
             return self.rest.push((key, raw));
         };

@@ -23,6 +23,14 @@ CLOUDS = {
 }
 
 
+# What a provider adds to what it is asked to make, where a template reads it.
+ADDED = {
+    "Microsoft.OperationalInsights/workspaces/tables": {
+        "plan": "Analytics", "retentionInDays": 30, "retentionInDaysAsDefault": True,
+        "totalRetentionInDays": 30, "totalRetentionInDaysAsDefault": True},
+}
+
+
 class Fault(Exception):
     """The template would not deploy."""
 
@@ -234,6 +242,8 @@ class Scope:
     do_toLower = staticmethod(str.lower)
     do_split = staticmethod(str.split)
     do_replace = staticmethod(str.replace)
+    do_startsWith = staticmethod(lambda text, start: text.lower().startswith(start.lower()))
+    do_endsWith = staticmethod(lambda text, end: text.lower().endswith(end.lower()))
     do_empty = staticmethod(lambda value: not value)
     do_equals = staticmethod(lambda one, other: one == other)
     do_not = staticmethod(lambda value: not value)
@@ -290,7 +300,9 @@ class Deployment:
     def __init__(self, template, given, cloud="AzureCloud", there=None,
                  subscription="00000000-0000-0000-0000-000000000001", group="app"):
         self.resources, self.ids, self.waits, self.referrals = [], set(), [], []
-        self.deploy(Scope(template, given, subscription, group, cloud, there or {}))
+        there = there or {}
+        self.before = set(there)
+        self.deploy(Scope(template, given, subscription, group, cloud, dict(there)))
         for waiting, awaited in self.waits:
             if awaited.lower() not in self.ids:
                 raise Fault(f"{waiting} depends on {awaited}, which is not in the template")
@@ -298,12 +310,17 @@ class Deployment:
             if referred.lower() not in self.ids:
                 if "/Microsoft.OperationalInsights/workspaces/" not in referred:
                     raise Fault(f"{referring} refers to {referred}, which is not in the template")
-            elif referred not in awaited and referred not in (there or {}):
+            elif referred not in awaited and referred not in there:
                 raise Fault(f"{referring} refers to {referred} and does not wait for it")
 
     def deploy(self, scope):
+        """Gives the outputs."""
         copies = {}
-        for resource in scope.template["resources"]:
+        resources = scope.template["resources"]
+        # Language version 2.0 has them by name.
+        for resource in resources.values() if isinstance(resources, dict) else resources:
+            if "@options" in resource and scope.template.get("languageVersion") != "2.0":
+                raise Fault("@options take languageVersion 2.0")
             copy_of = resource.get("copy")
             count = scope.value(copy_of["count"]) if copy_of else 1
             made = []
@@ -314,12 +331,13 @@ class Deployment:
             if copy_of:
                 copies[copy_of["name"]] = made
         self.waits = [(w, a) for w, a in self.waits if a not in copies]
-        for output in scope.template.get("outputs", {}).values():
-            scope.value(output["value"])
+        return {name: {"value": scope.value(output["value"])}
+                for name, output in scope.template.get("outputs", {}).items()}
 
     def one(self, scope, resource):
         resource = copy.deepcopy(resource)
         resource.pop("copy", None)
+        options = resource.pop("@options", {})
         nested = None
         if resource["type"] == "Microsoft.Resources/deployments":
             nested = resource["properties"].pop("template")
@@ -332,17 +350,21 @@ class Deployment:
         self.waits += [(identity, awaited) for awaited in made.get("dependsOn", [])]
         if not made.get("condition", True):
             return identity
+        if "onlyIfNotExists" in options and identity in self.before:
+            return identity
         scope.referred = set()
         made["properties"] = scope.value(resource.get("properties", {}))
         self.referrals += [(identity, referred, made.get("dependsOn", []))
                            for referred in scope.referred]
         made["id"] = identity
         self.resources.append(made)
+        if made["type"] in ADDED:
+            scope.there[identity] = {**ADDED[made["type"]], **made["properties"]}
         if nested is not None:
             given = {k: v["value"] for k, v in made["properties"]["parameters"].items()}
             inner = Scope(nested, given, made.get("subscriptionId", scope.subscription),
                           made.get("resourceGroup", scope.group), scope.cloud, scope.there)
-            self.deploy(inner)
+            scope.there[identity] = {"outputs": self.deploy(inner)}
         return identity
 
     def of_type(self, kind):

@@ -24,9 +24,15 @@ def strings(node, path=""):
         yield path, node
 
 
+def own_resources(template):
+    """Its own resources, which language version 2.0 has by name."""
+    found = template["resources"]
+    return list(found.values()) if isinstance(found, dict) else found
+
+
 def resources(template):
     """All resources, those of nested templates too, each with the template it stands in."""
-    for resource in template["resources"]:
+    for resource in own_resources(template):
         yield resource, template
         nested = resource["properties"].get("template") if "properties" in resource and isinstance(
             resource["properties"], dict) else None

@@ -42,7 +42,7 @@ _TRANSLATED = {}
 
 
 class Workspace:
-    """One workspace. Every query sees the time rows.NOW."""
+    """One workspace. A query sees the time rows.NOW, if nothing else is said."""
 
     def __init__(self, table_columns=COLUMNS):
         self.db = duckdb_kql.connect()
@@ -57,12 +57,12 @@ class Workspace:
         told = [f'"{column}" {_SQL_TYPES[kind]}' for column, kind in columns.items()]
         self.db.execute(f'CREATE TABLE "{name}" ({", ".join(told)}, "_ingestion_time" TIMESTAMP)')
 
-    def translate(self, kql):
+    def translate(self, kql, now=rows.NOW):
         """The SQL of a query, and the values of its parameters."""
         schema = duckdb_kql.engine.schema(self.db)
-        key = kql + json.dumps(schema, sort_keys=True)
+        key = kql + json.dumps(schema, sort_keys=True), now
         if key not in _TRANSLATED:
-            sql = duckdb_kql.to_sql(kql, schema=schema, query_now=rows.NOW)
+            sql = duckdb_kql.to_sql(kql, schema=schema, query_now=now)
             _TRANSLATED[key] = str(sql), sql.parameters
         return _TRANSLATED[key]
 
@@ -96,8 +96,8 @@ class Workspace:
         """Runs the parser; what it gives is then the table of its name."""
         self.run(self.parser, f'CREATE OR REPLACE TABLE "{PARSER}" AS ')
 
-    def query(self, kql):
-        return _dicts(self.run(self.translate(kql)))
+    def query(self, kql, now=rows.NOW):
+        return _dicts(self.run(self.translate(kql, now)))
 
     def parsed(self):
         """What the parser gives, in the order of events."""
