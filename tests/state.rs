@@ -176,7 +176,8 @@ mod progress {
     #[tokio::test(start_paused = true)]
     async fn does_not_pass_a_body_that_fails_whatever_comes_after_it() {
         for failing in 0..5 {
-            let memory = one_file(5);
+            let mut memory = one_file(5);
+            memory.policy.in_flight = 4;
             let store = memory.watched();
             let connector = memory.hooked(Arc::new(store.clone()), move |n, _| async move {
                 if n < failing {
@@ -206,6 +207,7 @@ mod progress {
     #[tokio::test(start_paused = true)]
     async fn waits_for_a_slow_body_however_long_it_takes() {
         let mut memory = one_file(5);
+        memory.policy.in_flight = 4;
         memory.policy.save_after = Duration::from_secs(5);
         let store = memory.watched();
         let connector = memory.hooked(Arc::new(store.clone()), |n, _| async move {
@@ -519,6 +521,7 @@ mod the_time_limit {
     #[tokio::test(start_paused = true)]
     async fn gives_bodies_in_flight_thirty_seconds_and_posts_nothing_new() {
         let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..5))]));
+        memory.policy.in_flight = 4;
         memory.policy.run_time_limit = Duration::from_secs(100);
         let posted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&posted);

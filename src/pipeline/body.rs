@@ -34,7 +34,7 @@ const MAX_ORIGINAL_BYTES: usize = 2 * MAX_BODY_BYTES;
 pub struct Body {
     /// The stream it belongs to.
     pub stream: String,
-    /// The rows as a JSON array, gzip-encoded; empty if there is none.
+    /// The rows as a JSON array, gzip-encoded.
     pub gzip: Bytes,
     /// The rows, in order.
     pub rows: Buffer<BodyRow>,
@@ -88,7 +88,7 @@ pub struct BodyBuilder {
     stream: String,
     level: u32,
     buffers: BodyBuffers,
-    /// From the first row on.
+    /// Made when it is first needed.
     deflater: Option<Deflater>,
     /// Bytes of JSON so far, without the closing bracket.
     json_len: usize,
@@ -197,13 +197,10 @@ impl BodyBuilder {
         let Some(last) = self.spans.last() else { return Ok(None) };
         let (file, version, at) =
             (last.delta.file.clone(), last.delta.version.clone(), last.delta.to);
-        let gzip = if self.rows.is_empty() {
-            Bytes::new()
-        } else {
-            let deflater = self.deflater();
-            deflater.write(b"]")?;
-            deflater.finish()?
-        };
+        let end: &[u8] = if self.rows.is_empty() { b"[]" } else { b"]" };
+        let deflater = self.deflater();
+        deflater.write(end)?;
+        let gzip = deflater.finish()?;
         let (no_rows, no_originals) = (self.buffers.rows.take(), self.buffers.originals.take());
         let body = Body {
             stream: self.stream.clone(),
