@@ -1029,22 +1029,8 @@ mod in_azure {
         let lines = events(STREAM, 10);
         let world = World::default().page(STREAM, page(&[("a.json.gz", &lines)]));
         let rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
-        let http = azurite.http.clone();
         let store = store(azurite, &container);
-        let break_it = move || break_lease(http.clone(), container.clone());
-        the_lease::that_is_lost_stops_the_stream(&rig, &lines, store, break_it).await;
-    }
-
-    /// Breaks the lease on the stream's checkpoint at once, as anybody with the SAS may.
-    async fn break_lease(http: reqwest::Client, mut container: Url) {
-        let path = format!("{}/{}", container.path(), checkpoint_name(STREAM));
-        container.set_path(&path);
-        container.set_query(Some(&format!("comp=lease&{}", sas("rcwdl"))));
-        let request = http
-            .put(container)
-            .header("content-length", 0)
-            .header("x-ms-lease-action", "break")
-            .header("x-ms-lease-break-period", "0");
-        assert_eq!(request.send().await.unwrap().status(), 202);
+        let broken = azurite.lease_breaker(&container, &checkpoint_name(STREAM));
+        the_lease::that_is_lost_stops_the_stream(&rig, &lines, store, broken).await;
     }
 }

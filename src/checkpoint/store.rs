@@ -93,7 +93,7 @@ pub struct LeaseWatch(Arc<dyn Fn() -> bool + Send + Sync>);
 
 impl LeaseWatch {
     /// A watch that asks `held`.
-    pub(crate) fn new(held: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(held: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(held))
     }
 
