@@ -22,4 +22,6 @@ pub mod rig;
 #[cfg(feature = "simulator")]
 pub mod scenario;
 #[cfg(feature = "simulator")]
+pub mod stage;
+#[cfg(feature = "simulator")]
 pub mod tls;
