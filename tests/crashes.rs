@@ -200,5 +200,8 @@ async fn doubles_nineteen_bodies_at_most_and_that_many_at_the_worst_point() {
             most = most.max(survives(&plan, &[(number, moment)]).await);
         }
     }
-    assert_eq!(most, 19, "4 in flight, and 15 since the checkpoint was written: the 16th writes it");
+    assert_eq!(
+        most, 19,
+        "4 in flight, and 15 since the checkpoint was written: the 16th writes it"
+    );
 }

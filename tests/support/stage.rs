@@ -127,11 +127,8 @@ struct Life {
 
 impl Stage {
     pub fn new(plan: Staged) -> Self {
-        let shared = Shared {
-            outside: Mutex::default(),
-            plan: plan.clone(),
-            life: Mutex::default(),
-        };
+        let shared =
+            Shared { outside: Mutex::default(), plan: plan.clone(), life: Mutex::default() };
         Self { plan, shared: Arc::new(shared) }
     }
 
