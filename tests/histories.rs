@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta};
+use chrono::TimeDelta;
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
 use mimecast_sentinel::http::RetryPolicy;
 use mimecast_sentinel::pipeline::{Outcome, Policy, RunSummary};
@@ -392,7 +392,7 @@ impl FilePlan {
 
 /// Lets time go on while nothing else does: the longer nothing happens, the faster.
 async fn pass_time(happened: Arc<AtomicU64>) {
-    let (least, most) = (Duration::from_millis(1), Duration::from_millis(200));
+    let (least, most) = (Duration::from_millis(1), Duration::from_secs(1));
     let (mut step, mut seen) = (least, 0);
     loop {
         tokio::time::advance(step).await;
@@ -765,7 +765,7 @@ async fn rig(history: &History, given: &Given, tools: Arc<Tools>, hooks: Hooks<'
         let look = looks.fetch_add(1, Ordering::Relaxed) as usize;
         let jump = jumps.get(look % jumps.len().max(1)).copied().unwrap_or(0);
         let now = now.fetch_add(jump, Ordering::Relaxed) + jump;
-        DateTime::from(start) + TimeDelta::seconds(now)
+        start + TimeDelta::seconds(now)
     });
     rig
 }

@@ -372,7 +372,7 @@ async fn conduct(mut turns: mpsc::UnboundedReceiver<Turn>, step: Duration) {
             Ok(turn) => turn,
             Err(_) if all_wait => {
                 let next = readers.keys().find(|number| **number > last);
-                last = *next.or(readers.keys().next()).unwrap();
+                last = *next.or_else(|| readers.keys().next()).unwrap();
                 if !step.is_zero() {
                     tokio::time::advance(step).await;
                 }
