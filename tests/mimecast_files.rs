@@ -788,8 +788,27 @@ async fn a_half_read_file_that_is_listed_again_goes_on() {
     assert_landed(&rig, &lines);
 }
 
+/// Its address is refused, and the fresh listing no longer has it: it was listed, so its loss is told.
 #[tokio::test]
-async fn a_file_that_was_not_begun_may_go_without_a_word() {
+async fn a_file_that_goes_before_it_was_begun_is_told_and_passed() {
+    let lines = events(5, "entities", 13);
+    let faults = FaultPlan::none().matching("a.json.gz", 1, Endpoint::File, Fault::Expired);
+    let rig = Rig::new(half_read_world(&lines), faults).await.only("entities");
+    let b = BatchFile::of_lines("b.json.gz", &lines[10..13]);
+    rig.simulator.script(Endpoint::Listing, Fault::Nothing);
+    let wait = Fault::TooManyRequests(Some(("X-RateLimit-Reset", "300".to_owned())));
+    rig.simulator.script(Endpoint::Listing, wait);
+    let (stream, ()) = tokio::join!(rig.pull_one(), async {
+        until_listed(&rig, 2).await;
+        rig.simulator.set_page("entities", 0, page().file(b));
+    });
+    assert_caught_up(&stream);
+    assert_gone(&rig, &stream, 0);
+    assert_landed(&rig, &lines[10..]);
+}
+
+#[tokio::test]
+async fn a_file_that_no_run_began_may_go_without_a_word() {
     let lines = events(5, "entities", 13);
     let rig = stopped_after(4, half_read_world(&lines)).await;
     let a = BatchFile::of_lines("a.json.gz", &lines[..10]);

@@ -19,7 +19,7 @@ use serde_json::json;
 use support::rig::Rig;
 use support::scenario::{
     STREAMS, assert_caught_up, assert_done, assert_landed, backlog, clock_at, code, day, events,
-    one_by_one, page, page_of, small_world,
+    one_by_one, page, page_of, reasons, small_world,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -511,12 +511,14 @@ async fn the_files_of_a_page_and_its_next_token_come_from_the_same_reply() {
     rig.simulator.set_page("entities", 0, second);
     drop(go_on);
     assert_caught_up(&pulled.await.unwrap());
-    // The first reply's `b` and its token are gone with it; `a` was not read twice.
+    // The first reply's `b` and its token are gone with it, and that is told of `b`; `a` was not
+    // read twice.
+    assert_eq!(reasons(&rig), [("file-gone".to_owned(), 1)]);
     assert_landed(&rig, &[&lines[..40], &lines[50..]].concat());
     assert_eq!(rig.checkpoint("entities").cursor, Cursor::Start(rig.options.start));
     let read: Vec<String> = rig.checkpoint("entities").files.into_keys().collect();
     let names: Vec<&str> = read.iter().map(|key| key.rsplit('/').next().unwrap()).collect();
-    assert_eq!(names, ["a.json.gz", "c.json.gz"]);
+    assert_eq!(names, ["a.json.gz", "b.json.gz", "c.json.gz"]);
 }
 
 // Backfill and lost tokens.

@@ -193,8 +193,7 @@ impl Checkpoint {
 
     /// Whether a file of the page in hand was begun and not finished.
     pub fn has_half_read(&self) -> bool {
-        let half_read = |done| done > Position::Line(0) && done < Position::End;
-        self.files.values().any(|progress| half_read(progress.done))
+        self.files.values().any(|progress| progress.done < Position::End)
     }
 
     /// Goes on to the next page: the files of the old one are finished.

@@ -14,7 +14,7 @@ use super::outbox::Outbox;
 use super::part::PutDown;
 use super::source::{Page, Part, Source};
 use super::summary::Counters;
-use crate::checkpoint::{Cursor, FileProgress, Position};
+use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
 
@@ -24,7 +24,7 @@ const OPEN_AHEAD: usize = 2;
 /// How often in a row the same page is listed again because an address was refused.
 const RELISTINGS: u32 = 3;
 
-/// How often the page is listed again to find a half-read file that it no longer has.
+/// How often the page is listed again to find a file that it no longer has.
 const RELISTINGS_FOR_MISSING: u32 = 2;
 
 /// Reads one page of one stream into bodies.
@@ -59,6 +59,7 @@ impl PageReader {
         let mut builder = self.builder();
         let mut looked_for = 0;
         loop {
+            self.note(&page);
             let missing = self.missing(&page);
             if !missing.is_empty() && looked_for < RELISTINGS_FOR_MISSING {
                 looked_for += 1;
@@ -102,18 +103,28 @@ impl PageReader {
         }
     }
 
-    /// Files of which a part was read, and which the listing no longer has.
+    /// Remembers what is listed: it must not go without a word.
+    fn note(&mut self, page: &Page) {
+        for part in &page.parts {
+            self.read.entry(part.key.clone()).or_insert_with(|| FileProgress {
+                done: Position::Line(0),
+                version: FileVersion { size: part.size, etag: None },
+            });
+        }
+    }
+
+    /// Files that are not read to their end, and which the listing no longer has.
     fn missing(&self, page: &Page) -> Vec<FilePosition> {
         let listed = |key: &str| page.parts.iter().any(|part| part.key == key);
-        let half_read = self.read.iter().filter_map(|(key, progress)| match progress.done {
-            Position::Line(line) if line > 0 && !listed(key) => Some(FilePosition {
+        let unread = self.read.iter().filter_map(|(key, progress)| match progress.done {
+            Position::Line(line) if !listed(key) => Some(FilePosition {
                 stream: self.stream.clone(),
                 file: key.clone(),
                 line: line + 1,
             }),
             _ => None,
         });
-        half_read.collect()
+        unread.collect()
     }
 
     async fn list_again(&mut self) -> Result<Page, Interrupt> {

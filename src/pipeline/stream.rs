@@ -256,7 +256,7 @@ impl StreamPull<'_> {
                 stream = self.stream,
                 file,
                 line,
-                "a half-read batch file is gone from the listing: it is missing from this line on"
+                "a batch file is gone from the listing: it is missing from this line on"
             );
         }
         Gap { from: from.min(to), to }

@@ -74,9 +74,21 @@ pub struct FaultPlan {
     script: Vec<Scripted>,
     seeded: Option<Seeded>,
     pub(super) poison: Option<Poison>,
+    pub(super) watch: Option<Watch>,
 }
 
 type Poison = Arc<dyn Fn(&Value) -> bool + Send + Sync>;
+
+pub(super) type Watch = Arc<dyn Fn(u64, Moment) -> bool + Send + Sync>;
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Moment {
+    /// Nothing is done about it yet.
+    Arrived,
+    /// It is carried out, and not answered yet.
+    CarriedOut,
+}
 
 #[derive(Debug, Clone)]
 struct Scripted {
@@ -139,6 +151,14 @@ impl FaultPlan {
         self
     }
 
+    /// `watch` is asked at each moment of each request, which are counted from 1 as they come in;
+    /// where it says no, the connection is closed instead of going on.
+    #[must_use]
+    pub fn watch(mut self, watch: impl Fn(u64, Moment) -> bool + Send + Sync + 'static) -> Self {
+        self.watch = Some(Arc::new(watch));
+        self
+    }
+
     pub(super) fn push(&mut self, endpoint: Endpoint, fault: Fault) {
         self.script.push(Scripted { endpoint, needle: String::new(), fault, times: 1 });
     }
@@ -162,6 +182,7 @@ impl fmt::Debug for FaultPlan {
             .field("script", &self.script)
             .field("seeded", &self.seeded)
             .field("poison", &self.poison.is_some())
+            .field("watch", &self.watch.is_some())
             .finish()
     }
 }

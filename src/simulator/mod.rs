@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use crate::seams::Clock;
 use crate::table::CLOUD_INTEGRATED;
 
-pub use faults::{Endpoint, Fault, FaultPlan};
+pub use faults::{Endpoint, Fault, FaultPlan, Moment};
 pub use ledger::{Calls, Drawn};
 pub use made_up::MadeUp;
 pub use serve::Handler;

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use super::reply::{self, Accepted, HangUp};
 use super::state::Shared;
-use super::{Endpoint, azure, mimecast};
+use super::{Endpoint, Moment, azure, mimecast};
 
 /// What is buffered of a request, far above what any endpoint takes.
 const MAX_REQUEST_BYTES: usize = 64 << 20;
@@ -114,6 +114,11 @@ async fn through_faults(
         return reply::hang_up();
     };
     let (name, identity) = identify(endpoint, &parts.uri, &body);
+    let (number, watch) = shared.state().watched();
+    let goes_on = |moment| watch.as_ref().is_none_or(|watch| watch(number, moment));
+    if !goes_on(Moment::Arrived) {
+        return reply::hang_up();
+    }
     let fault = shared.state().meet(endpoint, &name, identity);
     if !shared.options.latency.is_zero() {
         tokio::time::sleep(shared.options.latency).await;
@@ -123,7 +128,10 @@ async fn through_faults(
     }
     let answer = next.run(Request::from_parts(parts, Body::from(body))).await;
     let accepted = answer.extensions().get::<Accepted>().copied();
-    let answer = reply::spoiled_by(&fault, answer).await;
+    let answer = match goes_on(Moment::CarriedOut) {
+        true => reply::spoiled_by(&fault, answer).await,
+        false => reply::hang_up(),
+    };
     if let Some(Accepted(rows)) = accepted
         && answer.extensions().get::<HangUp>().is_some()
     {

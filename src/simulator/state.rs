@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::NaiveDate;
 use tokio::time::Instant;
 
+use super::faults::Watch;
 use super::ledger::Landed;
 use super::{BatchFile, Calls, Drawn, Endpoint, Fault, FaultPlan, Options, Page, World};
 
@@ -63,6 +64,8 @@ pub(super) struct State {
     pub(super) plan: FaultPlan,
     /// How often a request was made, by its endpoint and identity.
     attempts: HashMap<(Endpoint, String), u64>,
+    /// How many requests came in.
+    requests: u64,
     rng: fastrand::Rng,
     /// Which issue of page tokens is good.
     pub(super) generation: u32,
@@ -89,6 +92,7 @@ impl State {
             damaged: HashMap::new(),
             plan,
             attempts: HashMap::new(),
+            requests: 0,
             rng: fastrand::Rng::with_seed(0),
             generation: 0,
             mimecast_tokens: HashMap::new(),
@@ -154,6 +158,12 @@ impl State {
             self.drawn.push(Drawn { endpoint, identity, fault: fault.clone() });
         }
         fault
+    }
+
+    /// Counts a request; its number, and who watches it.
+    pub(super) fn watched(&mut self) -> (u64, Option<Watch>) {
+        self.requests += 1;
+        (self.requests, self.plan.watch.clone())
     }
 
     /// 128 bits that were not given out before, in hex.

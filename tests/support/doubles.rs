@@ -1,6 +1,6 @@
 //! A store, a sink and a source in which a test has a hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use flate2::read::GzDecoder;
 use futures::future::{BoxFuture, pending, ready};
 use futures::{FutureExt, StreamExt, stream};
 use mimecast_sentinel::checkpoint::{
-    ByteStream, Checkpoint, Cursor, Lease, LeaseWatch, Position, Store, StoreError,
+    ByteStream, Checkpoint, Cursor, Lease, LeaseWatch, Nowhere, Position, Store, StoreError,
 };
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
@@ -254,6 +254,105 @@ impl Lease for WatchedLease {
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         let Self { inner, name, watch, .. } = *self;
         watch.through(Call::Release(name), inner.release()).await.map(|_| ())
+    }
+}
+
+/// A store in memory, of a folder's kind: the lease ends with its holder.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
+    leased: Arc<Mutex<BTreeSet<String>>>,
+}
+
+struct MemoryLease(MemoryStore, String);
+
+impl MemoryStore {
+    /// The objects whose names begin with `prefix`.
+    pub fn objects(&self, prefix: &str) -> Vec<(String, Bytes)> {
+        let objects = self.objects.lock().unwrap();
+        let named = objects.iter().filter(|(name, _)| name.starts_with(prefix));
+        named.map(|(name, bytes)| (name.clone(), bytes.clone())).collect()
+    }
+
+    fn put(&self, name: &str, bytes: Bytes) {
+        self.objects.lock().unwrap().insert(name.to_owned(), bytes);
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.objects.lock().unwrap().get(name).cloned())
+    }
+
+    async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.put(name, bytes);
+        Ok(())
+    }
+
+    async fn write_stream(&self, name: &str, mut bytes: ByteStream) -> Result<(), StoreError> {
+        let mut whole = Vec::new();
+        while let Some(piece) = bytes.next().await {
+            whole.extend_from_slice(&piece.map_err(|error| StoreError::Failed {
+                location: self.location(),
+                action: format!("writing {name}"),
+                reason: error.to_string(),
+            })?);
+        }
+        self.put(name, whole.into());
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        Ok(self.objects(prefix).into_iter().map(|(name, _)| name).collect())
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.objects.lock().unwrap().remove(name);
+        Ok(())
+    }
+
+    async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let taken = self.leased.lock().unwrap().insert(name.to_owned());
+        Ok(taken
+            .then(|| -> Box<dyn Lease> { Box::new(MemoryLease(self.clone(), name.to_owned())) }))
+    }
+}
+
+#[async_trait]
+impl Lease for MemoryLease {
+    fn held(&self) -> bool {
+        true
+    }
+
+    fn watch(&self) -> LeaseWatch {
+        Nowhere.watch()
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.0.read(&self.1).await
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.0.write(&self.1, bytes).await
+    }
+
+    async fn clear(self: Box<Self>) -> Result<(), StoreError> {
+        self.0.delete(&self.1).await
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl Drop for MemoryLease {
+    fn drop(&mut self) {
+        self.0.leased.lock().unwrap().remove(&self.1);
     }
 }
 

@@ -24,6 +24,8 @@ pub mod rig;
 #[cfg(feature = "simulator")]
 pub mod scenario;
 #[cfg(feature = "simulator")]
+pub mod stage;
+#[cfg(feature = "simulator")]
 pub mod steps;
 #[cfg(feature = "simulator")]
 pub mod tls;

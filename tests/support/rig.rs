@@ -29,9 +29,28 @@ pub struct Rig {
     pub options: Options,
     pub policy: Policy,
     pub clock: Clock,
-    clients: Clients,
+    tools: Arc<Tools>,
     entra: TlsPort,
+}
+
+/// What is slow to make, and may be shared by rigs of one runtime.
+pub struct Tools {
+    certificates: Certificates,
+    clients: Clients,
     entra_client: reqwest::Client,
+}
+
+impl Tools {
+    pub fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let certificates = Certificates::write(folder.path());
+        let ca = std::fs::read(&certificates.ca).unwrap();
+        let entra_client = reqwest::Client::builder()
+            .tls_certs_merge([reqwest::Certificate::from_pem(&ca).unwrap()])
+            .build()
+            .unwrap();
+        Self { certificates, clients: Clients::new(true).unwrap(), entra_client }
+    }
 }
 
 /// Waits of milliseconds, so that a test with many faults ends soon.
@@ -52,16 +71,19 @@ impl Rig {
     }
 
     pub async fn with(world: World, faults: FaultPlan, simulated: simulator::Options) -> Self {
+        Self::of(Arc::new(Tools::new()), world, faults, simulated).await
+    }
+
+    pub async fn of(
+        tools: Arc<Tools>,
+        world: World,
+        faults: FaultPlan,
+        simulated: simulator::Options,
+    ) -> Self {
         let clock = simulated.clock.clone();
         let simulator = Simulator::start(world, faults, simulated).await.unwrap();
         let folder = TempDir::new().unwrap();
-        let certificates = Certificates::write(folder.path());
-        let entra = certificates.serve(&simulator).await;
-        let ca = std::fs::read(&certificates.ca).unwrap();
-        let entra_client = reqwest::Client::builder()
-            .tls_certs_merge([reqwest::Certificate::from_pem(&ca).unwrap()])
-            .build()
-            .unwrap();
+        let entra = tools.certificates.serve(&simulator).await;
         let options = Options {
             base_url: simulator.url().parse().unwrap(),
             client_id: simulator.client_id().to_owned(),
@@ -80,8 +102,7 @@ impl Rig {
             download_pause: Duration::from_millis(1),
             ..Policy::default()
         };
-        let clients = Clients::new(true).unwrap();
-        Self { simulator, folder, options, policy, clock, clients, entra, entra_client }
+        Self { simulator, folder, options, policy, clock, tools, entra }
     }
 
     /// Pulls one stream only.
@@ -107,21 +128,22 @@ impl Rig {
                 client_id: self.simulator.client_id().to_owned(),
                 secret: self.simulator.client_secret().into(),
             },
-            authority: self.entra.url().parse().unwrap(),
-            http: self.entra_client.clone(),
-            http_without_proxy: self.entra_client.clone(),
+            // Without a look-up, which takes a thread and real time.
+            authority: self.entra.url().replace("localhost", "127.0.0.1").parse().unwrap(),
+            http: self.tools.entra_client.clone(),
+            http_without_proxy: self.tools.entra_client.clone(),
         };
         let scope = "https://monitor.azure.com/.default";
         let sink = LogsIngestion::new(
             &self.simulator.url().parse().unwrap(),
             self.simulator.rule_id(),
             self.simulator.stream(),
-            self.clients.api.clone(),
+            self.tools.clients.api.clone(),
             AccessTokens::new(credentials, scope, clock.clone()),
-            impatient(),
+            self.options.retry,
             (clock.clone(), random.clone()),
         );
-        let (options, clients) = (self.options.clone(), self.clients.clone());
+        let (options, clients) = (self.options.clone(), self.tools.clients.clone());
         Connector {
             source: Arc::new(MimecastSource::new(options, clients, clock.clone(), random.clone())),
             sink: Arc::new(sink),

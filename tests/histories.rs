@@ -1,0 +1,798 @@
+//! The promise, held against made-up histories: several runs over a small world, in which anything
+//! may go wrong at both ends at any time. What must have landed is known; when the trouble is over,
+//! it has, or lies in quarantine.
+//!
+//! All of the connector is real but the store. Time is tokio's, paused: it goes on by itself when
+//! nothing else does, so that a timeout of a minute takes milliseconds. `PROPTEST_CASES` sets how
+//! many histories are tried; a failing one is made small, printed, and kept beside this file.
+#![cfg(feature = "simulator")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
+use mimecast_sentinel::http::RetryPolicy;
+use mimecast_sentinel::pipeline::{Outcome, Policy, RunSummary};
+use mimecast_sentinel::seams::Clock;
+use mimecast_sentinel::simulator::{
+    BatchFile, Endpoint, Fault, FaultPlan, Moment, NextToken, Options, Page, World,
+};
+use mimecast_sentinel::table::EventId;
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use support::doubles::{Act, MemoryStore, WatchedStore};
+use support::rig::{Rig, Tools, run};
+use support::scenario::DAY;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+/// Histories that are tried if nobody says how many.
+const HISTORIES: u32 = 400;
+const STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
+const MAX_LINE_BYTES: u64 = 1_500;
+/// Runs after which the trouble must be over.
+const LAST_RUNS: usize = 40;
+
+/// Everything that happens.
+#[derive(Clone, Debug)]
+struct History {
+    seed: u64,
+    /// The pages of each stream.
+    streams: Vec<Vec<PagePlan>>,
+    /// Of a thousand requests, how many meet a passing fault.
+    per_mille: u16,
+    /// The faults that the first requests meet.
+    script: Vec<(Endpoint, Fault)>,
+    signature_listings: Option<u64>,
+    token_seconds: u64,
+    /// A body for each row.
+    row_by_row: bool,
+    visits: Vec<Visit>,
+}
+
+#[derive(Clone, Debug)]
+struct PagePlan {
+    files: Vec<FilePlan>,
+    /// What its token is until the last runs.
+    next: NextToken,
+    caught_up: bool,
+}
+
+#[derive(Clone, Debug)]
+struct FilePlan {
+    lines: Vec<LineKind>,
+    damage: Option<Damage>,
+    etag: bool,
+    /// The page behind it lists it too.
+    twice: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LineKind {
+    Event,
+    /// An event that Azure refuses.
+    Refused,
+    NotJson,
+    Blank,
+    /// Longer than `MAX_LINE_BYTES`.
+    Long,
+}
+
+/// At so many thousandths of the file.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Cut(usize),
+    Ones(usize),
+    Flip(usize),
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+struct Visit {
+    trouble: Trouble,
+    limit: u64,
+    /// How far the wall clock jumps at each look at it, in seconds.
+    clock: Vec<i64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    None,
+    /// The process dies at this request.
+    Dies(u64, Moment),
+    /// A call to the store.
+    Store(usize, Act),
+    /// At this request, something changes at Mimecast.
+    Change(u64, Change),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    /// Every page lists its files the other way round.
+    Reverse,
+    /// The page's files are no longer listed.
+    Empty { stream: usize, page: usize },
+    /// They are listed again.
+    Restore,
+    /// All page tokens are refused from now on.
+    ForgetTokens,
+}
+
+fn line_kind() -> impl Strategy<Value = LineKind> {
+    prop_oneof![
+        12 => Just(LineKind::Event),
+        1 => Just(LineKind::Refused),
+        1 => Just(LineKind::NotJson),
+        1 => Just(LineKind::Blank),
+        1 => Just(LineKind::Long),
+    ]
+}
+
+fn file_plan() -> impl Strategy<Value = FilePlan> {
+    let damage = prop_oneof![
+        12 => Just(None),
+        1 => (0..1_000usize).prop_map(|at| Some(Damage::Cut(at))),
+        1 => (0..1_000usize).prop_map(|at| Some(Damage::Ones(at))),
+        1 => (0..1_000usize).prop_map(|at| Some(Damage::Flip(at))),
+    ];
+    let lines = prop::collection::vec(line_kind(), 0..8);
+    (lines, damage, prop::bool::weighted(0.9), prop::bool::weighted(0.1))
+        .prop_map(|(lines, damage, etag, twice)| FilePlan { lines, damage, etag, twice })
+}
+
+fn page_plan() -> impl Strategy<Value = PagePlan> {
+    let next = prop_oneof![
+        12 => Just(NextToken::Moves),
+        1 => Just(NextToken::Unmoved),
+        1 => Just(NextToken::Missing),
+        1 => Just(NextToken::Empty),
+    ];
+    (prop::collection::vec(file_plan(), 0..5), next, prop::bool::weighted(0.1))
+        .prop_map(|(files, next, caught_up)| PagePlan { files, next, caught_up })
+}
+
+/// Faults of which at most a row, never an event, may come to harm.
+fn fault(endpoint: Endpoint) -> BoxedStrategy<Fault> {
+    let slow = (1..100u64).prop_map(|seconds| Fault::Slow(Duration::from_secs(seconds)));
+    let cut = (0..2_000usize).prop_map(Fault::CutShort);
+    let any = prop_oneof![
+        4 => Just(Fault::Nothing),
+        2 => Just(Fault::Reset),
+        2 => Just(Fault::LostReply),
+        1 => Just(Fault::RequestTimeout),
+        1 => Just(Fault::ServerError),
+        1 => Just(Fault::Unavailable),
+        1 => Just(Fault::TooManyRequests(None)),
+        1 => Just(Fault::TooManyRequests(Some(("Retry-After", "900".to_owned())))),
+        1 => Just(Fault::Unauthorized("token_verification_failed".to_owned())),
+        1 => Just(Fault::Forbidden),
+        1 => Just(Fault::NotFound),
+        1 => slow,
+        2 => cut,
+        1 => Just(Fault::NotJson),
+        1 => Just(Fault::Redirect("http://127.0.0.1:1/".to_owned())),
+    ];
+    let bad = |code: &str, message: &str| Fault::BadRequest {
+        code: code.to_owned(),
+        message: message.to_owned(),
+    };
+    match endpoint {
+        // Not the 200 that is none: a file of that text is a file, and a damaged one.
+        Endpoint::File => prop_oneof![
+            8 => any.prop_filter("a file of another text", |fault| *fault != Fault::NotJson),
+            2 => Just(Fault::Expired),
+            1 => (0..600usize).prop_map(Fault::Corrupt),
+        ]
+        .boxed(),
+        Endpoint::Listing => {
+            prop_oneof![10 => any, 1 => Just(bad("Request Validation Failed", "Invalid token"))]
+                .boxed()
+        }
+        Endpoint::Post => prop_oneof![
+            10 => any,
+            1 => Just(Fault::TooLarge),
+            1 => Just(bad("InvalidRow", "A row cannot be taken.")),
+        ]
+        .boxed(),
+        Endpoint::MimecastToken | Endpoint::AzureToken => any.boxed(),
+    }
+}
+
+fn scripted() -> impl Strategy<Value = (Endpoint, Fault)> {
+    use Endpoint::{AzureToken, File, Listing, MimecastToken, Post};
+    prop_oneof![
+        1 => Just(MimecastToken),
+        3 => Just(Listing),
+        4 => Just(File),
+        1 => Just(AzureToken),
+        4 => Just(Post),
+    ]
+    .prop_flat_map(|endpoint| fault(endpoint).prop_map(move |fault| (endpoint, fault)))
+}
+
+fn visit() -> impl Strategy<Value = Visit> {
+    let moment = prop_oneof![Just(Moment::Arrived), Just(Moment::CarriedOut)];
+    let act =
+        prop_oneof![Just(Act::Fail), Just(Act::HangBefore), Just(Act::HangAfter), Just(Act::Lose)];
+    let change = prop_oneof![
+        2 => Just(Change::Reverse),
+        3 => (0..3usize, 0..4usize).prop_map(|(stream, page)| Change::Empty { stream, page }),
+        1 => Just(Change::Restore),
+        1 => Just(Change::ForgetTokens),
+    ];
+    let trouble = prop_oneof![
+        3 => Just(Trouble::None),
+        4 => (1..60u64, moment).prop_map(|(number, moment)| Trouble::Dies(number, moment)),
+        2 => (1..20usize, act).prop_map(|(number, act)| Trouble::Store(number, act)),
+        2 => (1..40u64, change).prop_map(|(number, change)| Trouble::Change(number, change)),
+    ];
+    let limit = prop_oneof![6 => Just(540), 1 => 1..60u64];
+    let jump = prop_oneof![8 => Just(0), 1 => Just(-90_000), 1 => Just(3_600), 1 => Just(90_000)];
+    (trouble, limit, prop::collection::vec(jump, 1..6)).prop_map(|(trouble, limit, clock)| Visit {
+        trouble,
+        limit,
+        clock,
+    })
+}
+
+fn history(row_by_row: bool) -> impl Strategy<Value = History> {
+    let pages = prop::collection::vec(page_plan(), 0..4);
+    let per_mille = prop_oneof![2 => Just(0), 1 => Just(50), 1 => Just(150)];
+    let expire = prop_oneof![4 => Just(None), 1 => (1..3u64).prop_map(Some)];
+    (
+        any::<u64>(),
+        prop::collection::vec(pages, 1..=3),
+        per_mille,
+        prop::collection::vec(scripted(), 0..14),
+        (expire, prop_oneof![3 => Just(1_799), 1 => 1..40u64]),
+        prop::collection::vec(visit(), 0..5),
+    )
+        .prop_map(
+            move |(seed, streams, per_mille, script, (expire, token_seconds), visits)| History {
+                seed,
+                streams,
+                per_mille,
+                script,
+                signature_listings: expire,
+                token_seconds,
+                row_by_row,
+                visits,
+            },
+        )
+}
+
+/// One file of a page, and what is in it.
+struct Listed {
+    stream: usize,
+    page: usize,
+    file: BatchFile,
+    /// The events, by line from 1.
+    events: BTreeMap<u64, String>,
+}
+
+/// What Mimecast gives.
+struct Given {
+    world: World,
+    listed: Vec<Listed>,
+    refused: BTreeSet<String>,
+    pages: Vec<Vec<Page>>,
+}
+
+fn id(line: &[u8]) -> String {
+    EventId::of(line).to_string()
+}
+
+impl History {
+    fn has_damage(&self) -> bool {
+        let mut files = self.streams.iter().flatten().flat_map(|page| &page.files);
+        let mut faults = self.script.iter().map(|(_, fault)| fault);
+        files.any(|file| file.damage.is_some())
+            || faults.any(|fault| matches!(fault, Fault::Corrupt(_)))
+    }
+
+    /// Whether Mimecast may refuse a page token: then the stream begins again, with a gap.
+    fn drops_cursors(&self) -> bool {
+        let refuses = |(endpoint, fault): &(Endpoint, Fault)| {
+            *endpoint == Endpoint::Listing && matches!(fault, Fault::BadRequest { .. })
+        };
+        let forgets =
+            |visit: &Visit| matches!(visit.trouble, Trouble::Change(_, Change::ForgetTokens));
+        self.script.iter().any(refuses) || self.visits.iter().any(forgets)
+    }
+
+    fn given(&self) -> Given {
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        let (mut listed, mut refused) = (Vec::new(), BTreeSet::new());
+        let (mut world, mut pages) = (World::default(), Vec::new());
+        for (stream, plans) in self.streams.iter().enumerate() {
+            let mut of_stream: Vec<Page> = Vec::new();
+            let mut again: Vec<(BatchFile, BTreeMap<u64, String>)> = Vec::new();
+            for (number, plan) in plans.iter().enumerate() {
+                let day = DAY + chrono::Days::new(number as u64);
+                let mut page = Page::new(day).caught_up(Some(plan.caught_up)).next(plan.next);
+                let mut files: Vec<_> = std::mem::take(&mut again);
+                for (index, file) in plan.files.iter().enumerate() {
+                    let name = format!("{number}-{index}.json.gz");
+                    let lines: Vec<String> =
+                        file.lines.iter().map(|kind| line(stream, *kind, &mut rng)).collect();
+                    let events = lines.iter().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+                    let events: BTreeMap<u64, String> =
+                        events.map(|(line, number)| (number, id(line.as_bytes()))).collect();
+                    for (kind, number) in file.lines.iter().zip(1..) {
+                        if *kind == LineKind::Refused {
+                            refused.insert(events[&number].clone());
+                        }
+                    }
+                    let made = file.made(&name, &lines);
+                    if file.twice {
+                        again.push((made.clone(), events.clone()));
+                    }
+                    files.push((made, events));
+                }
+                for (file, events) in files {
+                    page = page.file(file.clone());
+                    listed.push(Listed { stream, page: number, file, events });
+                }
+                of_stream.push(page);
+            }
+            for page in &of_stream {
+                world = world.page(STREAMS[stream], page.clone());
+            }
+            pages.push(of_stream);
+        }
+        Given { world, listed, refused, pages }
+    }
+}
+
+fn line(stream: usize, kind: LineKind, rng: &mut fastrand::Rng) -> String {
+    let pad = |most: usize, rng: &mut fastrand::Rng| {
+        (0..rng.usize(..most)).map(|_| rng.alphanumeric()).collect::<String>()
+    };
+    let number = rng.u64(..);
+    match kind {
+        LineKind::Event | LineKind::Refused => format!(
+            r#"{{"timestamp":1794268800000,"type":"{}","processingId":"{number}","subject":"{}"}}"#,
+            STREAMS[stream],
+            pad(300, rng)
+        ),
+        LineKind::NotJson => format!("{{\"{number}"),
+        LineKind::Blank => " ".repeat(rng.usize(..3)),
+        LineKind::Long => format!("{number}{}", "x".repeat(MAX_LINE_BYTES as usize)),
+    }
+}
+
+impl FilePlan {
+    fn made(&self, name: &str, lines: &[String]) -> BatchFile {
+        let whole = BatchFile::of_lines(name, lines);
+        let at = |thousandth: usize| (whole.bytes.len() * thousandth / 1_000).max(1);
+        let made = match self.damage {
+            None => whole,
+            Some(Damage::Cut(t)) => BatchFile::raw(name, whole.bytes.slice(..at(t))),
+            Some(Damage::Ones(t)) => {
+                let at = at(t);
+                whole.damaged(at)
+            }
+            Some(Damage::Flip(t)) => {
+                let mut bytes = whole.bytes.to_vec();
+                bytes[at(t)] ^= 0x10;
+                BatchFile::raw(name, bytes)
+            }
+        };
+        if self.etag { made } else { made.without_etag() }
+    }
+}
+
+/// Lets time go on while nothing else does: the longer nothing happens, the faster.
+async fn pass_time(happened: Arc<AtomicU64>) {
+    let (least, most) = (Duration::from_millis(1), Duration::from_secs(1));
+    let (mut step, mut seen) = (least, 0);
+    loop {
+        tokio::time::advance(step).await;
+        let now = happened.load(Ordering::Relaxed);
+        step = if now == seen { (step * 5 / 4 + least / 4).min(most) } else { least };
+        seen = now;
+        if step > least * 20 {
+            // For the threads that read files: the machine may be busy.
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+}
+
+thread_local! {
+    static SHARED: RefCell<Option<(Arc<Tools>, Runtime)>> = const { RefCell::new(None) };
+}
+
+/// Tries one history on this thread's runtime.
+fn try_out(history: &History) -> Result<(), TestCaseError> {
+    SHARED.with_borrow_mut(|shared| {
+        let (tools, runtime) = shared.get_or_insert_with(|| {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().start_paused(true).build().unwrap();
+            (Arc::new(Tools::new()), runtime)
+        });
+        runtime.block_on(Played::play(history, Arc::clone(tools)))
+    })
+}
+
+/// A history that is played.
+struct Played<'a> {
+    history: &'a History,
+    given: Given,
+    rig: Rig,
+    store: MemoryStore,
+    happened: Arc<AtomicU64>,
+    /// The request at which something is told, counted from the run's first.
+    due: Arc<Mutex<Due>>,
+    told: Arc<Notify>,
+    jumps: Arc<Mutex<Vec<i64>>>,
+    /// Pages whose files were not listed for a while.
+    emptied: BTreeSet<(usize, usize)>,
+    /// Files that a checkpoint knew.
+    begun: BTreeSet<String>,
+}
+
+#[derive(Default)]
+struct Due {
+    at: Option<(u64, Moment)>,
+    dies: bool,
+    dead: bool,
+    seen: u64,
+}
+
+impl<'a> Played<'a> {
+    async fn play(history: &'a History, tools: Arc<Tools>) -> Result<(), TestCaseError> {
+        let given = history.given();
+        let (happened, told) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+        let due: Arc<Mutex<Due>> = Arc::default();
+        let jumps: Arc<Mutex<Vec<i64>>> = Arc::default();
+        let rig = rig(history, &given, tools, (&happened, &told, &due, &jumps)).await;
+        let passing = tokio::spawn(pass_time(Arc::clone(&happened)));
+        let store = MemoryStore::default();
+        let (emptied, begun) = (BTreeSet::new(), BTreeSet::new());
+        let mut played =
+            Self { history, given, rig, store, happened, due, told, jumps, emptied, begun };
+        let judged = played.all().await;
+        passing.abort();
+        judged
+    }
+
+    async fn all(&mut self) -> Result<(), TestCaseError> {
+        for (number, visit) in self.history.visits.iter().enumerate() {
+            self.visit(visit).await;
+            self.remember();
+            self.check_covered(&format!("after run {number}"))?;
+        }
+        self.change(Change::Restore, NextToken::Moves);
+        *self.jumps.lock().unwrap() = vec![0];
+        let mut last = None;
+        for _ in 0..LAST_RUNS {
+            let calm = Visit { trouble: Trouble::None, limit: 540, clock: vec![0] };
+            let before = self.counts();
+            let run = self.visit(&calm).await.unwrap();
+            self.check_covered("in the last runs")?;
+            self.check_doubles(&run, before)?;
+            let at_end = run.outcome == Outcome::CaughtUp && self.is_at_end();
+            last = Some(run);
+            if at_end {
+                return self.check_conserved(last.unwrap());
+            }
+        }
+        let calls = self.rig.simulator.calls();
+        Err(TestCaseError::fail(format!("no run came to the end: {last:#?}\n{calls:#?}")))
+    }
+
+    /// One run; `None` if the process died.
+    async fn visit(&mut self, visit: &Visit) -> Option<RunSummary> {
+        self.rig.policy = Policy {
+            run_time_limit: Duration::from_secs(visit.limit),
+            body_wait: if self.history.row_by_row {
+                Duration::ZERO
+            } else {
+                Policy::default().body_wait
+            },
+            ..Policy::default()
+        };
+        self.jumps.lock().unwrap().clone_from(&visit.clock);
+        let (at, dies) = match visit.trouble {
+            Trouble::Dies(number, moment) => (Some((number, moment)), true),
+            Trouble::Change(number, _) => (Some((number, Moment::Arrived)), false),
+            Trouble::None | Trouble::Store(..) => (None, false),
+        };
+        *self.due.lock().unwrap() = Due { at, dies, ..Due::default() };
+        let happened = Arc::clone(&self.happened);
+        let trouble = visit.trouble;
+        let store = WatchedStore::new(Arc::new(self.store.clone()), move |number, call| {
+            happened.fetch_add(1, Ordering::Relaxed);
+            match trouble {
+                // Only a checkpoint's lease can be lost.
+                Trouble::Store(at, Act::Lose) if at == number && !call.is_save() => Act::Pass,
+                Trouble::Store(at, act) if at == number => act,
+                _ => Act::Pass,
+            }
+        });
+        let hung = store.hung();
+        let connector = self.rig.connector_on(Arc::new(store));
+        let mut running = tokio::spawn(async move { run(&connector).await });
+        loop {
+            let dead = tokio::select! {
+                ended = &mut running => return Some(ended.unwrap()),
+                () = hung.notified() => true,
+                () = self.told.notified() => dies,
+            };
+            if dead {
+                self.due.lock().unwrap().dead = true;
+                running.abort();
+                // It may have been done already.
+                return running.await.ok();
+            }
+            if let Trouble::Change(_, change) = trouble {
+                self.change(change, NextToken::Unmoved);
+            }
+        }
+    }
+
+    /// Something changes at Mimecast. `stuck` is what a page's token is that does not move.
+    fn change(&mut self, change: Change, stuck: NextToken) {
+        if let Change::ForgetTokens = change {
+            self.rig.simulator.forget_page_tokens();
+            return;
+        }
+        for (stream, pages) in self.given.pages.iter_mut().enumerate() {
+            for (number, page) in pages.iter_mut().enumerate() {
+                if stuck == NextToken::Moves {
+                    page.next = NextToken::Moves;
+                }
+                let mut shown = page.clone();
+                match change {
+                    Change::Reverse => shown.files.reverse(),
+                    Change::Empty { stream: of, page } if (of, page) == (stream, number) => {
+                        self.emptied.insert((stream, number));
+                        shown.files.clear();
+                    }
+                    Change::Empty { .. } => continue,
+                    Change::Restore | Change::ForgetTokens => {}
+                }
+                self.rig.simulator.set_page(STREAMS[stream], number, shown);
+            }
+        }
+    }
+
+    /// How often each event landed.
+    fn landed(&self) -> BTreeMap<String, usize> {
+        let mut landed = BTreeMap::new();
+        for row in self.rig.simulator.landed() {
+            *landed.entry(row["EventId"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+        landed
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        (self.rig.simulator.landed_count(), self.rig.simulator.calls().lost_rows)
+    }
+
+    /// Whether events are safe: landed, in quarantine by themselves or with their file, or told to
+    /// be gone with it.
+    fn safe(&self) -> impl Fn(&Listed, u64) -> bool {
+        let landed = self.landed();
+        let mut kept = BTreeSet::new();
+        let mut gone: BTreeSet<(String, u64)> = BTreeSet::new();
+        let mut files: BTreeSet<Bytes> = BTreeSet::new();
+        for (name, bytes) in self.store.objects("quarantine/") {
+            if name.ends_with("/file") {
+                files.insert(bytes);
+                continue;
+            }
+            let record: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            let text = |key: &str| record[key].as_str().unwrap().to_owned();
+            if record["reason"] == "file-gone" {
+                gone.insert((text("file"), record["line"].as_u64().unwrap()));
+            }
+            kept.insert(text("event_id"));
+        }
+        let damaged: BTreeMap<String, usize> = self
+            .rig
+            .simulator
+            .faults()
+            .into_iter()
+            .filter_map(|drawn| match drawn.fault {
+                Fault::Corrupt(at) => Some((drawn.identity, at)),
+                _ => None,
+            })
+            .collect();
+        move |listed, line| {
+            let id = &listed.events[&line];
+            let path = format!("{}/{}", STREAMS[listed.stream], listed.file.name);
+            let served = match damaged.get(&path) {
+                Some(at) => listed.file.clone().damaged(*at).bytes,
+                None => listed.file.bytes.clone(),
+            };
+            let is_gone =
+                |(file, from): &(String, u64)| file.ends_with(&format!("/{path}")) && *from <= line;
+            landed.contains_key(id)
+                || kept.contains(id)
+                || files.contains(&served)
+                || gone.iter().any(is_gone)
+        }
+    }
+
+    /// What a checkpoint knows of must not go without a word.
+    fn remember(&mut self) {
+        for (_, bytes) in self.store.objects("checkpoints/") {
+            let keys = Checkpoint::parse(&bytes).unwrap().files.into_keys();
+            let paths = keys.map(|key| key.split("/files/").last().unwrap().to_owned());
+            self.begun.extend(paths);
+        }
+    }
+
+    /// Whether every stream is behind its last page.
+    fn is_at_end(&self) -> bool {
+        let saved = self.store.objects("checkpoints/");
+        self.given.pages.iter().zip(STREAMS).all(|(pages, stream)| {
+            let end = Cursor::Token(self.rig.simulator.page_token(stream, pages.len()));
+            let own = saved.iter().find(|(name, _)| name.contains(stream));
+            own.is_some_and(|(_, bytes)| Checkpoint::parse(bytes).unwrap().cursor == end)
+        })
+    }
+
+    /// No checkpoint is past what is safe.
+    fn check_covered(&self, when: &str) -> Result<(), TestCaseError> {
+        let safe = self.safe();
+        for (name, bytes) in self.store.objects("checkpoints/") {
+            let checkpoint = Checkpoint::parse(&bytes).unwrap();
+            let stream = STREAMS.iter().position(|stream| name.contains(stream)).unwrap();
+            let pages = self.given.pages.get(stream).map_or(0, Vec::len);
+            let token = |page| self.rig.simulator.page_token(STREAMS[stream], page);
+            let page = match &checkpoint.cursor {
+                Cursor::Start(_) => 0,
+                // One that was forgotten says nothing any more.
+                Cursor::Token(at) => (0..=pages).find(|page| token(*page) == *at).unwrap_or(0),
+            };
+            for listed in self.given.listed.iter().filter(|listed| listed.stream == stream) {
+                // What was not listed at its time is beyond the promise.
+                if listed.page < page && self.emptied.contains(&(stream, listed.page)) {
+                    continue;
+                }
+                let name = format!("/{}/{}", STREAMS[stream], listed.file.name);
+                let file = checkpoint.files.iter().find(|(key, _)| key.ends_with(&name));
+                let done = match file.map(|(_, progress)| progress.done) {
+                    _ if listed.page < page => u64::MAX,
+                    Some(Position::End) if listed.page == page => u64::MAX,
+                    Some(Position::Line(line)) if listed.page == page => line,
+                    _ => 0,
+                };
+                // Of a damaged file, lines may have been read that are not what they were; what
+                // counts is that all of it is kept when that is found out, at its end.
+                let certain = !self.history.has_damage() || done == u64::MAX;
+                for line in listed.events.keys().filter(|l| **l <= done && certain) {
+                    prop_assert!(
+                        safe(listed, *line),
+                        "{when}: {name}, line {line} is covered and not safe: {checkpoint:#?}"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What landed in a run that came to its end is what it says, but for the answers that got lost.
+    fn check_doubles(&self, run: &RunSummary, before: (u64, u64)) -> Result<(), TestCaseError> {
+        let slow = |(endpoint, fault): &(Endpoint, Fault)| {
+            *endpoint == Endpoint::Post && matches!(fault, Fault::Slow(_))
+        };
+        if run.outcome != Outcome::CaughtUp || self.history.script.iter().any(slow) {
+            return Ok(());
+        }
+        let after = self.counts();
+        let delivered = run.total(|stream| stream.rows_delivered);
+        prop_assert_eq!(after.0 - before.0, delivered + after.1 - before.1, "{:#?}", run);
+        let settled = delivered + run.total(|stream| stream.rows_quarantined);
+        prop_assert_eq!(run.total(|stream| stream.events_read), settled, "{:#?}", run);
+        Ok(())
+    }
+
+    /// Every event is safe, and nothing foreign landed.
+    fn check_conserved(&self, run: RunSummary) -> Result<(), TestCaseError> {
+        let violations = self.rig.simulator.violations();
+        prop_assert!(violations.is_empty(), "{violations:#?}");
+        let safe = self.safe();
+        for listed in &self.given.listed {
+            let path = format!("{}/{}", STREAMS[listed.stream], listed.file.name);
+            let was_emptied = self.emptied.contains(&(listed.stream, listed.page))
+                && (!self.begun.contains(&path) || self.history.drops_cursors());
+            for line in listed.events.keys().filter(|_| !was_emptied) {
+                let Listed { file, .. } = listed;
+                prop_assert!(safe(listed, *line), "{} line {line} is lost: {run:#?}", file.name);
+            }
+        }
+        let landed = self.landed();
+        let refused = landed.keys().find(|id| self.given.refused.contains(*id));
+        prop_assert!(refused.is_none(), "{refused:?} landed, which Azure refuses");
+        let known: BTreeSet<&String> =
+            self.given.listed.iter().flat_map(|listed| listed.events.values()).collect();
+        // What is damaged may decode to something before it is found out.
+        let foreign = landed.keys().find(|id| !known.contains(id) && !self.history.has_damage());
+        prop_assert!(foreign.is_none(), "{foreign:?} landed, which Mimecast did not give");
+        Ok(())
+    }
+}
+
+type Hooks<'a> =
+    (&'a Arc<AtomicU64>, &'a Arc<Notify>, &'a Arc<Mutex<Due>>, &'a Arc<Mutex<Vec<i64>>>);
+
+async fn rig(history: &History, given: &Given, tools: Arc<Tools>, hooks: Hooks<'_>) -> Rig {
+    let (happened, told, due, jumps) = hooks;
+    let mut plan = FaultPlan::seeded(history.seed, history.per_mille);
+    for (endpoint, fault) in &history.script {
+        plan = plan.once(*endpoint, fault.clone());
+    }
+    let refused = given.refused.clone();
+    let plan = plan.poison(move |row| refused.contains(row["EventId"].as_str().unwrap()));
+    let (happened, told, due) = (Arc::clone(happened), Arc::clone(told), Arc::clone(due));
+    let plan = plan.watch(move |_, moment| {
+        happened.fetch_add(1, Ordering::Relaxed);
+        let mut due = due.lock().unwrap();
+        due.seen += u64::from(moment == Moment::Arrived);
+        if due.at == Some((due.seen, moment)) {
+            due.at = None;
+            due.dead = due.dies;
+            told.notify_one();
+        }
+        !due.dead
+    });
+    // The wall clock of this machine jumps; that of the other side does not.
+    let start = DAY.and_hms_opt(12, 0, 0).unwrap().and_utc();
+    let options = Options {
+        clock: Clock::from_fn(move || start),
+        signature_listings: history.signature_listings,
+        mimecast_token_seconds: history.token_seconds,
+        ..Options::default()
+    };
+    let mut rig = Rig::of(tools, given.world.clone(), plan, options).await;
+    rig.options.types = STREAMS[..history.streams.len()].iter().map(|s| (*s).to_owned()).collect();
+    rig.options.max_line_bytes = MAX_LINE_BYTES;
+    rig.options.retry = RetryPolicy::default();
+    let (jumps, looks, now) = (Arc::clone(jumps), AtomicU64::new(0), AtomicI64::new(0));
+    rig.clock = Clock::from_fn(move || {
+        let jumps = jumps.lock().unwrap();
+        let look = looks.fetch_add(1, Ordering::Relaxed) as usize;
+        let jump = jumps.get(look % jumps.len().max(1)).copied().unwrap_or(0);
+        let now = now.fetch_add(jump, Ordering::Relaxed) + jump;
+        start + TimeDelta::seconds(now)
+    });
+    rig
+}
+
+fn config() -> ProptestConfig {
+    let kept = FileFailurePersistence::WithSource("proptest-regressions");
+    let config = ProptestConfig {
+        failure_persistence: Some(Box::new(kept)),
+        max_shrink_iters: 400,
+        ..ProptestConfig::default()
+    };
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => config,
+        None => ProptestConfig { cases: HISTORIES, ..config },
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn every_event_lands_or_lies_in_quarantine_whatever_happens(history in history(false)) {
+        try_out(&history)?;
+    }
+
+    #[test]
+    fn so_it_does_where_each_row_is_a_body_of_its_own(history in history(true)) {
+        try_out(&history)?;
+    }
+}

@@ -1,0 +1,564 @@
+//! A connector's whole world in memory, in which every call is an *effect*: effects are counted in
+//! an order that is always the same, and the process can die at any of them, before it is done or
+//! before its answer is seen.
+//!
+//! The order is fixed since the blocking threads that read files take turns: one reads its next
+//! record when everything else has come to rest. The clock is tokio's, paused; it goes on by
+//! [`Staged::step`] with each record.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, NaiveDate};
+use flate2::read::GzDecoder;
+use futures::future::pending;
+use mimecast_sentinel::checkpoint::{
+    ByteStream, Checkpoint, Cursor, Lease, LeaseWatch, Nowhere, Position, Store, StoreError,
+};
+use mimecast_sentinel::pipeline::sink::{PostError, Posted};
+use mimecast_sentinel::pipeline::source::{
+    OpenError, OpenPart, Page, Part, ReadError, Record, RecordReader,
+};
+use mimecast_sentinel::pipeline::{Connector, Interrupt, Policy, RunSummary, Sink, Source};
+use mimecast_sentinel::quarantine::Quarantine;
+use mimecast_sentinel::seams::{Clock, Deadline, Random};
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+use super::doubles::MemorySource;
+use super::rig::run;
+
+/// So many turns of all tasks bring everything to rest that one record sets going.
+const TURNS_TO_REST: usize = 16;
+
+/// One call of the connector to its world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    List(String),
+    Open(String),
+    /// With the numbers of the rows.
+    Post(Vec<u64>),
+    Lease(String),
+    Read(String),
+    Save(String),
+    Keep(String),
+    Release(String),
+}
+
+/// Where the process dies in an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Nothing is done.
+    Before,
+    /// It is done, and nobody learns of it.
+    After,
+}
+
+/// A death: in the n-th effect of a run, counted from 1.
+pub type Death = (usize, Moment);
+
+/// How the sink answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    AtOnce,
+    /// The oldest when so many wait, and the last ones when nothing more comes: as many are in
+    /// flight as may be. For one stream.
+    Late(usize),
+}
+
+/// Pages of files of numbered events, by stream.
+#[derive(Clone)]
+pub struct Staged {
+    pub streams: BTreeMap<String, MemorySource>,
+    /// Rows that the sink refuses.
+    pub refused: Vec<u64>,
+    pub answers: Answers,
+    /// How far the clock goes on with each record.
+    pub step: Duration,
+    pub policy: Policy,
+}
+
+/// What is outside of the process: it outlives a crash.
+#[derive(Default)]
+pub struct Outside {
+    objects: BTreeMap<String, Bytes>,
+    leased: BTreeSet<String>,
+    /// The rows that landed, in order.
+    pub landed: Vec<u64>,
+    /// The effects of the run in hand that were done, in order.
+    pub done: Vec<Effect>,
+    /// The body of each row of the run in hand: the number of the first post that had it.
+    bodies: BTreeMap<u64, usize>,
+    /// The rows that were accepted in the run in hand.
+    accepted: BTreeSet<u64>,
+    /// What must never be, and was.
+    pub breaches: Vec<String>,
+}
+
+/// A world on which runs are made, one after the other.
+pub struct Stage {
+    pub plan: Staged,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    outside: Mutex<Outside>,
+    /// The files of each stream by page, and whose checkpoint covers what.
+    plan: Staged,
+    life: Mutex<Life>,
+}
+
+#[derive(Default)]
+struct Life {
+    begun: usize,
+    death: Option<Death>,
+    dead: bool,
+    held: VecDeque<oneshot::Sender<()>>,
+    died: Arc<Notify>,
+}
+
+impl Stage {
+    pub fn new(plan: Staged) -> Self {
+        let shared =
+            Shared { outside: Mutex::default(), plan: plan.clone(), life: Mutex::default() };
+        Self { plan, shared: Arc::new(shared) }
+    }
+
+    pub fn outside(&self) -> MutexGuard<'_, Outside> {
+        self.shared.outside.lock().unwrap()
+    }
+
+    /// One run by a process of its own; `None` if it died.
+    pub async fn run(&self, death: Option<Death>) -> Option<RunSummary> {
+        let died = Arc::new(Notify::new());
+        let life = Life { death, died: Arc::clone(&died), ..Life::default() };
+        *self.shared.life.lock().unwrap() = life;
+        {
+            let mut outside = self.outside();
+            outside.done.clear();
+            outside.bodies.clear();
+            outside.accepted.clear();
+            // The locks of a dead process are free.
+            outside.leased.clear();
+        }
+        let (turns, wanted) = mpsc::unbounded_channel();
+        let conductor = tokio::spawn(conduct(wanted, self.plan.step));
+        let connector = self.connector(turns);
+        let mut running = tokio::spawn(async move { run(&connector).await });
+        let ended = tokio::select! {
+            ended = &mut running => Some(ended.unwrap()),
+            () = died.notified() => {
+                running.abort();
+                assert!(running.await.unwrap_err().is_cancelled());
+                None
+            }
+        };
+        conductor.abort();
+        drop(conductor.await);
+        ended
+    }
+
+    /// How many effects the last run had.
+    pub fn effects(&self) -> usize {
+        self.shared.life.lock().unwrap().begun
+    }
+
+    fn connector(&self, turns: mpsc::UnboundedSender<Turn>) -> Connector {
+        let store: Arc<dyn Store> = Arc::new(StagedStore(Arc::clone(&self.shared)));
+        Connector {
+            source: Arc::new(StagedSource {
+                shared: Arc::clone(&self.shared),
+                readers: AtomicU64::new(1),
+                turns,
+            }),
+            sink: Arc::new(StagedSink(Arc::clone(&self.shared))),
+            quarantine: Quarantine::new(Arc::clone(&store)),
+            store,
+            policy: self.plan.policy,
+            clock: Clock::from_fn(|| DateTime::UNIX_EPOCH),
+            random: Random::seeded(1),
+        }
+    }
+}
+
+impl Staged {
+    /// The numbers of the events that a checkpoint says are settled.
+    fn covered(&self, stream: &str, checkpoint: &Checkpoint) -> BTreeSet<u64> {
+        let pages = &self.streams[stream].pages;
+        let page = page_of(&checkpoint.cursor);
+        let mut covered = BTreeSet::new();
+        for (number, files) in pages.iter().enumerate() {
+            for (key, lines) in files {
+                let done = match checkpoint.files.get(key).map(|file| file.done) {
+                    _ if number < page => lines.len(),
+                    Some(Position::End) if number == page => lines.len(),
+                    Some(Position::Line(line)) if number == page => line as usize,
+                    _ => 0,
+                };
+                covered.extend(lines[..done].iter().map(|line| number_of(line)));
+            }
+        }
+        covered
+    }
+
+    /// All events, by stream, and whether they become rows that are accepted.
+    pub fn events(&self) -> BTreeMap<u64, bool> {
+        let sources = self.streams.values();
+        let lines = sources.flat_map(|source| source.pages.iter().flatten()).flat_map(|(_, l)| l);
+        let lines = lines.map(|line| (number_of(line), line.starts_with('{')));
+        lines.map(|(n, row)| (n, row && !self.refused.contains(&n))).collect()
+    }
+}
+
+/// `{"n":7}`, or what is no row: `7 is no row`.
+fn number_of(line: &str) -> u64 {
+    let digits = |c: char| !c.is_ascii_digit();
+    let digits = line.trim_start_matches(digits).split(digits).next().unwrap();
+    digits.parse().unwrap()
+}
+
+fn page_of(cursor: &Cursor) -> usize {
+    match cursor {
+        Cursor::Start(_) => 0,
+        Cursor::Token(token) => token.parse().unwrap(),
+    }
+}
+
+/// The stream of a checkpoint's name.
+fn stream_of(name: &str) -> &str {
+    name.trim_start_matches("checkpoints/").trim_end_matches(".json")
+}
+
+impl Outside {
+    /// The events that lie in quarantine.
+    pub fn kept(&self) -> BTreeSet<u64> {
+        let records = self.objects.iter().filter(|(name, _)| name.starts_with("quarantine/"));
+        let originals = records.map(|(_, bytes)| {
+            let record: Value = serde_json::from_slice(bytes).unwrap();
+            number_of(record["original"].as_str().unwrap())
+        });
+        originals.collect()
+    }
+
+    pub fn checkpoints(&self) -> BTreeMap<String, Checkpoint> {
+        let saved = self.objects.iter().filter(|(name, _)| name.starts_with("checkpoints/"));
+        let saved = saved.map(|(name, bytes)| (stream_of(name), Checkpoint::parse(bytes).unwrap()));
+        saved.map(|(stream, checkpoint)| (stream.to_owned(), checkpoint)).collect()
+    }
+
+    /// The events that the checkpoints say are settled.
+    pub fn covered(&self, plan: &Staged) -> BTreeSet<u64> {
+        let saved = self.checkpoints();
+        saved.iter().flat_map(|(stream, checkpoint)| plan.covered(stream, checkpoint)).collect()
+    }
+
+    /// How many bodies of the run in hand, of one stream at most, were accepted, wholly or in part,
+    /// with rows that no checkpoint covers.
+    pub fn bodies_uncovered(&self, plan: &Staged) -> usize {
+        let covered = self.covered(plan);
+        let open = self.accepted.difference(&covered);
+        let open: BTreeSet<_> = open.map(|n| (n / 1_000, self.bodies[n])).collect();
+        let streams: BTreeSet<u64> = open.iter().map(|(stream, _)| *stream).collect();
+        let bodies_of = |stream: &u64| open.iter().filter(|(of, _)| of == stream).count();
+        streams.iter().map(bodies_of).max().unwrap_or(0)
+    }
+
+    /// Notes which body these rows belong to; whether they were not posted before in this run.
+    fn body_of(&mut self, rows: &[u64]) -> bool {
+        let first = !self.bodies.contains_key(&rows[0]);
+        let body = self.bodies.len();
+        for n in rows {
+            self.bodies.entry(*n).or_insert(body);
+        }
+        first
+    }
+
+    /// A checkpoint is saved: it must go on from the one before, and over settled events only.
+    fn save(&mut self, plan: &Staged, name: &str, bytes: &Bytes) {
+        let (stream, new) = (stream_of(name), Checkpoint::parse(bytes).unwrap());
+        let covered = plan.covered(stream, &new);
+        let kept = self.kept();
+        for n in covered.iter().filter(|n| !self.landed.contains(n) && !kept.contains(n)) {
+            self.breaches.push(format!("{stream}: event {n} is covered and was not settled"));
+        }
+        if let Some(old) = self.checkpoints().get(stream) {
+            let before = plan.covered(stream, old);
+            if !before.is_subset(&covered) || page_of(&new.cursor) < page_of(&old.cursor) {
+                self.breaches.push(format!("{stream}: progress went back to {new:?}"));
+            }
+        }
+        self.objects.insert(name.to_owned(), bytes.clone());
+    }
+}
+
+impl Shared {
+    /// One effect: dies in it if it is its time, else does `work` and returns what it gives.
+    async fn effect<T>(&self, what: Effect, work: impl FnOnce(&mut Outside) -> T) -> T {
+        let death = {
+            let mut life = self.life.lock().unwrap();
+            life.begun += 1;
+            // Whoever is dead does nothing more, and the others of that process neither.
+            let now = life.death.filter(|(number, _)| *number == life.begun && !life.dead);
+            let dead = life.dead;
+            life.dead |= now.is_some();
+            if dead { Some(Moment::Before) } else { now.map(|(_, moment)| moment) }
+        };
+        if death == Some(Moment::Before) {
+            self.die().await;
+        }
+        let done = {
+            let mut outside = self.outside.lock().unwrap();
+            outside.done.push(what);
+            work(&mut outside)
+        };
+        if death == Some(Moment::After) {
+            self.die().await;
+        }
+        yield_now().await;
+        if self.life.lock().unwrap().dead {
+            self.die().await;
+        }
+        done
+    }
+
+    async fn die(&self) {
+        self.life.lock().unwrap().died.notify_one();
+        pending::<()>().await;
+    }
+
+    /// Answers the oldest post when so many wait.
+    async fn hold(&self, most: usize) {
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut life = self.life.lock().unwrap();
+            life.held.push_back(answer);
+            if life.held.len() == most {
+                life.held.pop_front().unwrap().send(()).unwrap_or_default();
+            }
+        }
+        tokio::select! {
+            answer = answered => answer.unwrap(),
+            // Nothing more comes: the clock only goes on by itself when all are at rest.
+            () = sleep(Duration::from_secs(60)) => {}
+        }
+    }
+}
+
+/// What a reading thread tells the conductor.
+enum Turn {
+    Begun(u64),
+    Wants(u64, Sender<()>),
+    Ended(u64),
+}
+
+/// Lets the readers go on one by one, each when everything else is at rest.
+async fn conduct(mut turns: mpsc::UnboundedReceiver<Turn>, step: Duration) {
+    let mut readers: BTreeMap<u64, Option<Sender<()>>> = BTreeMap::new();
+    let mut last = 0;
+    loop {
+        for _ in 0..TURNS_TO_REST {
+            yield_now().await;
+        }
+        let all_wait = !readers.is_empty() && readers.values().all(Option::is_some);
+        let turn = match turns.try_recv() {
+            Ok(turn) => turn,
+            Err(_) if all_wait => {
+                let next = readers.keys().find(|number| **number > last);
+                last = *next.or_else(|| readers.keys().next()).unwrap();
+                if !step.is_zero() {
+                    tokio::time::advance(step).await;
+                }
+                let granted = readers.get_mut(&last).and_then(Option::take);
+                // A reader that is gone says so next.
+                granted.unwrap().send(()).unwrap_or_default();
+                continue;
+            }
+            Err(_) => match turns.recv().await {
+                Some(turn) => turn,
+                None => return,
+            },
+        };
+        match turn {
+            Turn::Begun(number) => drop(readers.insert(number, None)),
+            Turn::Wants(number, grant) => drop(readers.insert(number, Some(grant))),
+            Turn::Ended(number) => drop(readers.remove(&number)),
+        }
+    }
+}
+
+struct StagedSource {
+    shared: Arc<Shared>,
+    readers: AtomicU64,
+    turns: mpsc::UnboundedSender<Turn>,
+}
+
+#[async_trait]
+impl Source for StagedSource {
+    fn owner(&self) -> BTreeMap<String, String> {
+        MemorySource::default().owner()
+    }
+
+    fn streams(&self) -> Vec<String> {
+        self.shared.plan.streams.keys().cloned().collect()
+    }
+
+    fn start(&self) -> Cursor {
+        Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap())
+    }
+
+    async fn page(&self, name: &str, cursor: &Cursor, end: Deadline) -> Result<Page, Interrupt> {
+        self.shared.effect(Effect::List(name.to_owned()), |_| ()).await;
+        Source::page(&self.shared.plan.streams[name], name, cursor, end).await
+    }
+
+    async fn open(&self, part: &Part, end: Deadline) -> Result<OpenPart, OpenError> {
+        self.shared.effect(Effect::Open(part.key.clone()), |_| ()).await;
+        let mut sources = self.shared.plan.streams.values();
+        let has = |source: &&MemorySource| source.pages.iter().flatten().any(|f| f.0 == part.key);
+        sources.find(has).unwrap().open(part, end).await
+    }
+
+    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
+        let inner = MemorySource::default().records(input, skip);
+        let number = self.readers.fetch_add(1, Ordering::Relaxed);
+        drop(self.turns.send(Turn::Begun(number)));
+        Box::new(TurnReader { inner, number, turns: self.turns.clone() })
+    }
+}
+
+/// Waits for its turn before each record.
+struct TurnReader {
+    inner: Box<dyn RecordReader>,
+    number: u64,
+    turns: mpsc::UnboundedSender<Turn>,
+}
+
+impl RecordReader for TurnReader {
+    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
+        let (grant, granted) = channel();
+        drop(self.turns.send(Turn::Wants(self.number, grant)));
+        // The process is dead, and with it the conductor.
+        granted.recv().map_err(|gone| ReadError::Broken(io::Error::other(gone)))?;
+        self.inner.next(row)
+    }
+}
+
+/// On the async side, which then goes on at once: the next turn is given when that is at rest.
+impl Drop for TurnReader {
+    fn drop(&mut self) {
+        drop(self.turns.send(Turn::Ended(self.number)));
+    }
+}
+
+struct StagedSink(Arc<Shared>);
+
+#[async_trait]
+impl Sink for StagedSink {
+    fn destination(&self) -> String {
+        "the stage".to_owned()
+    }
+
+    async fn post(&self, body: Bytes, _: Deadline) -> Posted {
+        let rows: Vec<Value> = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
+        let rows: Vec<u64> = rows.iter().map(|row| row["n"].as_u64().unwrap()).collect();
+        let refused = rows.iter().any(|n| self.0.plan.refused.contains(n));
+        let (answer, first) = self
+            .0
+            .effect(Effect::Post(rows.clone()), |outside| {
+                let body = outside.body_of(&rows);
+                if refused {
+                    return (Err(PostError::RowRefused("no such row".to_owned())), body);
+                }
+                outside.landed.extend(&rows);
+                outside.accepted.extend(rows.iter().copied());
+                (Ok(()), body)
+            })
+            .await;
+        match self.0.plan.answers {
+            Answers::Late(bodies) if first => self.0.hold(bodies).await,
+            _ => {}
+        }
+        Posted { ambiguous: 0, answer }
+    }
+}
+
+/// The store of a folder's kind: the lease ends with its holder.
+struct StagedStore(Arc<Shared>);
+
+struct StagedLease(Arc<Shared>, String);
+
+#[async_trait]
+impl Store for StagedStore {
+    fn location(&self) -> String {
+        "the stage".to_owned()
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.effect(Effect::Read(name.to_owned()), |o| o.objects.get(name).cloned()).await)
+    }
+
+    async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let keep = |outside: &mut Outside| drop(outside.objects.insert(name.to_owned(), bytes));
+        self.0.effect(Effect::Keep(name.to_owned()), keep).await;
+        Ok(())
+    }
+
+    async fn write_stream(&self, name: &str, _: ByteStream) -> Result<(), StoreError> {
+        unreachable!("{name}: no file is damaged")
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        unreachable!("{prefix}: a run lists nothing")
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        unreachable!("{name}: a run deletes nothing")
+    }
+
+    async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let take = |outside: &mut Outside| outside.leased.insert(name.to_owned());
+        let taken = self.0.effect(Effect::Lease(name.to_owned()), take).await;
+        Ok(taken.then(|| -> Box<dyn Lease> {
+            Box::new(StagedLease(Arc::clone(&self.0), name.to_owned()))
+        }))
+    }
+}
+
+#[async_trait]
+impl Lease for StagedLease {
+    fn held(&self) -> bool {
+        true
+    }
+
+    fn watch(&self) -> LeaseWatch {
+        Nowhere.watch()
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        StagedStore(Arc::clone(&self.0)).read(&self.1).await
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let save = |outside: &mut Outside| outside.save(&self.0.plan, &self.1, &bytes);
+        self.0.effect(Effect::Save(self.1.clone()), save).await;
+        Ok(())
+    }
+
+    async fn clear(self: Box<Self>) -> Result<(), StoreError> {
+        unreachable!("{}: a run clears nothing", self.1)
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        let free = |outside: &mut Outside| outside.leased.remove(&self.1);
+        self.0.effect(Effect::Release(self.1.clone()), free).await;
+        Ok(())
+    }
+}
