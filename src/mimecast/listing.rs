@@ -228,7 +228,7 @@ fn part(file: File) -> Result<Part, Fault> {
     })
 }
 
-/// The file's name: its URL without what signs it.
+/// The file's name: its URL without what signs it, and without a user and a password.
 fn key(mut url: Url) -> String {
     let signs = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -241,6 +241,9 @@ fn key(mut url: Url) -> String {
         .filter(|(name, _)| !signs(name))
         .map(|(n, v)| (n.into(), v.into()))
         .collect();
+    // A URL that can have neither has neither.
+    url.set_username("").ok();
+    url.set_password(None).ok();
     url.set_fragment(None);
     url.set_query(None);
     if !kept.is_empty() {
@@ -322,6 +325,8 @@ mod tests {
             ("https://h/1?Key-Pair-Id=a&Policy=b&part=%26", "https://h/1?part=%26"),
             ("https://h/1?sv=1&sig=secret&X-Goog-Signature=secret", "https://h/1"),
             ("https://h/1", "https://h/1"),
+            ("https://user:secret@h/1", "https://h/1"),
+            ("data:1", "data:1"),
         ];
         for (url, expected) in cases {
             assert_eq!(key(Url::parse(url).unwrap()), expected);
