@@ -2,12 +2,14 @@
 //!
 //! `GET {base}/siem/v1/batch/events/ci?type=…&pageSize=100&nextPage=…`
 
+use std::fmt;
+
 use chrono::{Days, NaiveDate};
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use url::Url;
 
 use super::api::{Api, Call};
@@ -20,6 +22,9 @@ use crate::seams::Deadline;
 
 /// Files of one page; Mimecast's largest.
 const PAGE_SIZE: &str = "100";
+
+/// More files than this are no page, whoever made it: ten times what is asked for.
+const MOST_FILES: usize = 1_000;
 
 /// How many days Mimecast is documented to keep.
 const DAYS_KEPT: u64 = 7;
@@ -49,23 +54,54 @@ const SIGNING: [&str; 16] = [
 ];
 
 /// A reply, as it comes. What is missing is as if it were empty.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Listing {
-    #[serde(default)]
-    value: Option<Vec<File>>,
+    #[serde(default, deserialize_with = "files")]
+    value: Vec<File>,
     #[serde(rename = "@nextPage", default)]
     next_page: Option<String>,
     #[serde(rename = "isCaughtUp", default)]
     is_caught_up: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct File {
     #[serde(default)]
     url: Option<SecretString>,
     /// Read if it is a number that can be a size, and passed over if not.
-    #[serde(default)]
-    size: Value,
+    #[serde(default, deserialize_with = "size")]
+    size: Option<u64>,
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(<&RawValue>::deserialize(deserializer)?.get().parse().ok())
+}
+
+fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<File>, D::Error> {
+    struct Files;
+    impl<'de> Visitor<'de> for Files {
+        type Value = Vec<File>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the files of a page")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Vec<File>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<File>, A::Error> {
+            let mut files = Vec::new();
+            while let Some(file) = seq.next_element()? {
+                if files.len() == MOST_FILES {
+                    return Err(A::Error::invalid_length(MOST_FILES + 1, &self));
+                }
+                files.push(file);
+            }
+            Ok(files)
+        }
+    }
+    deserializer.deserialize_any(Files)
 }
 
 /// Why a listing was not had.
@@ -203,8 +239,7 @@ impl Api {
 }
 
 fn page(listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
-    let files = listing.value.unwrap_or_default();
-    let parts: Result<Vec<Part>, Fault> = files.into_iter().map(part).collect();
+    let parts: Result<Vec<Part>, Fault> = listing.value.into_iter().map(part).collect();
     Ok(Page {
         cursor,
         parts: parts?,
@@ -214,10 +249,9 @@ fn page(listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
 }
 
 fn part(file: File) -> Result<Part, Fault> {
-    let size = file.size.as_u64();
     let named = file.url.and_then(|address| {
         let key = Url::parse(address.expose_secret()).ok().map(key)?;
-        Some(Part { key, size, address })
+        Some(Part { key, size: file.size, address })
     });
     named.ok_or_else(|| {
         Fault::passing(
