@@ -297,7 +297,17 @@ fn days_in(message: &str) -> Option<u64> {
 }
 
 fn read(reply: &Reply) -> Option<Listing> {
-    serde_json::from_slice(&reply.body).ok()
+    listing(&reply.body)
+}
+
+fn listing(body: &[u8]) -> Option<Listing> {
+    serde_json::from_slice(body).ok()
+}
+
+/// The page that a reply's body is, if it is one.
+#[cfg(fuzzing)]
+pub fn page_of(body: &[u8], cursor: Cursor) -> Option<Page> {
+    page(listing(body)?, cursor).ok()
 }
 
 fn is_unreadable(reply: &Reply) -> bool {
