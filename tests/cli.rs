@@ -5,10 +5,12 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use chrono::NaiveDate;
+use futures::FutureExt as _;
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Page, Simulator};
 use serde_json::{Value, json};
@@ -19,6 +21,7 @@ use support::program::{
 };
 use support::tls::Certificates;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 const ALWAYS: usize = usize::MAX;
@@ -169,6 +172,30 @@ async fn state_lies_in_the_documented_folder_by_default() {
     program.run(&["pull"]).await.assert_code(0);
     assert!(program.folder.path().join("mimecast-sentinel-state/checkpoints").is_dir());
     program.run(&["state", "show"]).await.assert_code(0);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn state_is_its_owners_alone_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let simulator = faulty(FaultPlan::none().once(Endpoint::File, Fault::Corrupt(30))).await;
+    let program = Program::of(&simulator);
+    program.shell("umask 000 && exec $EXE pull").await.assert_code(0);
+    let (mut folders, mut files) = (vec![program.state()], Vec::new());
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    while let Some(folder) = folders.pop() {
+        assert_eq!(mode(&folder), 0o700, "{}", folder.display());
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    for file in &files {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
+    let are = |end| files.iter().filter(|file| file.to_string_lossy().ends_with(end)).count();
+    let seen = [are("/checkpoints/entities.json"), are("-corrupt-file.json"), are("/file")];
+    assert_eq!(seen, [1; 3], "{files:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,6 +469,38 @@ async fn a_client_secret_posts_by_entra() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_for_azure_follows_a_redirect() {
+    let thief = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let redirect = Fault::Redirect(format!("http://{}/", thief.local_addr().unwrap()));
+    let folder = TempDir::new().unwrap();
+    let certificates = Certificates::write(folder.path());
+    let cases = [
+        (Endpoint::Post, false, "ingestion-settings"),
+        (Endpoint::AzureToken, false, "azure-token-unavailable"),
+        (Endpoint::AzureToken, true, "azure-token-unavailable"),
+    ];
+    for (endpoint, by_secret, code) in cases {
+        let simulator = faulty(FaultPlan::none().times(ALWAYS, endpoint, redirect.clone())).await;
+        let entra = certificates.serve(&simulator).await;
+        let mut program = Program::of(&simulator);
+        if by_secret {
+            program = program
+                .set("AZURE_TENANT_ID", simulator.tenant_id())
+                .set("AZURE_CLIENT_ID", simulator.client_id())
+                .set("AZURE_CLIENT_SECRET", simulator.client_secret())
+                .set("AZURE_AUTHORITY_HOST", &entra.url())
+                .set("SSL_CERT_FILE", &certificates.ca.display().to_string());
+        }
+        let pulled = program.run(&["pull", "--json"]).await;
+        let summary = pulled.json();
+        assert_eq!(summary["streams"][0]["error"]["code"], code, "{endpoint:?}: {pulled:#?}");
+        assert_eq!(simulator.landed_count(), 0);
+        assert_no_secret(&simulator, &pulled.said());
+    }
+    assert!(thief.accept().now_or_never().is_none(), "the redirect was followed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_with_a_sas_keeps_the_state() {
     let Some(azurite) = Azurite::start().await else { return };
     let container = azurite.create_container("state").await;
@@ -525,6 +584,9 @@ async fn logs_are_plain_text_with_failures_on_stderr_and_no_secret() {
     let dry = program.run(&["pull", "--dry-run"]).await;
     dry.assert_code(3);
     assert_no_secret(&simulator, &dry.stderr);
+    // Nor what the events say about people: their addresses, for one.
+    assert!(dry.stdout.contains('@') && !dry.stderr.contains('@'), "{dry:#?}");
+    assert!(!pulled.said().contains('@'), "{pulled:#?}");
 
     let quiet = program.set("LOG_LEVEL", "ERROR").run(&["pull"]).await;
     assert_eq!(quiet.stdout.lines().count(), 5, "{quiet:#?}");
@@ -774,7 +836,7 @@ async fn a_demo_on_a_terminal_shows_a_bar_with_an_end() {
 
 /// The process of a pull that was started in `folder`.
 #[cfg(target_os = "linux")]
-fn pull_in(folder: &std::path::Path) -> Option<String> {
+fn pull_in(folder: &Path) -> Option<String> {
     std::fs::read_dir("/proc").unwrap().find_map(|entry| {
         let process = entry.ok()?.path();
         let is_here = std::fs::read_link(process.join("cwd")).ok()? == folder;
@@ -862,13 +924,17 @@ async fn no_help_is_too_wide_or_shows_a_value() {
         &["state", "--help"],
         &["state", "show", "--help"],
         &["state", "reset", "--help"],
+        &["quarantine", "--help"],
+        &["quarantine", "list", "--help"],
+        &["quarantine", "show", "--help"],
+        &["quarantine", "replay", "--help"],
     ] {
         let help = program.run(args).await;
         help.assert_code(0);
         assert!(!help.said().contains("canary"), "{help:#?}");
         let widest = help.stdout.lines().map(|line| line.chars().count()).max().unwrap();
         assert!(widest <= 100, "{args:?}: {widest} columns");
-        if args[0] == "state" && args.len() == 3 {
+        if ["state", "quarantine"].contains(&args[0]) && args.len() == 3 {
             assert!(help.stdout.contains("[env: CHECKPOINT_URL]"), "{help:#?}");
             assert!(!help.stdout.contains("[env: MIMECAST_"), "{help:#?}");
         }

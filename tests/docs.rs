@@ -336,3 +336,42 @@ fn every_link_leads_to_a_file() {
         }
     }
 }
+
+#[test]
+fn what_stops_an_attack_is_there_and_so_is_its_test() {
+    let document = read("docs/SECURITY.md");
+    let (mut files, mut tests) = (0, 0);
+    for words in document.split('`').skip(1).step_by(2) {
+        let (file, name) = words.split_once("::").unwrap_or((words, ""));
+        let tree = ["src/", "tests/", "arm/", "sentinel/", ".ci/"];
+        if !tree.iter().any(|tree| file.starts_with(tree)) {
+            continue;
+        }
+        let text = read(file);
+        files += 1;
+        if !name.is_empty() {
+            let found = [format!("fn {name}("), format!("def {name}(")];
+            assert!(found.iter().any(|found| text.contains(found)), "{words} is not there");
+            tests += 1;
+        }
+    }
+    assert!(files > 40 && tests > 30, "only {files} files and {tests} tests were found");
+}
+
+#[test]
+fn nothing_is_built_past_the_lock_file() {
+    let mut checked = 0;
+    for name in [".ci/run", "test", "arm/package"] {
+        let text = read(name);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let resolves = ["build", "clippy", "deny", "doc", "install", "run", "test", "zigbuild"];
+            let cargo = words.windows(2).find(|pair| pair[0].ends_with("cargo"));
+            if cargo.is_some_and(|pair| resolves.contains(&pair[1])) {
+                assert!(words.contains(&"--locked"), "{name}: {line}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 7, "only {checked} calls of cargo were found");
+}

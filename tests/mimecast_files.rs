@@ -12,6 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::FutureExt as _;
 use mimecast_sentinel::checkpoint::{Cursor, Position};
 use mimecast_sentinel::http::Clients;
 use mimecast_sentinel::mimecast::MimecastSource;
@@ -27,6 +28,7 @@ use support::scenario::{
     assert_caught_up, assert_done, assert_landed, clock_at, code, events, ids, landed_ids,
     one_by_one, page, page_of, reasons, small_world, stopped_after,
 };
+use tokio::net::TcpListener;
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -681,6 +683,31 @@ async fn a_file_that_changes_within_a_run_starts_at_its_first_line() {
     assert_landed(&rig, &[&lines[..before], &other].concat());
 }
 
+#[tokio::test]
+async fn a_damaged_file_that_is_another_when_it_is_to_be_kept_starts_at_its_first_line() {
+    let lines = events(5, "entities", 300);
+    let other = events(6, "entities", 20);
+    let whole = BatchFile::of_lines("a.json.gz", &lines);
+    let half = whole.bytes.len() / 2;
+    let world = World::default().page("entities", page().file(whole.damaged(half)));
+    // The copy has to wait after three downloads, and meanwhile the file is replaced.
+    let wait = Fault::TooManyRequests(Some(("X-RateLimit-Reset", "300".to_owned())));
+    let faults = FaultPlan::none().times(3, Endpoint::File, Fault::Nothing);
+    let rig = Rig::new(world, faults.once(Endpoint::File, wait)).await.only("entities");
+    let (stream, ()) = tokio::join!(rig.pull_one(), async {
+        while downloads(&rig, "a.json.gz") < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let changed = BatchFile::of_lines("a.json.gz", &other);
+        rig.simulator.set_page("entities", 0, page().file(changed));
+    });
+    assert_caught_up(&stream);
+    let before = landed_ids(&rig).len() - other.len();
+    assert!((1..300).contains(&before), "{before}");
+    assert_landed(&rig, &[&lines[..before], &other].concat());
+    assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
+}
+
 /// Waits until the page has been listed so often.
 async fn until_listed(rig: &Rig, listings: u64) {
     while rig.simulator.calls().all_listings() < listings {
@@ -827,6 +854,27 @@ async fn only_public_https_addresses_are_connected_to() {
     }
     assert_eq!(rig.simulator.calls().all_downloads(), 0);
     assert_eq!(rig.simulator.violations(), [""; 0]);
+}
+
+/// The names of a machine that resolve to itself stand for any name whose owner lets it resolve to
+/// a private address, at once or only when it is asked again: each connection is made to an address
+/// that was resolved, and judged, for that connection.
+#[tokio::test]
+async fn a_name_that_resolves_to_a_private_address_is_not_connected_to() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let rig = Rig::new(World::default(), FaultPlan::none()).await;
+    let source = public_source(&rig);
+    for name in ["localhost", "LOCALHOST"] {
+        let address = format!("https://{name}:{port}/f").into();
+        let part = Part { key: "the file".to_owned(), size: None, address };
+        let opened = source.open(&part, Deadline::after(Duration::from_secs(30))).await;
+        let Err(OpenError::Interrupt(Interrupt::Fault(fault))) = opened else {
+            panic!("{name}: it was not refused");
+        };
+        assert!(fault.to_string().contains("has no public address"), "{name}: {fault}");
+    }
+    assert!(listener.accept().now_or_never().is_none(), "it was connected to");
 }
 
 #[tokio::test]

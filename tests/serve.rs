@@ -16,7 +16,7 @@ use support::program::{
     EXE, Program, assert_no_secret, ended, events, landed, signal, simulator, until,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 const FUNCTION: &str = "CloudIntegrated";
@@ -117,6 +117,22 @@ async fn a_tick_pulls_and_hands_back_the_summary() {
         assert!(id.starts_with("6f1d7a52-"), "the host's own id: {record}");
         let summary: Value = serde_json::from_str(record["summary"].as_str().unwrap()).unwrap();
         assert_eq!(summary["streams"].as_array().unwrap().len(), 3);
+    }
+}
+
+/// All of 127.0.0.0/8 is this machine on Linux, so that its other addresses tell what a listener on
+/// all addresses would have taken.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn it_listens_on_one_address_of_this_machine() {
+    let simulator = calm().await;
+    let host = host(&Program::of(&simulator)).await;
+    let url: url::Url = host.client().url("/").parse().unwrap();
+    let port = url.port().unwrap();
+    TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    for elsewhere in ["127.0.0.2", "::1"] {
+        let refused = TcpStream::connect((elsewhere, port)).await;
+        assert!(refused.is_err(), "{elsewhere}");
     }
 }
 

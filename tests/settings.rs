@@ -98,8 +98,8 @@ fn the_least_settings_give_the_documented_defaults() {
     assert_eq!(settings.mimecast.types, ["entities", "mailflow", "urlclick"]);
     assert_eq!(settings.mimecast.start_date.to_string(), "2026-09-23");
     assert_eq!(settings.mimecast.calls_per_15_minutes, 40);
-    assert_eq!(settings.mimecast.max_line_bytes, 2 * 1024 * 1024);
-    assert_eq!(settings.mimecast.max_file_bytes, 8 * 1024 * 1024 * 1024);
+    assert_eq!(settings.mimecast.limits.max_line_bytes, 2 * 1024 * 1024);
+    assert_eq!(settings.mimecast.limits.max_file_bytes, 8 * 1024 * 1024 * 1024);
     assert_eq!(settings.schedule.to_string(), "0 0 */1 * * *");
     assert_eq!(settings.run_time_limit, Duration::from_secs(540));
     assert_eq!(settings.ingestion.stream, CLOUD_INTEGRATED.stream);
@@ -133,8 +133,8 @@ fn good_values_are_taken() {
     }
     assert_eq!(with("START_DATE", "2026-11-22").mimecast.start_date, today());
     assert_eq!(with("MIMECAST_CALLS_PER_15_MINUTES", "50").mimecast.calls_per_15_minutes, 50);
-    assert_eq!(with("MAX_LINE_BYTES", "1024").mimecast.max_line_bytes, 1024);
-    assert_eq!(with("MAX_FILE_BYTES", "1073741824").mimecast.max_file_bytes, 1 << 30);
+    assert_eq!(with("MAX_LINE_BYTES", "1024").mimecast.limits.max_line_bytes, 1024);
+    assert_eq!(with("MAX_FILE_BYTES", "1073741824").mimecast.limits.max_file_bytes, 1 << 30);
     assert_eq!(with("SCHEDULE", "0 */10 * * * *").schedule.to_string(), "0 */10 * * * *");
     assert_eq!(with("RUN_TIME_LIMIT_SECONDS", "60").run_time_limit, Duration::from_secs(60));
     assert_eq!(with("RUN_TIME_LIMIT_SECONDS", "86400").run_time_limit, Duration::from_secs(86_400));

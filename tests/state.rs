@@ -176,7 +176,8 @@ mod progress {
     #[tokio::test(start_paused = true)]
     async fn does_not_pass_a_body_that_fails_whatever_comes_after_it() {
         for failing in 0..5 {
-            let memory = one_file(5);
+            let mut memory = one_file(5);
+            memory.policy.in_flight = 4;
             let store = memory.watched();
             let connector = memory.hooked(Arc::new(store.clone()), move |n, _| async move {
                 if n < failing {
@@ -206,6 +207,7 @@ mod progress {
     #[tokio::test(start_paused = true)]
     async fn waits_for_a_slow_body_however_long_it_takes() {
         let mut memory = one_file(5);
+        memory.policy.in_flight = 4;
         memory.policy.save_after = Duration::from_secs(5);
         let store = memory.watched();
         let connector = memory.hooked(Arc::new(store.clone()), |n, _| async move {
@@ -519,6 +521,7 @@ mod the_time_limit {
     #[tokio::test(start_paused = true)]
     async fn gives_bodies_in_flight_thirty_seconds_and_posts_nothing_new() {
         let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..5))]));
+        memory.policy.in_flight = 4;
         memory.policy.run_time_limit = Duration::from_secs(100);
         let posted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&posted);
@@ -1026,22 +1029,8 @@ mod in_azure {
         let lines = events(STREAM, 10);
         let world = World::default().page(STREAM, page(&[("a.json.gz", &lines)]));
         let rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
-        let http = azurite.http.clone();
         let store = store(azurite, &container);
-        let break_it = move || break_lease(http.clone(), container.clone());
-        the_lease::that_is_lost_stops_the_stream(&rig, &lines, store, break_it).await;
-    }
-
-    /// Breaks the lease on the stream's checkpoint at once, as anybody with the SAS may.
-    async fn break_lease(http: reqwest::Client, mut container: Url) {
-        let path = format!("{}/{}", container.path(), checkpoint_name(STREAM));
-        container.set_path(&path);
-        container.set_query(Some(&format!("comp=lease&{}", sas("rcwdl"))));
-        let request = http
-            .put(container)
-            .header("content-length", 0)
-            .header("x-ms-lease-action", "break")
-            .header("x-ms-lease-break-period", "0");
-        assert_eq!(request.send().await.unwrap().status(), 202);
+        let broken = azurite.lease_breaker(&container, &checkpoint_name(STREAM));
+        the_lease::that_is_lost_stops_the_stream(&rig, &lines, store, broken).await;
     }
 }

@@ -3,8 +3,9 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +16,7 @@ use azure_storage_blob::models::{BlobClientBreakLeaseOptions, BlobClientUploadOp
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
 use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
@@ -106,6 +107,15 @@ async fn a_stream_is_written_whole_or_not_at_all(store: &dyn Store) {
 
     store.write_stream("s/big", pieces(&bytes, &mut random)).await.unwrap();
     assert!(store.read("s/big").await.unwrap().unwrap() == bytes);
+    let mut read = BytesMut::new();
+    let mut pieces_read = store.read_stream("s/big").await.unwrap().unwrap();
+    while let Some(piece) = pieces_read.next().await {
+        read.extend_from_slice(&piece.unwrap());
+    }
+    assert!(read == bytes);
+    for none in ["s/none", "l/empty"] {
+        assert!(store.read_stream(none).await.unwrap().is_none(), "{none}");
+    }
 
     let other = Bytes::from(vec![7; 9 << 20]);
     let broken = Err(io::Error::other("the line went dead"));
@@ -563,27 +573,36 @@ async fn looking_makes_no_folder() {
 #[cfg(unix)]
 #[tokio::test]
 async fn files_are_their_owners_alone_and_none_is_left_over() {
-    use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
+    let q = folder.path.join("q");
     let store = &folder.store;
     store.write("q/a.json", "a".into()).await.unwrap();
     store.write("q/a.json", "b".into()).await.unwrap();
-    store.write_stream("q/b", stream::iter([Ok("b".into())]).boxed()).await.unwrap();
+    let while_written = q.clone();
+    let looks = stream::once(async move {
+        let draft = modes_in(&while_written).pop_first().unwrap();
+        assert!(draft.0.starts_with(".b.") && draft.1 == 0o600, "{draft:?}");
+        Ok("b".into())
+    });
+    store.write_stream("q/b", looks.boxed()).await.unwrap();
     let broken = stream::iter([Ok("c".into()), Err(io::Error::other("broken"))]).boxed();
     store.write_stream("q/c", broken).await.unwrap_err();
     let lease = store.lease("q/a.json").await.unwrap().unwrap();
     lease.release().await.unwrap();
 
-    let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let mut files = Vec::new();
-    for file in std::fs::read_dir(folder.path.join("q")).unwrap() {
-        let file = file.unwrap();
-        assert_eq!(mode(file.path()), 0o600, "{file:?}");
-        files.push(file.file_name().into_string().unwrap());
-    }
-    files.sort();
-    assert_eq!(files, ["a.json", "a.json.lock", "b"]);
-    assert_eq!([mode(folder.path.clone()), mode(folder.path.join("q"))], [0o700; 2]);
+    let expected = ["a.json", "a.json.lock", "b"].map(|name| (name.to_owned(), 0o600));
+    assert_eq!(modes_in(&q), expected.into());
+    assert_eq!(modes_in(&folder.path), [("q".to_owned(), 0o700)].into());
+    assert_eq!(modes_in(folder.path.parent().unwrap()), [("yet".to_owned(), 0o700)].into());
+}
+
+/// The permissions of what is in a folder, by its name.
+#[cfg(unix)]
+fn modes_in(folder: &Path) -> BTreeMap<String, u32> {
+    use std::os::unix::fs::PermissionsExt;
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let mode = |entry: &std::fs::DirEntry| entry.metadata().unwrap().permissions().mode() & 0o777;
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), mode(&entry))).collect()
 }
 
 #[tokio::test]

@@ -4,18 +4,15 @@
 #![no_main]
 
 use std::io::{self, Read, Write};
-use std::sync::OnceLock;
 
-use chrono::{DateTime, NaiveDate};
+use chrono::DateTime;
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use libfuzzer_sys::fuzz_target;
-use mimecast_sentinel::http::{Clients, RetryPolicy};
-use mimecast_sentinel::mimecast::{MimecastSource, Options};
-use mimecast_sentinel::pipeline::Source;
+use mimecast_sentinel::mimecast::open_records;
 use mimecast_sentinel::pipeline::source::ReadError;
-use mimecast_sentinel::seams::{Clock, Random};
+use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId};
 
 /// The most bytes of a line and of a file.
@@ -84,7 +81,8 @@ struct Told {
 }
 
 fn read(limits: (u64, u64), input: Pieces, skip: u64) -> (Vec<Told>, String) {
-    let mut reader = source(limits).records(Box::new(input), skip);
+    let open = open_records(limits.0, limits.1, Clock::from_fn(|| DateTime::UNIX_EPOCH));
+    let mut reader = open(Box::new(input), skip);
     let mut told = Vec::new();
     loop {
         let mut row = Vec::new();
@@ -176,26 +174,4 @@ impl Read for Pieces {
             n => Ok(n),
         }
     }
-}
-
-fn source(limits: (u64, u64)) -> &'static MimecastSource {
-    static SOURCES: OnceLock<Vec<MimecastSource>> = OnceLock::new();
-    let make = |&(line, file): &(u64, u64)| {
-        let options = Options {
-            base_url: "http://127.0.0.1:1".parse().unwrap(),
-            client_id: String::new(),
-            client_secret: String::new().into(),
-            types: Vec::new(),
-            start: NaiveDate::MIN,
-            calls_per_15_minutes: 1,
-            max_line_bytes: line,
-            max_file_bytes: file,
-            loopback: true,
-            retry: RetryPolicy::default(),
-        };
-        let clock = Clock::from_fn(|| DateTime::UNIX_EPOCH);
-        MimecastSource::new(options, Clients::new(true).unwrap(), clock, Random::seeded(1))
-    };
-    let sources = SOURCES.get_or_init(|| LIMITS.iter().map(make).collect());
-    &sources[LIMITS.iter().position(|known| *known == limits).unwrap()]
 }

@@ -11,7 +11,7 @@ use chrono::NaiveDate;
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::settings::{
     AzureCloud, BlobAccess, CredentialSettings, DryRunSettings, FUNCTIONS_PORT, RawSettings,
-    Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
+    ReplaySettings, Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
 };
 use secrecy::ExposeSecret;
 use url::Url;
@@ -69,12 +69,14 @@ fuzz_target!(|input: &[u8]| {
     let today = NaiveDate::from_ymd_opt(2026, 11, 22).unwrap();
     let all = Settings::resolve(&raw, &env, today);
     let dry = DryRunSettings::resolve(&raw, &env, today);
+    let replay = ReplaySettings::resolve(&raw, &env);
     let state = StateSettings::resolve(&raw, &env);
     assert_eq!(format!("{all:?}"), format!("{:?}", Settings::resolve(&raw, &env, today)));
 
     let told = [
         given.check_told(&all, &all),
         given.check_told(&dry, &all),
+        given.check_told(&replay, &all),
         given.check_told(&state, &all),
     ];
     if given.hides_canaries() {
@@ -83,7 +85,7 @@ fuzz_target!(|input: &[u8]| {
         }
     }
     if let Ok(settings) = all {
-        assert!(dry.is_ok() && state.is_ok());
+        assert!(dry.is_ok() && replay.is_ok() && state.is_ok());
         check(&settings, today);
         assert_eq!(
             settings.mimecast.client_secret.expose_secret(),
@@ -194,8 +196,8 @@ fn check(settings: &Settings, today: NaiveDate) {
     assert!(!in_order.is_empty() && mimecast.types == in_order);
     assert!(mimecast.start_date <= today);
     assert!((1..=50).contains(&mimecast.calls_per_15_minutes));
-    assert!((1 << 10..=16 << 20).contains(&mimecast.max_line_bytes));
-    assert!((1 << 10..=1 << 40).contains(&mimecast.max_file_bytes));
+    assert!((1 << 10..=16 << 20).contains(&mimecast.limits.max_line_bytes));
+    assert!((1 << 10..=1 << 40).contains(&mimecast.limits.max_file_bytes));
 
     origin(&ingestion.endpoint);
     let host = ingestion.endpoint.host_str().unwrap();

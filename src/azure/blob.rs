@@ -1,7 +1,7 @@
 //! The store in a container of Azure Blob Storage.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use async_trait::async_trait;
 use azure_core::credentials::TokenCredential;
@@ -17,14 +17,14 @@ use azure_storage_blob::{
     BlobClient, BlobContainerClient, BlobContainerClientOptions, StorageError,
 };
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
 use super::blob_lease::{self, BlobLease};
 use super::{credential, sdk};
-use crate::checkpoint::{ByteStream, Lease, Store, StoreError, is_name};
+use crate::checkpoint::{ByteStream, Lease, Names, Store, StoreError, is_name};
 
 /// The REST version that every request asks for: the newest that Azurite 3.35 knows. Nothing here
 /// needs a newer one.
@@ -168,6 +168,19 @@ impl Store for BlobStore {
         }
     }
 
+    async fn read_stream(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
+        let action = format!("reading {name}");
+        match self.blob(name, &action)?.download(None).await {
+            Ok(blob) if blob.properties.content_length == Some(0) => Ok(None),
+            Ok(blob) => {
+                let pieces = blob.body.map_err(|error| io::Error::other(sdk::explain(&error)));
+                Ok(Some(pieces.boxed()))
+            }
+            Err(error) if has_code(&error, StorageErrorCode::BlobNotFound) => Ok(None),
+            Err(error) => Err(self.fault(&action, error)),
+        }
+    }
+
     async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         let action = format!("writing {name}");
         let written = self.blob(name, &action)?.upload(bytes.into(), None).await;
@@ -203,20 +216,22 @@ impl Store for BlobStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let action = format!("listing {prefix}*");
+        let mut names: Vec<String> = self.names(prefix).try_collect().await?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> Names<'a> {
+        let fault = move |error| self.fault(&format!("listing {prefix}*"), error);
         let prefix = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
         let options = BlobContainerClientListBlobsOptions { prefix, ..Default::default() };
-        let names = async {
-            let mut names = Vec::new();
-            let mut blobs = self.container.list_blobs(Some(options))?;
-            while let Some(blob) = blobs.try_next().await? {
+        let names = async move { self.container.list_blobs(Some(options)) }
+            .try_flatten_stream()
+            .try_filter_map(|blob| async {
                 let length = blob.properties.and_then(|properties| properties.content_length);
-                names.extend(blob.name.filter(|name| length != Some(0) && is_name(name)));
-            }
-            names.sort();
-            Ok(names)
-        };
-        names.await.map_err(|error| self.fault(&action, error))
+                Ok(blob.name.filter(|name| length != Some(0) && is_name(name)))
+            });
+        names.map_err(fault).boxed()
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! Files written so that a crash leaves the old one or the new one, and nothing in between.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -9,6 +9,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::store::is_part;
+
+/// How much of a file is read at a time.
+const PIECE: usize = 64 * 1024;
 
 /// What tells one content of a file from the next: each write makes a new file.
 #[derive(Clone, PartialEq, Eq)]
@@ -99,33 +102,44 @@ pub(super) fn remove(path: &Path) -> AtPath<()> {
     Ok(())
 }
 
-/// The names under `folder` that begin with `prefix`, in order.
-pub(super) fn list(root: &Path, folder: String, prefix: &str) -> AtPath<Vec<String>> {
+/// What is in one folder, in the order of whole names: its objects, and its folders with a `/` behind
+/// them. `folder` is empty, or ends in a `/` too.
+pub(super) fn entries(root: &Path, folder: &str) -> AtPath<Vec<String>> {
+    let path = root.join(folder);
     let mut names = Vec::new();
-    let mut folders = vec![folder];
-    while let Some(folder) = folders.pop() {
-        let path = root.join(&folder);
-        let Some(entries) = if_there(fs::read_dir(&path)).at(&path)? else { continue };
-        for entry in entries {
-            let entry = entry.at(&path)?;
-            let part = entry.file_name().to_string_lossy().into_owned();
-            let name = if folder.is_empty() { part.clone() } else { format!("{folder}/{part}") };
-            // Followed if it is a link, as reading and writing do; it may be gone by now.
-            let Some(found) = if_there(fs::metadata(entry.path())).at(&entry.path())? else {
-                continue;
-            };
-            if !is_part(&part) {
-                continue;
-            }
-            if found.is_dir() {
-                folders.push(name);
-            } else if found.len() > 0 && name.starts_with(prefix) {
-                names.push(name);
-            }
+    let Some(entries) = if_there(fs::read_dir(&path)).at(&path)? else { return Ok(names) };
+    for entry in entries {
+        let entry = entry.at(&path)?;
+        let part = entry.file_name().to_string_lossy().into_owned();
+        // Followed if it is a link, as reading and writing do; it may be gone by now.
+        let Some(found) = if_there(fs::metadata(entry.path())).at(&entry.path())? else {
+            continue;
+        };
+        if !is_part(&part) {
+            continue;
+        }
+        if found.is_dir() {
+            names.push(format!("{folder}{part}/"));
+        } else if found.len() > 0 {
+            names.push(format!("{folder}{part}"));
         }
     }
     names.sort();
     Ok(names)
+}
+
+/// The next piece of a file; `None` at its end.
+pub(super) fn piece(file: &mut File) -> io::Result<Option<Bytes>> {
+    let mut piece = vec![0; PIECE];
+    let read = file.read(&mut piece)?;
+    piece.truncate(read);
+    Ok(Some(piece).filter(|piece| !piece.is_empty()).map(Bytes::from))
+}
+
+pub(super) fn open(path: &Path) -> AtPath<Option<File>> {
+    let Some(file) = if_there(File::open(path)).at(path)? else { return Ok(None) };
+    let length = file.metadata().at(path)?.len();
+    Ok(Some(file).filter(|_| length > 0))
 }
 
 /// What is not there is `None`.

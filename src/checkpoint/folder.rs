@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 
-use super::files::{At, AtPath, Draft, Version, list, read, remove, replace};
+use super::files::{At, AtPath, Draft, Version, entries, open, piece, read, remove, replace};
 use super::files::{ensure_folder_of, owners_alone};
-use super::store::{ByteStream, Lease, LeaseWatch, Store, StoreError, is_name};
+use super::store::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError, is_name};
 
 /// Objects as files of a folder, readable by their owner alone.
 ///
@@ -36,6 +36,16 @@ impl FolderStore {
             return Ok(name.split('/').fold(self.root.to_path_buf(), |path, part| path.join(part)));
         }
         Err(self.failed(action.to_owned(), format!("{name:?} cannot be the name of an object")))
+    }
+
+    /// What is in one folder on the way to names that begin with `prefix`.
+    async fn entries(&self, prefix: &str, folder: String) -> Result<Vec<String>, StoreError> {
+        let action = format!("listing {prefix}*");
+        if let Some(name) = folder.strip_suffix('/') {
+            self.path(name, &action)?;
+        }
+        let root = Arc::clone(&self.root);
+        self.run(action, move || entries(&root, &folder)).await
     }
 
     /// Runs what blocks where it may.
@@ -91,6 +101,18 @@ impl Store for FolderStore {
         self.run(action, move || read(&path)).await
     }
 
+    async fn read_stream(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
+        let action = format!("reading {name}");
+        let path = self.path(name, &action)?;
+        let Some(file) = self.run(action, move || open(&path)).await? else { return Ok(None) };
+        let pieces = stream::try_unfold(file, |mut file| async move {
+            let read = tokio::task::spawn_blocking(move || piece(&mut file).map(|p| (p, file)));
+            let (piece, file) = read.await.map_err(io::Error::other)??;
+            Ok(piece.map(|piece| (piece, file)))
+        });
+        Ok(Some(pieces.boxed()))
+    }
+
     async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         let action = format!("writing {name}");
         let path = self.path(name, &action)?;
@@ -112,13 +134,25 @@ impl Store for FolderStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let action = format!("listing {prefix}*");
-        let folder = prefix.rfind('/').map_or("", |end| &prefix[..end]).to_owned();
-        if !folder.is_empty() {
-            self.path(&folder, &action)?;
-        }
-        let (root, prefix) = (Arc::clone(&self.root), prefix.to_owned());
-        self.run(action, move || list(&root, folder, &prefix)).await
+        self.names(prefix).try_collect().await
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> Names<'a> {
+        let folder = prefix.rfind('/').map_or("", |end| &prefix[..=end]);
+        // What is still to be told or looked into, the next one last.
+        let waiting = vec![folder.to_owned()];
+        let names = stream::try_unfold(waiting, move |mut waiting| async move {
+            while let Some(name) = waiting.pop() {
+                if !name.is_empty() && !name.ends_with('/') {
+                    return Ok(Some((name, waiting)));
+                }
+                let mut found = self.entries(prefix, name).await?;
+                found.retain(|name| name.starts_with(prefix));
+                waiting.extend(found.into_iter().rev());
+            }
+            Ok(None)
+        });
+        names.boxed()
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {

@@ -12,4 +12,4 @@ pub use progress::{
     Checkpoint, CheckpointError, Cursor, Delta, FileProgress, FileVersion, Position, Totals,
 };
 pub(crate) use store::is_name;
-pub use store::{ByteStream, Lease, LeaseWatch, Store, StoreError};
+pub use store::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError};

@@ -8,10 +8,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 
 /// Bytes that arrive piece by piece, as a download does.
 pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// Names that come one by one, since there may be many.
+pub type Names<'a> = BoxStream<'a, Result<String, StoreError>>;
 
 /// A place that keeps named objects.
 ///
@@ -25,6 +29,12 @@ pub trait Store: Send + Sync {
     /// The object's bytes; `None` if there is none.
     async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError>;
 
+    /// The same piece by piece, for an object that may be large.
+    async fn read_stream(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
+        let bytes = self.read(name).await?;
+        Ok(bytes.map(|bytes| stream::iter([Ok(bytes)]).boxed()))
+    }
+
     /// Writes an object whole, over an older one of that name. An object whose lease somebody holds
     /// is written through the [`Lease`] only.
     async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError>;
@@ -35,6 +45,13 @@ pub trait Store: Send + Sync {
 
     /// The names that begin with `prefix`, in order.
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
+
+    /// The same one by one. Those of one folder follow one another; one that is written meanwhile may
+    /// be left out.
+    fn names<'a>(&'a self, prefix: &'a str) -> Names<'a> {
+        let list = stream::once(self.list(prefix));
+        list.map_ok(|names| stream::iter(names.into_iter().map(Ok))).try_flatten().boxed()
+    }
 
     /// Removes an object; one that is not there is fine.
     async fn delete(&self, name: &str) -> Result<(), StoreError>;
@@ -76,7 +93,7 @@ pub struct LeaseWatch(Arc<dyn Fn() -> bool + Send + Sync>);
 
 impl LeaseWatch {
     /// A watch that asks `held`.
-    pub(crate) fn new(held: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(held: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(held))
     }
 

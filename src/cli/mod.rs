@@ -8,6 +8,7 @@ mod output;
 mod package;
 mod progress;
 mod pull;
+mod quarantine;
 mod report;
 mod serve;
 mod signals;
@@ -49,6 +50,7 @@ enum Command {
     Serve(serve::Serve),
     Package(package::Package),
     State(state::State),
+    Quarantine(quarantine::QuarantineCommand),
 }
 
 /// How a command ended: the process's exit code.
@@ -88,6 +90,7 @@ impl Cli {
                 Command::Serve(serve) => serve.run().await,
                 Command::Package(package) => package.run(),
                 Command::State(state) => state.run().await,
+                Command::Quarantine(quarantine) => quarantine.run().await,
             }
         });
         // A blocking thread may still wait for bytes; the process does not wait for it.

@@ -44,7 +44,7 @@ fn line(stream: &StreamSummary) -> String {
     line
 }
 
-fn told(outcome: Outcome) -> &'static str {
+pub(super) fn told(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::CaughtUp => "caught up",
         Outcome::TimeLimit => "stopped before the end, by the time limit or a signal",

@@ -52,8 +52,7 @@ impl Serve {
             Err(CommandError::Settings(faults)) => tells(faults.to_string()),
             Err(error) => tells(error.to_string()),
         };
-        let served = functions::serve(listener, run, stop).await;
-        served.map_err(|error| CommandError::Failed(format!("the handler ended: {error}")))?;
+        functions::serve(listener, run, stop).await;
         Ok(DONE)
     }
 

@@ -1,6 +1,7 @@
 //! Settings → a connector: the one place that names the vendors together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::CommandError;
 use crate::azure::blob::{BlobAccess, BlobStore};
@@ -8,12 +9,13 @@ use crate::azure::credential::{AccessTokens, Credentials};
 use crate::azure::ingestion::LogsIngestion;
 use crate::checkpoint::{FolderStore, Store};
 use crate::http::{Clients, RetryPolicy};
-use crate::mimecast::{MimecastSource, Options};
-use crate::pipeline::{Connector, Policy};
+use crate::mimecast::{MimecastSource, Options, open_records};
+use crate::pipeline::{Connector, Policy, Replay};
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Random};
 use crate::settings::{
-    self, AzureIdentity, IngestionSettings, MimecastSettings, Settings, StateLocation, is_loopback,
+    self, AzureIdentity, FileLimits, IngestionSettings, MimecastSettings, ReplaySettings, Settings,
+    StateLocation, is_loopback,
 };
 
 /// What every command needs.
@@ -41,13 +43,22 @@ impl Wiring {
             sink: Arc::new(self.sink(&settings.ingestion)),
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
-            policy: Policy {
-                run_time_limit: settings.run_time_limit,
-                gzip_level: settings.ingestion.gzip_level,
-                ..Policy::default()
-            },
+            policy: policy(settings.run_time_limit, &settings.ingestion),
             clock: self.clock.clone(),
             random: self.random.clone(),
+        })
+    }
+
+    /// Everything that a replay needs.
+    pub(super) fn replay(&self, settings: &ReplaySettings) -> Result<Replay, CommandError> {
+        let store = self.store(&settings.state.location)?;
+        let FileLimits { max_line_bytes, max_file_bytes } = settings.limits;
+        Ok(Replay {
+            records: open_records(max_line_bytes, max_file_bytes, self.clock.clone()),
+            sink: Arc::new(self.sink(&settings.ingestion)),
+            quarantine: Quarantine::new(Arc::clone(&store)),
+            store,
+            policy: policy(settings.run_time_limit, &settings.ingestion),
         })
     }
 
@@ -60,8 +71,8 @@ impl Wiring {
             types: settings.types.iter().map(|name| (*name).to_owned()).collect(),
             start: settings.start_date,
             calls_per_15_minutes: settings.calls_per_15_minutes,
-            max_line_bytes: settings.max_line_bytes as u64,
-            max_file_bytes: settings.max_file_bytes,
+            max_line_bytes: settings.limits.max_line_bytes,
+            max_file_bytes: settings.limits.max_file_bytes,
             retry: self.retry,
         };
         let (clock, random) = (self.clock.clone(), self.random.clone());
@@ -107,6 +118,10 @@ impl Wiring {
             http_without_proxy: self.clients.local.clone(),
         }
     }
+}
+
+fn policy(run_time_limit: Duration, ingestion: &IngestionSettings) -> Policy {
+    Policy { run_time_limit, gzip_level: ingestion.gzip_level, ..Policy::default() }
 }
 
 fn failed(error: impl std::fmt::Display) -> CommandError {

@@ -8,8 +8,6 @@
 
 mod timer;
 
-use std::future::IntoFuture;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +20,13 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span, info};
@@ -39,6 +41,17 @@ const INVOCATION_ID: &str = "x-azure-functions-invocationid";
 const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 /// How long a payload may take to arrive; over loopback it takes milliseconds.
 const PAYLOAD_TIME: Duration = Duration::from_secs(10);
+/// How many connections there may be; the host has a few. Further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 64;
+/// The most that is held of a request's head, and at once of its body; the host's head is under
+/// 4 KiB.
+const MAX_BUFFER_BYTES: usize = 32 * 1024;
+/// How long a connection may be without a whole head of a request, from its start or from its last
+/// answer. The host gives its idle connections up after a minute: ours must not be the first to
+/// close, or a tick might be on its way.
+const HEAD_TIME: Duration = Duration::from_secs(120);
+/// How long accepting rests when it fails, as it does while no file can be opened.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// How long clients have, once the last run ended after a stop, to take their answers.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -60,10 +73,7 @@ pub struct RunEnd {
 ///
 /// A run is a task of its own: a client that goes away does not end it, and a panic in it fails its
 /// tick alone.
-///
-/// # Errors
-/// When the listener fails for good; a single broken connection is no error.
-pub async fn serve(listener: TcpListener, run: Run, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, run: Run, stop: CancellationToken) {
     let one_run = Arc::new(Mutex::new(()));
     let handler = Handler { run, one_run: Arc::clone(&one_run), stop: stop.clone() };
     let router = Router::new()
@@ -74,21 +84,55 @@ pub async fn serve(listener: TcpListener, run: Run, stop: CancellationToken) -> 
             refusal(StatusCode::METHOD_NOT_ALLOWED, "this address takes GET / or POST /<function>")
         })
         .with_state(handler);
-    let stopped = stop.clone().cancelled_owned();
-    let served = axum::serve(listener, router).with_graceful_shutdown(stopped).into_future();
+    let connections = GracefulShutdown::new();
+    accept(listener, router, &connections, &stop).await;
     let last_run_ended = async {
-        stop.cancelled().await;
         drop(one_run.lock().await);
         sleep(FAREWELL).await;
     };
     tokio::select! {
-        end = served => end?,
+        () = connections.shutdown() => {}
         // A client that keeps its connection open without a word does not hold the program.
         () = last_run_ended => {}
     }
     // A run whose client went away has no connection that would have been waited for.
     drop(one_run.lock().await);
-    Ok(())
+}
+
+/// Accepts connections, each a task of its own, until `stop` is cancelled. axum's own server has no
+/// limit to how many there are, nor to how slowly a request may begin.
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    connections: &GracefulShutdown,
+    stop: &CancellationToken,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_BUFFER_BYTES);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = stop.cancelled() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = http.serve_connection(TokioIo::new(stream), service);
+                let connection = connections.watch(connection);
+                tokio::spawn(async move {
+                    let _place = place;
+                    // A client that breaks off or says nothing is no error of ours.
+                    drop(connection.await);
+                });
+            }
+            Err(_) => sleep(ACCEPT_AGAIN).await,
+        }
+    }
 }
 
 /// What a tick needs to know.

@@ -124,3 +124,44 @@ pub fn describe(error: &reqwest::Error) -> String {
     }
     last.map_or_else(|| kind.to_owned(), |last| format!("{kind}: {last}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    const LIMIT: usize = 1_000;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    async fn read(encoding: &str, body: Vec<u8>) -> Result<Reply, ReplyError> {
+        let reply = hyper::Response::builder().header(CONTENT_ENCODING, encoding).body(body);
+        read_reply(Response::from(reply.unwrap()), LIMIT).await
+    }
+
+    #[tokio::test]
+    async fn no_reply_is_larger_than_its_limit_however_it_is_compressed() {
+        for size in [LIMIT, LIMIT + 1, 100 * LIMIT] {
+            let zeros = vec![0; size];
+            let compressed = gzip(&zeros);
+            assert!(compressed.len() < LIMIT);
+            for reply in [read("identity", zeros).await, read("gzip", compressed).await] {
+                match reply {
+                    Ok(reply) => assert!(size == LIMIT && reply.body.len() == LIMIT),
+                    Err(error) => {
+                        assert!(size > LIMIT && matches!(error, ReplyError::TooLarge(LIMIT)));
+                    }
+                }
+            }
+        }
+        assert!(matches!(read("gzip", b"no gzip".to_vec()).await, Err(ReplyError::Gzip(_))));
+    }
+}

@@ -13,13 +13,18 @@ impl Resolve for PublicHosts {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found.filter(|found| is_public(found.ip())).collect();
+            let public = public_of(found);
             if public.is_empty() {
                 return Err(format!("{} has no public address", name.as_str()).into());
             }
             Ok(Box::new(public.into_iter()) as Addrs)
         })
     }
+}
+
+/// A name may have addresses of both kinds: only the public ones are tried.
+fn public_of(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    found.filter(|found| is_public(found.ip())).collect()
 }
 
 /// Whether an address is one of the public internet: none of the special-purpose ranges of
@@ -44,6 +49,8 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
         || v4.is_documentation()
         || (a == 100 && (64..128).contains(&b))
         || (a == 192 && b == 0 && c == 0)
+        // Relays of 6to4, which there are none of any more.
+        || (a == 192 && b == 88 && c == 99)
         || (a == 198 && (b == 18 || b == 19))
         // Azure's own virtual address for the platform of a machine.
         || v4 == Ipv4Addr::new(168, 63, 129, 16))
@@ -65,37 +72,97 @@ mod tests {
 
     #[test]
     fn only_public_addresses_are_public() {
-        for public in ["52.216.1.1", "8.8.8.8", "2600:1f18::1", "::ffff:8.8.8.8"] {
+        let public = [
+            "52.216.1.1",
+            "8.8.8.8",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "169.253.255.255",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.0",
+            "198.17.255.255",
+            "198.20.0.0",
+            "223.255.255.255",
+            "2001:200::1",
+            "2600:1f18::1",
+            "::ffff:8.8.8.8",
+        ];
+        for public in public {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
         let special = [
             "0.0.0.0",
             "10.1.2.3",
-            "100.64.0.1",
+            "100.64.0.0",
+            // The metadata of a machine at Alibaba and at Oracle; below, at most others and at AWS.
+            "100.100.100.200",
+            "192.0.0.192",
+            "169.254.169.254",
+            "fd00:ec2::254",
+            "100.127.255.255",
             "127.0.0.1",
             "127.9.9.9",
-            "169.254.169.254",
+            "169.254.0.0",
             "168.63.129.16",
-            "172.16.0.1",
-            "192.0.0.1",
+            "172.16.0.0",
+            "172.31.255.255",
             "192.0.2.1",
+            "192.88.99.1",
             "192.168.1.1",
-            "198.18.0.1",
-            "224.0.0.1",
+            "198.18.0.0",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.0",
             "255.255.255.255",
             "::",
             "::1",
+            "100::1",
+            "5f00::1",
             "fe80::1",
+            "fec0::1",
             "fc00::1",
             "ff02::1",
-            "2001::1",
+            "2001:1ff::1",
             "2001:db8::1",
-            "2002:7f00:1::",
-            "64:ff9b::7f00:1",
-            "::ffff:127.0.0.1",
+            "3fff::1",
         ];
         for special in special {
             assert!(!is_public(special.parse().unwrap()), "{special}");
         }
+    }
+
+    #[test]
+    fn an_ipv4_address_within_an_ipv6_one_is_not_public_either() {
+        // 127.0.0.1 and 169.254.169.254: mapped, translated (two forms of NAT64 and SIIT),
+        // compatible, 6to4, Teredo (its server, and its client with all bits turned).
+        let special = [
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:0:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1::127.0.0.1",
+            "2002:7f00:1::",
+            "2002:a9fe:a9fe::1",
+            "2001:0:7f00:1::",
+            "2001:0:808:808:0:0:80ff:fffe",
+        ];
+        for special in special {
+            assert!(!is_public(special.parse().unwrap()), "{special}");
+        }
+    }
+
+    #[test]
+    fn of_a_name_with_addresses_of_both_kinds_only_the_public_are_tried() {
+        let found = ["10.0.0.1:0", "8.8.8.8:0", "[::1]:0", "[2600:1f18::1]:0"];
+        let public = public_of(found.into_iter().map(|address| address.parse().unwrap()));
+        let expected = ["8.8.8.8:0", "[2600:1f18::1]:0"];
+        assert_eq!(public, expected.map(|address| address.parse().unwrap()));
+        assert_eq!(public_of(["127.0.0.1:0".parse().unwrap()].into_iter()), []);
     }
 }

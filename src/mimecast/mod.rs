@@ -14,4 +14,4 @@ mod token;
 #[doc(hidden)]
 pub use listing::page_of;
 pub use pace::Pace;
-pub use source::{MimecastSource, Options};
+pub use source::{MimecastSource, Options, open_records};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::NaiveDate;
@@ -16,7 +17,7 @@ use super::batch_file::{EventReader, Limits};
 use super::pace::Pace;
 use crate::checkpoint::Cursor;
 use crate::http::{Clients, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after};
-use crate::pipeline::source::{OpenError, OpenPart, Page, Part, RecordReader};
+use crate::pipeline::source::{OpenError, OpenPart, OpenRecords, Page, Part, RecordReader};
 use crate::pipeline::{Fault, Interrupt, Source};
 use crate::seams::{Clock, Deadline, Random};
 use crate::table::CLOUD_INTEGRATED;
@@ -161,9 +162,23 @@ impl Source for MimecastSource {
     }
 
     fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
-        let arrival = self.api.clock.now();
-        Box::new(EventReader::new(input, skip, self.limits, &CLOUD_INTEGRATED, arrival))
+        records(self.limits, &self.api.clock, input, skip)
     }
+}
+
+/// Reads events out of batch files, wherever they come from; the limits are those of [`Options`].
+pub fn open_records(max_line_bytes: u64, max_file_bytes: u64, clock: Clock) -> OpenRecords {
+    let limits = Limits { line: max_line_bytes, file: max_file_bytes };
+    Arc::new(move |input, skip| records(limits, &clock, input, skip))
+}
+
+fn records(
+    limits: Limits,
+    clock: &Clock,
+    input: Box<dyn Read + Send>,
+    skip: u64,
+) -> Box<dyn RecordReader> {
+    Box::new(EventReader::new(input, skip, limits, &CLOUD_INTEGRATED, clock.now()))
 }
 
 /// A download, which breaks off where no file within the limit can still go on: gzip makes none much

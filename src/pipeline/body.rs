@@ -12,6 +12,8 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use tokio::time::Instant;
 
+use super::buffers::{Buffer, Buffers};
+use super::deflate::Deflater;
 use super::source::{Record, RecordId};
 use crate::checkpoint::{Delta, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Rejection};
@@ -35,12 +37,12 @@ pub struct Body {
     /// The rows as a JSON array, gzip-encoded.
     pub gzip: Bytes,
     /// The rows, in order.
-    pub rows: Vec<BodyRow>,
+    pub rows: Buffer<BodyRow>,
     /// Lines that did not become rows, and rows of which more must be kept.
     pub rejections: Vec<Rejection>,
     /// The progress that is made once all of it is settled, in order.
     pub spans: Vec<Span>,
-    originals: Vec<u8>,
+    originals: Buffer<u8>,
 }
 
 /// One row of a body.
@@ -72,16 +74,26 @@ pub struct Span {
     pub events_in_file: Option<u64>,
 }
 
+/// What bodies are filled into, shared by all streams of a run.
+#[derive(Clone, Debug, Default)]
+pub struct BodyBuffers {
+    gzip: Buffers<u8>,
+    originals: Buffers<u8>,
+    rows: Buffers<BodyRow>,
+}
+
 /// Fills bodies, across the files of one page.
 #[derive(Debug)]
 pub struct BodyBuilder {
     stream: String,
-    level: Compression,
-    gzip: GzEncoder<Vec<u8>>,
+    level: u32,
+    buffers: BodyBuffers,
+    /// Made when it is first needed.
+    deflater: Option<Deflater>,
     /// Bytes of JSON so far, without the closing bracket.
     json_len: usize,
-    rows: Vec<BodyRow>,
-    originals: Vec<u8>,
+    rows: Buffer<BodyRow>,
+    originals: Buffer<u8>,
     rejections: Vec<Rejection>,
     rejected_bytes: usize,
     spans: Vec<Span>,
@@ -90,15 +102,15 @@ pub struct BodyBuilder {
 
 impl BodyBuilder {
     /// A builder for bodies of `stream`, deflated at `level` (0 to 9).
-    pub fn new(stream: &str, level: u32) -> Self {
-        let level = Compression::new(level);
+    pub fn new(stream: &str, level: u32, buffers: &BodyBuffers) -> Self {
         Self {
             stream: stream.to_owned(),
             level,
-            gzip: GzEncoder::new(Vec::new(), level),
+            buffers: buffers.clone(),
+            deflater: None,
             json_len: 0,
-            rows: Vec::new(),
-            originals: Vec::new(),
+            rows: buffers.rows.take(),
+            originals: buffers.originals.take(),
             rejections: Vec::new(),
             rejected_bytes: 0,
             spans: Vec::new(),
@@ -137,8 +149,10 @@ impl BodyBuilder {
         record: &Record<'_>,
         time_ms: Option<i64>,
     ) -> io::Result<()> {
-        self.gzip.write_all(if self.rows.is_empty() { b"[" } else { b"," })?;
-        self.gzip.write_all(row)?;
+        let separator = if self.rows.is_empty() { b"[" } else { b"," };
+        let deflater = self.deflater();
+        deflater.write(separator)?;
+        deflater.write(row)?;
         self.json_len += 1 + row.len();
         self.originals.extend_from_slice(record.original);
         self.rows.push(BodyRow {
@@ -183,16 +197,18 @@ impl BodyBuilder {
         let Some(last) = self.spans.last() else { return Ok(None) };
         let (file, version, at) =
             (last.delta.file.clone(), last.delta.version.clone(), last.delta.to);
-        let fresh = GzEncoder::new(Vec::new(), self.level);
-        let mut gzip = std::mem::replace(&mut self.gzip, fresh);
-        gzip.write_all(if self.rows.is_empty() { b"[]" } else { b"]" })?;
+        let end: &[u8] = if self.rows.is_empty() { b"[]" } else { b"]" };
+        let deflater = self.deflater();
+        deflater.write(end)?;
+        let gzip = deflater.finish()?;
+        let (no_rows, no_originals) = (self.buffers.rows.take(), self.buffers.originals.take());
         let body = Body {
             stream: self.stream.clone(),
-            gzip: Bytes::from(gzip.finish()?),
-            rows: std::mem::take(&mut self.rows),
+            gzip,
+            rows: std::mem::replace(&mut self.rows, no_rows),
             rejections: std::mem::take(&mut self.rejections),
             spans: std::mem::take(&mut self.spans),
-            originals: std::mem::take(&mut self.originals),
+            originals: std::mem::replace(&mut self.originals, no_originals),
         };
         self.json_len = 0;
         self.rejected_bytes = 0;
@@ -202,6 +218,10 @@ impl BodyBuilder {
         }
         let moved = body.spans.iter().any(|span| span.delta.from != span.delta.to);
         Ok(moved.then_some(body))
+    }
+
+    fn deflater(&mut self) -> &mut Deflater {
+        self.deflater.get_or_insert_with(|| Deflater::new(self.level, &self.buffers.gzip))
     }
 
     /// The file in hand is settled up to `to` once this body is.
@@ -301,7 +321,7 @@ mod tests {
 
     /// A builder with one file in hand.
     fn begun() -> BodyBuilder {
-        let mut builder = BodyBuilder::new("s", 1);
+        let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
         builder.begin_file("f", &FileVersion::default(), Position::Line(0));
         builder
     }
@@ -382,7 +402,7 @@ mod tests {
 
     #[test]
     fn what_holds_nothing_is_no_body() {
-        let mut builder = BodyBuilder::new("s", 1);
+        let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
         assert!(builder.take().unwrap().is_none());
         builder.begin_file("f", &FileVersion::default(), Position::Line(7));
         assert!(builder.take().unwrap().is_none());
@@ -444,7 +464,7 @@ mod tests {
     /// Fills bodies as the reading side does.
     fn fill(files: &[Vec<(Line, bool)>]) -> (Vec<Body>, Given) {
         let (mut bodies, mut given) = (Vec::new(), Given::default());
-        let mut builder = BodyBuilder::new("s", 1);
+        let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
         for (number, lines) in files.iter().enumerate() {
             builder.begin_file(&format!("f{number}"), &FileVersion::default(), Position::Line(0));
             for ((line, due), at) in lines.iter().zip(1..) {
@@ -552,7 +572,7 @@ mod tests {
 
     #[test]
     fn short_bad_lines_close_a_body_too() {
-        let mut builder = BodyBuilder::new("s", 1);
+        let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
         builder.begin_file("f", &FileVersion::default(), Position::Line(0));
         let mut lines = 0;
         while builder.fits(10) {

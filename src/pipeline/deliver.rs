@@ -13,7 +13,7 @@ use super::body::{Body, Span};
 use super::fault::{Fault, Interrupt, internal};
 use super::sink::{PostError, Sink};
 use super::summary::{Counters, add};
-use crate::checkpoint::LeaseWatch;
+use crate::checkpoint::{LeaseWatch, StoreError};
 use crate::quarantine::{Quarantine, Rejection};
 use crate::seams::Deadline;
 
@@ -45,6 +45,15 @@ pub(super) struct Settled {
     pub(super) newest_ms: Option<i64>,
     pub(super) delivered: u64,
     pub(super) quarantined: u64,
+    /// What lies in quarantine of it.
+    pub(super) kept: Vec<InQuarantine>,
+}
+
+/// A record that was written.
+pub(super) struct InQuarantine {
+    pub(super) name: String,
+    pub(super) reason: &'static str,
+    pub(super) delivered: bool,
 }
 
 /// A row that the sink will not take.
@@ -62,7 +71,7 @@ impl Poster {
         // nothing is posted again at every run.
         let rejections = std::mem::take(&mut body.rejections);
         let (cut, undeliverable) = rejections.into_iter().partition(|kept| kept.delivered);
-        self.keep(undeliverable).await?;
+        let mut kept = self.keep(undeliverable).await?;
         let refused = self.post(&body, &mut settled).await?;
         let delivered = settled.iter().sum();
         for refusal in &refused {
@@ -80,7 +89,7 @@ impl Poster {
         cut.retain(|cut| keep.iter().all(|refused| refused.position != cut.position));
         let truncated = cut.len() as u64;
         keep.extend(cut);
-        self.keep(keep).await?;
+        kept.extend(self.keep(keep).await?);
         add(&self.counters.rows_truncated, truncated);
         let quarantined = settled.iter().sum::<u64>() - delivered;
         Ok(Settled {
@@ -88,6 +97,7 @@ impl Poster {
             newest_ms,
             delivered,
             quarantined,
+            kept,
         })
     }
 
@@ -173,17 +183,19 @@ impl Poster {
     }
 
     /// Makes rejections durable.
-    async fn keep(&self, rejections: Vec<Rejection>) -> Result<(), Interrupt> {
+    async fn keep(&self, rejections: Vec<Rejection>) -> Result<Vec<InQuarantine>, Interrupt> {
         if rejections.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if !self.lease.held() {
             return Err(lease_lost().into());
         }
-        let keep = rejections
-            .into_iter()
-            .map(|rejection| async move { self.quarantine.keep(&rejection).await });
-        let keeping = stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect::<()>();
+        let keep = rejections.into_iter().map(|rejection| async move {
+            self.quarantine.keep(&rejection).await?;
+            let Rejection { reason, delivered, .. } = rejection;
+            Ok::<_, StoreError>(InQuarantine { name: rejection.name(), reason, delivered })
+        });
+        let keeping = stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect();
         tokio::select! {
             kept = keeping => Ok(kept?),
             () = self.grace_over() => Err(Interrupt::OutOfTime),

@@ -8,13 +8,15 @@ use chrono::DateTime;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Policy;
-use super::body::{Body, Span};
+use super::body::Span;
 use super::deliver::{Poster, Settled, lease_lost};
 use super::fault::{Fault, Interrupt, internal};
+use super::outbox::Outgoing;
 use super::summary::{Counters, add};
 use crate::checkpoint::{Checkpoint, Lease, Position};
 use crate::seams::Clock;
@@ -62,7 +64,7 @@ impl Ledger {
     pub(super) async fn deliver(
         &mut self,
         poster: Arc<Poster>,
-        mut bodies: mpsc::Receiver<Body>,
+        mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
     ) -> Result<(), Interrupt> {
         let mut in_flight = FuturesOrdered::new();
         let mut more = true;
@@ -71,20 +73,21 @@ impl Ledger {
             tokio::select! {
                 biased;
                 Some(settled) = in_flight.next() => {
-                    let settled: Result<_, tokio::task::JoinError> = settled;
+                    let (settled, _slot): (Result<_, JoinError>, _) = settled;
                     self.record(settled.map_err(internal)??).await?;
                 }
                 () = sleep_until(save_at.unwrap_or_else(Instant::now)), if save_at.is_some() => {
                     self.save().await?;
                 }
-                body = bodies.recv(), if more && in_flight.len() < self.policy.in_flight => {
-                    match body {
-                        Some(body) => {
-                            let settling = tokio::spawn(Arc::clone(&poster).settle(body));
-                            in_flight.push_back(AbortOnDropHandle::new(settling));
-                        }
-                        None => more = false,
+                next = outgoing.recv(), if more => match next {
+                    Some(Outgoing { body, slot }) => {
+                        let settling = tokio::spawn(Arc::clone(&poster).settle(body));
+                        let settling = AbortOnDropHandle::new(settling);
+                        // The slot is free when the body is recorded, not when it is settled: else
+                        // a body that must be tried again would let the others run far ahead.
+                        in_flight.push_back(async move { (settling.await, slot) });
                     }
+                    None => more = false,
                 }
             }
         }
@@ -186,6 +189,7 @@ mod tests {
             newest_ms: None,
             delivered: settled,
             quarantined: 0,
+            kept: Vec::new(),
         }
     }
 

@@ -2,15 +2,19 @@
 //!
 //! Follow an event in this order: [`source`] (what comes in), `stream` (the loop over pages),
 //! `page`, `part` and `read` (files to bodies), [`body`], `deliver` (bodies to the [`sink`]), `ledger`
-//! (progress).
+//! (progress). What lies in quarantine takes the same way from [`body`] on, by [`Replay`].
 
 pub mod body;
+pub mod buffers;
+mod deflate;
 mod deliver;
 mod fault;
 mod ledger;
+mod outbox;
 mod page;
 mod part;
 mod read;
+mod replay;
 mod resume;
 pub mod sink;
 pub mod source;
@@ -18,14 +22,17 @@ mod stream;
 mod summary;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::sync::Semaphore;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use fault::{Fault, Interrupt};
+pub use replay::{Replay, ReplaySummary, StreamReplay};
 pub use sink::Sink;
 pub use source::Source;
 pub use summary::{Counters, Gap, Outcome, RunSummary, StreamSummary, get};
@@ -33,6 +40,7 @@ pub use summary::{Counters, Gap, Outcome, RunSummary, StreamSummary, get};
 use crate::checkpoint::Store;
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Deadline, Random};
+use body::BodyBuffers;
 use stream::StreamPull;
 
 /// How a run goes about its work.
@@ -44,7 +52,7 @@ pub struct Policy {
     pub grace: Duration,
     /// How a body is deflated: 0 (not at all) to 9.
     pub gzip_level: u32,
-    /// Bodies of one stream that are posted at the same time.
+    /// Bodies of all streams that are posted at the same time, or not yet recorded.
     pub in_flight: usize,
     /// A body that has waited this long is posted though it is not full.
     pub body_wait: Duration,
@@ -66,7 +74,7 @@ impl Default for Policy {
             run_time_limit: Duration::from_secs(540),
             grace: Duration::from_secs(30),
             gzip_level: 2,
-            in_flight: 4,
+            in_flight: 6,
             body_wait: Duration::from_secs(5),
             save_after_bodies: 16,
             save_after: Duration::from_secs(5),
@@ -76,6 +84,25 @@ impl Default for Policy {
         }
     }
 }
+
+impl Policy {
+    /// When a run that begins now must end, and a token that is cancelled then, or with `stop`.
+    fn limit(&self, stop: &CancellationToken) -> (Deadline, CancellationToken, Limit) {
+        let deadline = Deadline::after(self.run_time_limit);
+        let stop = stop.child_token();
+        let cancelling = {
+            let stop = stop.clone();
+            async move {
+                sleep_until(deadline.instant()).await;
+                stop.cancel();
+            }
+        };
+        (deadline, stop, AbortOnDropHandle::new(tokio::spawn(cancelling)))
+    }
+}
+
+/// Cancels at the deadline, while it lives.
+type Limit = AbortOnDropHandle<()>;
 
 /// A source, a sink and a store, wired together.
 #[derive(Clone)]
@@ -96,6 +123,23 @@ pub struct Connector {
     pub random: Random,
 }
 
+/// What the streams of one run share.
+#[derive(Clone)]
+struct Shared {
+    /// One for each body that may be in flight.
+    slots: Arc<Semaphore>,
+    buffers: BodyBuffers,
+    /// Whether the sink has accepted a row in this run, of whatever stream.
+    accepted: Arc<AtomicBool>,
+}
+
+impl Shared {
+    fn new(policy: &Policy) -> Self {
+        let slots = Arc::new(Semaphore::new(policy.in_flight));
+        Self { slots, buffers: BodyBuffers::default(), accepted: Arc::default() }
+    }
+}
+
 /// The name of a stream's checkpoint in the store.
 pub fn checkpoint_name(stream: &str) -> String {
     format!("checkpoints/{stream}.json")
@@ -114,21 +158,12 @@ impl Connector {
     /// One run over all streams. `stop` ends it early, as the time limit does.
     pub async fn run(&self, counters: &RunCounters, stop: &CancellationToken) -> RunSummary {
         let started_at = self.clock.now();
-        let deadline = Deadline::after(self.policy.run_time_limit);
-        let stop = stop.child_token();
-        let _limit = AbortOnDropHandle::new(tokio::spawn({
-            let stop = stop.clone();
-            async move {
-                sleep_until(deadline.instant()).await;
-                stop.cancel();
-            }
-        }));
-        let accepted = Arc::default();
+        let (deadline, stop, _limit) = self.policy.limit(stop);
+        let shared = Shared::new(&self.policy);
         let mut pulls = Vec::new();
         for (stream, counters) in counters {
-            let (stop, counters, accepted) =
-                (stop.clone(), Arc::clone(counters), Arc::clone(&accepted));
-            let pull = StreamPull { connector: self, stream, stop, deadline, counters, accepted };
+            let (stop, counters, shared) = (stop.clone(), Arc::clone(counters), shared.clone());
+            let pull = StreamPull { connector: self, stream, stop, deadline, counters, shared };
             pulls.push(pull.run());
         }
         let streams = join_all(pulls).await;

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Policy;
-use super::body::{Body, BodyBuilder};
+use super::body::{BodyBuffers, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
+use super::outbox::Outbox;
 use super::part::PutDown;
 use super::source::{Page, Part, Source};
 use super::summary::Counters;
@@ -19,7 +19,7 @@ use crate::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
 
 /// Files that are opened before their turn comes, so that small ones do not wait for one another.
-const OPEN_AHEAD: usize = 4;
+const OPEN_AHEAD: usize = 2;
 
 /// How often in a row the same page is listed again because an address was refused.
 const RELISTINGS: u32 = 3;
@@ -35,7 +35,8 @@ pub(super) struct PageReader {
     pub(super) cursor: Cursor,
     /// How far each file is read: at first what the checkpoint says.
     pub(super) read: BTreeMap<String, FileProgress>,
-    pub(super) bodies: mpsc::Sender<Body>,
+    pub(super) outbox: Outbox,
+    pub(super) buffers: BodyBuffers,
     pub(super) stop: CancellationToken,
     pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
@@ -55,7 +56,7 @@ pub(super) struct PageReader {
 impl PageReader {
     /// Reads all files of `page`; returns the reply whose files they were in the end.
     pub(super) async fn read(&mut self, mut page: Page) -> Result<Page, Interrupt> {
-        let mut builder = BodyBuilder::new(&self.stream, self.policy.gzip_level);
+        let mut builder = self.builder();
         let mut looked_for = 0;
         loop {
             let missing = self.missing(&page);
@@ -88,10 +89,15 @@ impl PageReader {
         Ok(page)
     }
 
+    /// A builder for this stream's bodies.
+    pub(super) fn builder(&self) -> BodyBuilder {
+        BodyBuilder::new(&self.stream, self.policy.gzip_level, &self.buffers)
+    }
+
     /// Sends on what waits in the body in hand.
     pub(super) async fn flush(&self, builder: &mut BodyBuilder) -> Result<(), Interrupt> {
         match builder.take().map_err(internal)? {
-            Some(body) => self.bodies.send(body).await.map_err(|_| Interrupt::OutOfTime),
+            Some(body) => self.outbox.send(body).await.map_err(|_| Interrupt::OutOfTime),
             None => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! One file of a page, read to its end: what happens when a download breaks off, or the file is
 //! damaged.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
@@ -58,32 +59,35 @@ impl PageReader {
                 None => self.source.open(part, self.deadline).await?,
             };
             let from = self.resume(part, open.etag.clone(), builder);
-            match self.fill(part, open, from, builder).await? {
+            let error = match self.fill(part, open, from, builder).await? {
                 FillEnd::End => break,
-                FillEnd::KeepFile => self.keep_file(part).await?,
                 FillEnd::Stopped => return Err(Interrupt::OutOfTime.into()),
-                FillEnd::Failed(error) => {
-                    let line = self.line_of(part);
-                    let Some(reason) = tries.after(&error, line) else {
-                        self.flush(builder).await?;
-                        self.pause(part, &error, &tries).await?;
-                        continue;
-                    };
-                    self.keep_file(part).await?;
-                    builder.push_rejection(self.whole_file(part, line, reason, &error));
-                    tracing::error!(
-                        stream = self.stream,
-                        file = part.key,
-                        line = line + 1,
-                        reason,
-                        %error,
-                        r#where = self.quarantine.location(&self.stream),
-                        "a batch file cannot be read on: it lies in quarantine whole, and is not \
-                         delivered from this line on"
-                    );
-                    break;
-                }
-            }
+                FillEnd::KeepFile if self.keep_file(part).await? => continue,
+                FillEnd::KeepFile => ReadError::Broken(io::Error::other("the file has changed")),
+                FillEnd::Failed(error) => error,
+            };
+            let line = self.line_of(part);
+            let kept = match tries.after(&error, line) {
+                Some(reason) => self.keep_file(part).await?.then_some(reason),
+                None => None,
+            };
+            let Some(reason) = kept else {
+                self.flush(builder).await?;
+                self.pause(part, &error, &tries).await?;
+                continue;
+            };
+            builder.push_rejection(self.whole_file(part, line, reason, &error));
+            tracing::error!(
+                stream = self.stream,
+                file = part.key,
+                line = line + 1,
+                reason,
+                %error,
+                r#where = self.quarantine.location(&self.stream),
+                "a batch file cannot be read on: it lies in quarantine whole, and is not \
+                 delivered from this line on"
+            );
+            break;
         }
         builder.end_file(self.events.remove(&part.key).unwrap_or_default());
         if let Some(progress) = self.read.get_mut(&part.key) {
@@ -103,7 +107,10 @@ impl PageReader {
             {
                 *line
             }
-            _ => 0,
+            _ => {
+                self.kept.remove(&part.key);
+                0
+            }
         };
         let done = Position::Line(from);
         builder.begin_file(&part.key, &version, done);
@@ -121,11 +128,11 @@ impl PageReader {
     ) -> Result<FillEnd, PutDown> {
         let download =
             Download::begin(open, part.size, self.stop.clone(), Arc::clone(&self.counters));
-        let empty = BodyBuilder::new(&self.stream, self.policy.gzip_level);
+        let empty = self.builder();
         let filler = Filler {
             reader: self.source.records(Box::new(download), from),
             builder: std::mem::replace(builder, empty),
-            bodies: self.bodies.clone(),
+            outbox: self.outbox.clone(),
             stop: self.stop.clone(),
             counters: Arc::clone(&self.counters),
             policy: self.policy,
@@ -143,9 +150,13 @@ impl PageReader {
         Ok(end)
     }
 
-    /// Copies the part to quarantine as it is.
-    async fn keep_file(&mut self, part: &Part) -> Result<(), PutDown> {
+    /// Copies the part to quarantine as it is; `false` if it is no longer that which was read.
+    async fn keep_file(&mut self, part: &Part) -> Result<bool, PutDown> {
         let open = self.source.open(part, self.deadline).await?;
+        let version = FileVersion { size: part.size, etag: open.etag.clone() };
+        if self.read.get(&part.key).is_none_or(|progress| progress.version != version) {
+            return Ok(false);
+        }
         let broken = Arc::new(Mutex::new(None));
         let tell = Arc::clone(&broken);
         let bytes = open.bytes.inspect_err(move |error| {
@@ -158,7 +169,7 @@ impl PageReader {
         }
         kept?;
         self.kept.insert(part.key.clone());
-        Ok(())
+        Ok(true)
     }
 
     fn line_of(&self, part: &Part) -> u64 {
@@ -223,14 +234,13 @@ impl Tries {
     fn after(&mut self, error: &ReadError, line: u64) -> Option<&'static str> {
         self.without_a_line = if line > self.line { 1 } else { self.without_a_line + 1 };
         self.line = line;
-        match error {
-            ReadError::Broken(_) => None,
-            ReadError::TooLarge(_) => Some("file-too-large"),
-            ReadError::Damaged { offset, .. } => {
-                let again = self.damaged_at.replace(*offset) == Some(*offset);
-                self.damaged = if again { self.damaged + 1 } else { 1 };
-                (self.damaged >= CORRUPT_DOWNLOADS).then_some("corrupt-file")
+        if let ReadError::Damaged { offset, .. } = error {
+            let again = self.damaged_at.replace(*offset) == Some(*offset);
+            self.damaged = if again { self.damaged + 1 } else { 1 };
+            if self.damaged < CORRUPT_DOWNLOADS {
+                return None;
             }
         }
+        error.reason()
     }
 }

@@ -1,32 +1,35 @@
 //! From a page to bodies: opens its files in order, reads their records, fills bodies with them.
 //!
 //! One blocking thread per stream inflates, splits, maps and deflates. It is held back by the
-//! channel of full bodies: nothing is read that cannot be sent.
+//! slots for bodies in flight: nothing is read that cannot be sent.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Policy;
-use super::body::{Body, BodyBuilder, hex};
+use super::body::{BodyBuilder, hex};
+use super::outbox::Outbox;
 use super::source::{OpenPart, ReadError, Record, RecordKind, RecordReader};
 use super::summary::{Counters, add};
 use crate::checkpoint::ByteStream;
 use crate::quarantine::{Kept, Rejection};
 
-/// Pieces of a download that wait to be inflated. One is at most some 16 KiB.
-const CHUNKS_AHEAD: usize = 16;
+/// Pieces of a download that wait to be inflated. One has up to 16 KiB over TLS (a record), and up
+/// to 400 KiB without (hyper's buffer); the kernel keeps more.
+const CHUNKS_AHEAD: usize = 2;
 
 /// Fills bodies from one opened part.
 pub(super) struct Filler {
     pub(super) reader: Box<dyn RecordReader>,
     pub(super) builder: BodyBuilder,
-    pub(super) bodies: mpsc::Sender<Body>,
+    pub(super) outbox: Outbox,
     pub(super) stop: CancellationToken,
     pub(super) counters: Arc<Counters>,
     pub(super) policy: Policy,
@@ -64,7 +67,7 @@ impl Filler {
                     if matches!(record.kind, RecordKind::TooLong(_)) && !self.file_kept {
                         break FillEnd::KeepFile;
                     }
-                    let taken = take(&mut self.builder, &self.bodies, &self.policy, &record, &row);
+                    let taken = take(&mut self.builder, &self.outbox, &self.policy, &record, &row);
                     if let Err(end) = taken {
                         break end;
                     }
@@ -84,7 +87,7 @@ impl Filler {
 /// Puts one record into the body in hand, sending that on when it is full or has waited long.
 fn take(
     builder: &mut BodyBuilder,
-    bodies: &mpsc::Sender<Body>,
+    outbox: &Outbox,
     policy: &Policy,
     record: &Record<'_>,
     row: &[u8],
@@ -93,7 +96,8 @@ fn take(
     if due || !builder.fits(row.len()) {
         let full = builder.take().map_err(|error| FillEnd::Failed(ReadError::Broken(error)))?;
         if let Some(body) = full {
-            bodies.blocking_send(body).map_err(|_| FillEnd::Stopped)?;
+            let sent = Handle::current().block_on(outbox.send(body));
+            sent.map_err(|_| FillEnd::Stopped)?;
         }
     }
     let keep = |reason, detail, delivered| {

@@ -1,8 +1,53 @@
-//! Where a stream goes on: its stored checkpoint, held against what is configured.
+//! Where a stream goes on: its lease, and its stored checkpoint, held against what is configured.
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::fault::{Fault, Interrupt};
-use super::{Connector, checkpoint_name};
-use crate::checkpoint::{Checkpoint, CheckpointError, Lease};
+use super::{Connector, Policy, checkpoint_name};
+use crate::checkpoint::{Checkpoint, CheckpointError, Lease, Store};
+
+/// Takes a stream's lease, waiting for it as long as the policy says. `None` if somebody keeps it.
+pub(super) async fn lease(
+    store: &dyn Store,
+    stream: &str,
+    policy: &Policy,
+    stop: &CancellationToken,
+) -> Result<Option<Box<dyn Lease>>, Interrupt> {
+    let until = Instant::now() + policy.lease_wait;
+    loop {
+        let lease = store.lease(&checkpoint_name(stream)).await?;
+        if lease.is_some() || Instant::now() + policy.lease_poll > until {
+            return Ok(lease);
+        }
+        tokio::select! {
+            () = sleep(policy.lease_poll) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// Lets a lease go.
+pub(super) async fn release(stream: &str, lease: Box<dyn Lease>) {
+    if let Err(error) = lease.release().await {
+        tracing::debug!(stream, %error, "the lease runs out by itself");
+    }
+}
+
+/// The stored checkpoint, which this release must be able to read; `None` if there is none.
+pub(super) async fn stored(
+    store: &dyn Store,
+    stream: &str,
+    lease: &mut dyn Lease,
+) -> Result<Option<Checkpoint>, Interrupt> {
+    let Some(bytes) = lease.read().await? else { return Ok(None) };
+    let name = name_in(store, stream);
+    Ok(Some(Checkpoint::parse(&bytes).map_err(|error| refused(&name, &error))?))
+}
+
+fn name_in(store: &dyn Store, stream: &str) -> String {
+    format!("{} in {}", checkpoint_name(stream), store.location())
+}
 
 impl Connector {
     /// Reads the stored checkpoint, or begins a new one.
@@ -13,12 +58,11 @@ impl Connector {
     ) -> Result<Checkpoint, Interrupt> {
         let owner = self.source.owner();
         let destination = self.sink.destination();
-        let Some(bytes) = lease.read().await? else {
+        let Some(mut checkpoint) = stored(self.store.as_ref(), stream, lease).await? else {
             return Ok(Checkpoint::new(owner, destination, self.source.start()));
         };
-        let name = format!("{} in {}", checkpoint_name(stream), self.store.location());
-        let mut checkpoint = Checkpoint::parse(&bytes).map_err(|error| refused(&name, &error))?;
         if checkpoint.owner != owner {
+            let name = name_in(self.store.as_ref(), stream);
             return Err(Fault::settings(
                 "checkpoint-of-another",
                 format!("{name} belongs to {:?}, not to {owner:?}", checkpoint.owner),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -12,6 +13,10 @@ use secrecy::SecretString;
 use super::Interrupt;
 use crate::checkpoint::{ByteStream, Cursor};
 use crate::seams::Deadline;
+
+/// Opens a part's bytes as [`Source::records`] does.
+pub type OpenRecords =
+    Arc<dyn Fn(Box<dyn Read + Send>, u64) -> Box<dyn RecordReader> + Send + Sync>;
 
 /// Where events come from.
 ///
@@ -143,6 +148,17 @@ pub enum ReadError {
     /// The file is larger than the limit when decoded.
     #[error("the file holds more than {0} bytes")]
     TooLarge(u64),
+}
+
+impl ReadError {
+    /// The word for it in quarantine, where it is about the file and not about its download.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Broken(_) => None,
+            Self::Damaged { .. } => Some("corrupt-file"),
+            Self::TooLarge(_) => Some("file-too-large"),
+        }
+    }
 }
 
 impl std::fmt::Debug for OpenPart {

@@ -2,29 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use chrono::{NaiveDate, NaiveTime};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::Poster;
 use super::fault::{Fault, Interrupt};
 use super::ledger::Ledger;
+use super::outbox::Outbox;
 use super::page::PageReader;
+use super::resume::{lease, release};
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
-use super::{Connector, checkpoint_name};
+use super::{Connector, Shared};
 use crate::checkpoint::{Checkpoint, Cursor, Lease, Position};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
 
 /// Empty pages that are asked for in one run; the next run goes on behind them.
 const EMPTY_PAGES: u32 = 5;
-
-/// Full bodies that wait for their turn to be posted.
-const BODIES_AHEAD: usize = 1;
 
 /// One stream in one run.
 pub(super) struct StreamPull<'a> {
@@ -33,8 +29,7 @@ pub(super) struct StreamPull<'a> {
     pub(super) stop: CancellationToken,
     pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
-    /// Whether the sink has accepted a row in this run, of whatever stream.
-    pub(super) accepted: Arc<AtomicBool>,
+    pub(super) shared: Shared,
 }
 
 /// What is told of a stream beside its counts.
@@ -49,12 +44,14 @@ impl StreamPull<'_> {
     /// Pulls until there is nothing more, the time is up, or something fails.
     pub(super) async fn run(self) -> StreamSummary {
         let mut told = Told::default();
-        let ended = match self.lease().await {
+        let connector = self.connector;
+        let leasing = lease(&*connector.store, self.stream, &connector.policy, &self.stop);
+        let ended = match leasing.await {
             Ok(Some(lease)) => self.pull(lease, &mut told).await,
             Ok(None) => Ok(Outcome::Busy),
             Err(interrupt) => Err(interrupt),
         };
-        self.connector.source.rest(self.stream);
+        connector.source.rest(self.stream);
         let summary = self.summary(ended, told);
         self.log(&summary);
         summary
@@ -63,17 +60,7 @@ impl StreamPull<'_> {
     /// Each failure once, where it is handled: here, as soon as the stream has ended.
     fn log(&self, summary: &StreamSummary) {
         let name = self.stream;
-        if let Some(Fault { code, message, fix, .. }) = &summary.error {
-            tracing::error!(stream = name, code, fix, "{message}");
-        }
-        if summary.outcome == Outcome::Busy {
-            tracing::error!(
-                stream = name,
-                code = "busy",
-                fix = "run one connector per checkpoint; nothing is lost",
-                "another connector holds the lease on its checkpoint"
-            );
-        }
+        log_failure(name, summary.outcome, summary.error.as_ref());
         if summary.rows_quarantined + summary.rows_truncated > 0 {
             tracing::error!(
                 stream = name,
@@ -85,27 +72,11 @@ impl StreamPull<'_> {
         }
     }
 
-    /// Takes the lease, waiting for it as long as the policy says. `None` if somebody keeps it.
-    async fn lease(&self) -> Result<Option<Box<dyn Lease>>, Interrupt> {
-        let policy = self.connector.policy;
-        let until = Instant::now() + policy.lease_wait;
-        loop {
-            let lease = self.connector.store.lease(&checkpoint_name(self.stream)).await?;
-            if lease.is_some() || Instant::now() + policy.lease_poll > until {
-                return Ok(lease);
-            }
-            tokio::select! {
-                () = sleep(policy.lease_poll) => {}
-                () = self.stop.cancelled() => return Ok(None),
-            }
-        }
-    }
-
     async fn pull(&self, mut lease: Box<dyn Lease>, told: &mut Told) -> Result<Outcome, Interrupt> {
         let checkpoint = match self.connector.resume(self.stream, lease.as_mut()).await {
             Ok(checkpoint) => checkpoint,
             Err(interrupt) => {
-                self.release(lease).await;
+                release(self.stream, lease).await;
                 return Err(interrupt);
             }
         };
@@ -121,17 +92,11 @@ impl StreamPull<'_> {
         told.newest_ms = ledger.newest_ms;
         told.backfill_from = ledger.checkpoint.backfill_from;
         let saved = ledger.save().await;
-        self.release(ledger.lease).await;
+        release(self.stream, ledger.lease).await;
         match (ended, saved) {
             (Err(Interrupt::Fault(fault)), _) => Err(Interrupt::Fault(fault)),
             (_, Err(interrupt)) => Err(interrupt),
             (ended, Ok(())) => ended,
-        }
-    }
-
-    async fn release(&self, lease: Box<dyn Lease>) {
-        if let Err(error) = lease.release().await {
-            tracing::debug!(stream = self.stream, %error, "the lease runs out by itself");
         }
     }
 
@@ -224,7 +189,7 @@ impl StreamPull<'_> {
         in_hand: &mut Option<String>,
     ) -> Result<Page, Interrupt> {
         let connector = self.connector;
-        let (sender, bodies) = mpsc::channel(BODIES_AHEAD);
+        let (outbox, outgoing) = Outbox::new(Arc::clone(&self.shared.slots));
         // Ends the reading side when the delivering side fails.
         let stop = self.stop.child_token();
         let mut reader = PageReader {
@@ -233,7 +198,8 @@ impl StreamPull<'_> {
             stream: self.stream.to_owned(),
             cursor: ledger.checkpoint.cursor.clone(),
             read: ledger.checkpoint.files.clone(),
-            bodies: sender,
+            outbox,
+            buffers: self.shared.buffers.clone(),
             stop: stop.clone(),
             deadline: self.deadline,
             counters: Arc::clone(&self.counters),
@@ -252,7 +218,7 @@ impl StreamPull<'_> {
             deadline: self.deadline.plus(connector.policy.grace),
             counters: Arc::clone(&self.counters),
             policy: connector.policy,
-            accepted: Arc::clone(&self.accepted),
+            accepted: Arc::clone(&self.shared.accepted),
         });
         let keys: Vec<String> = page.parts.iter().map(|part| part.key.clone()).collect();
         let reading = async {
@@ -263,7 +229,7 @@ impl StreamPull<'_> {
             (read, reader.gone)
         };
         let delivering = async {
-            let delivered = ledger.deliver(poster, bodies).await;
+            let delivered = ledger.deliver(poster, outgoing).await;
             if delivered.is_err() {
                 stop.cancel();
             }
@@ -343,5 +309,20 @@ impl StreamPull<'_> {
             lag_seconds: told.newest_ms.map(lag),
             error,
         }
+    }
+}
+
+/// Says why a stream did not do its work, if it did not.
+pub(super) fn log_failure(stream: &str, outcome: Outcome, error: Option<&Fault>) {
+    if let Some(Fault { code, message, fix, .. }) = error {
+        tracing::error!(stream, code, fix, "{message}");
+    }
+    if outcome == Outcome::Busy {
+        tracing::error!(
+            stream,
+            code = "busy",
+            fix = "run one connector per checkpoint; nothing is lost",
+            "another connector holds the lease on its checkpoint"
+        );
     }
 }

@@ -125,17 +125,28 @@ impl Outcome {
         matches!(self, Self::CaughtUp | Self::TimeLimit)
     }
 
-    /// The outcome of a run with these streams.
-    fn of(streams: &[StreamSummary]) -> Self {
-        let all = |outcome| streams.iter().all(|stream| stream.outcome == outcome);
+    /// The outcome of a run whose streams ended so.
+    pub(super) fn of(streams: &[Self]) -> Self {
+        let all = |outcome| streams.iter().all(|stream| *stream == outcome);
         if let Some(same) = [Self::CaughtUp, Self::Busy, Self::Failed].into_iter().find(|o| all(*o))
         {
             return same;
         }
-        match streams.iter().filter(|stream| stream.outcome.is_done()).count() {
+        match streams.iter().filter(|stream| stream.is_done()).count() {
             done if done == streams.len() => Self::TimeLimit,
             0 => Self::Failed,
             _ => Self::Partial,
+        }
+    }
+
+    /// The exit code of a run with this outcome, whose streams had these faults: 0 done, 1 nothing
+    /// could be done, 2 a setting is wrong, 3 some streams failed.
+    pub(super) fn exit_code(self, faults: &[&Fault]) -> u8 {
+        match self {
+            Self::CaughtUp | Self::TimeLimit => 0,
+            Self::Partial => 3,
+            Self::Failed if !faults.is_empty() && faults.iter().all(|fault| fault.settings) => 2,
+            Self::Failed | Self::Busy => 1,
         }
     }
 }
@@ -148,18 +159,14 @@ impl RunSummary {
         finished_at: DateTime<Utc>,
         streams: Vec<StreamSummary>,
     ) -> Self {
-        Self { run_id, started_at, finished_at, outcome: Outcome::of(&streams), streams }
+        let outcomes: Vec<Outcome> = streams.iter().map(|stream| stream.outcome).collect();
+        Self { run_id, started_at, finished_at, outcome: Outcome::of(&outcomes), streams }
     }
 
-    /// The exit code: 0 done, 1 nothing could be done, 2 a setting is wrong, 3 some streams failed.
+    /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
-        let faults = || self.streams.iter().filter_map(|stream| stream.error.as_ref());
-        match self.outcome {
-            Outcome::CaughtUp | Outcome::TimeLimit => 0,
-            Outcome::Partial => 3,
-            Outcome::Failed if faults().count() > 0 && faults().all(|fault| fault.settings) => 2,
-            Outcome::Failed | Outcome::Busy => 1,
-        }
+        let faults = self.streams.iter().filter_map(|stream| stream.error.as_ref());
+        self.outcome.exit_code(&faults.collect::<Vec<_>>())
     }
 
     /// The sum of one of the counts over the streams.

@@ -4,20 +4,22 @@
 //! after a crash overwrites itself. A batch file that cannot be read lies beside them as it came.
 //!
 //! ```text
-//! quarantine/<stream>/<file>/<line>-<event id>.json    one line of JSON: a Rejection
+//! quarantine/<stream>/<file>/<line>-<event id>.json    one line of JSON: a Record
 //! quarantine/<stream>/<file>/file                      a whole batch file, byte for byte
 //! ```
 //! `<file>` is the first 128 bits of SHA-256 over the file's key, in hex.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use serde::Serialize;
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{ByteStream, Store, StoreError};
+use crate::checkpoint::{ByteStream, Names, Store, StoreError};
 
 /// What the event id and the overhead of a rejection's allocations come to, in bytes.
 const ALLOCATIONS: usize = 160;
@@ -66,24 +68,40 @@ pub struct FilePosition {
 pub struct Quarantine(Arc<dyn Store>);
 
 /// A rejection as it is written.
-#[derive(Serialize)]
-struct Record<'a> {
-    stream: &'a str,
-    file: &'a str,
-    line: u64,
-    event_id: &'a str,
-    reason: &'a str,
-    detail: &'a str,
-    delivered: bool,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record<'a> {
+    /// The stream.
+    pub stream: Cow<'a, str>,
+    /// The file's key.
+    pub file: Cow<'a, str>,
+    /// The line, from 1.
+    pub line: u64,
+    /// See [`Rejection::event_id`].
+    pub event_id: Cow<'a, str>,
+    /// See [`Rejection::reason`].
+    pub reason: Cow<'a, str>,
+    /// See [`Rejection::detail`].
+    pub detail: Cow<'a, str>,
+    /// See [`Rejection::delivered`].
+    pub delivered: bool,
     /// The line, where it is text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    original: Option<&'a str>,
+    original: Option<Cow<'a, str>>,
     /// The line, where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     original_base64: Option<String>,
-    /// Where the file lies, where no single line is meant.
+    /// Where the file lies, where it is kept whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     file_kept_as: Option<String>,
+}
+
+/// A record as it is found.
+#[derive(Debug)]
+pub struct Found {
+    /// Its name in the store.
+    pub name: String,
+    /// What it holds, or why that cannot be told.
+    pub record: Result<Record<'static>, String>,
 }
 
 impl Quarantine {
@@ -99,31 +117,10 @@ impl Quarantine {
 
     /// Keeps one line. It is durable on return.
     pub async fn keep(&self, rejection: &Rejection) -> Result<(), StoreError> {
-        let FilePosition { stream, file, line } = &rejection.position;
-        let (original, original_base64) = match &rejection.kept {
-            Kept::Line(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => (Some(text), None),
-                Err(_) => (None, Some(BASE64.encode(bytes))),
-            },
-            Kept::File | Kept::Nothing => (None, None),
-        };
-        let record = Record {
-            stream,
-            file,
-            line: *line,
-            event_id: &rejection.event_id,
-            reason: rejection.reason,
-            detail: &rejection.detail,
-            delivered: rejection.delivered,
-            original,
-            original_base64,
-            file_kept_as: (rejection.kept == Kept::File).then(|| kept_file(stream, file)),
-        };
         // Strings and numbers: nothing in it can fail to serialise.
-        let mut bytes = serde_json::to_vec(&record).unwrap_or_default();
+        let mut bytes = serde_json::to_vec(&Record::of(rejection)).unwrap_or_default();
         bytes.push(b'\n');
-        let name = format!("{}/{line:010}-{}.json", folder(stream, file), rejection.tail());
-        self.0.write(&name, Bytes::from(bytes)).await
+        self.0.write(&rejection.name(), Bytes::from(bytes)).await
     }
 
     /// Keeps a whole batch file as it comes. It is durable on return.
@@ -134,6 +131,104 @@ impl Quarantine {
         bytes: ByteStream,
     ) -> Result<(), StoreError> {
         self.0.write_stream(&kept_file(stream, file), bytes).await
+    }
+
+    /// The names of all that lies in `folder`, which is [`in_quarantine`] or below it: records, and
+    /// files that are kept whole. Those of one batch file follow one another.
+    pub fn names<'a>(&'a self, folder: &'a str) -> Names<'a> {
+        self.0.names(folder)
+    }
+
+    /// The record of this name; `None` if it is not there, or no longer.
+    pub async fn read(&self, name: String) -> Result<Option<Found>, StoreError> {
+        let Some(bytes) = self.0.read(&name).await? else { return Ok(None) };
+        let record = Record::parse(&name, &bytes);
+        Ok(Some(Found { name, record }))
+    }
+
+    /// The bytes of the file that a record says is kept whole.
+    pub async fn open_file(&self, record: &Record<'_>) -> Result<Option<ByteStream>, StoreError> {
+        self.0.read_stream(&kept_file(&record.stream, &record.file)).await
+    }
+
+    /// Removes a record: its event was delivered.
+    pub async fn remove(&self, name: &str) -> Result<(), StoreError> {
+        self.0.delete(name).await
+    }
+
+    /// Removes a file that is kept whole, unless a record still needs it.
+    pub async fn remove_unneeded_file(&self, name: &str) -> Result<(), StoreError> {
+        let folder = name.strip_suffix("file").unwrap_or(name);
+        let mut names = self.names(folder).try_filter(|name| std::future::ready(is_record(name)));
+        while let Some(name) = names.try_next().await? {
+            match self.read(name).await?.map(|found| found.record) {
+                None => {}
+                Some(Ok(record)) if record.file_kept_as.is_none() => {}
+                // One that cannot be read may need it.
+                Some(_) => return Ok(()),
+            }
+        }
+        self.0.delete(name).await
+    }
+}
+
+impl<'a> Record<'a> {
+    fn of(rejection: &'a Rejection) -> Self {
+        let FilePosition { stream, file, line } = &rejection.position;
+        let (original, original_base64) = match &rejection.kept {
+            Kept::Line(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => (Some(text.into()), None),
+                Err(_) => (None, Some(BASE64.encode(bytes))),
+            },
+            Kept::File | Kept::Nothing => (None, None),
+        };
+        Self {
+            stream: stream.into(),
+            file: file.into(),
+            line: *line,
+            event_id: (&rejection.event_id).into(),
+            reason: rejection.reason.into(),
+            detail: (&rejection.detail).into(),
+            delivered: rejection.delivered,
+            original,
+            original_base64,
+            file_kept_as: (rejection.kept == Kept::File).then(|| kept_file(stream, file)),
+        }
+    }
+
+    /// A record that was edited, or moved, is none: what it says is not what was received.
+    fn parse(name: &str, bytes: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let tail = if record.is_event() { &record.event_id } else { &record.reason };
+        if object(&record.stream, &record.file, record.line, tail) != name {
+            return Err("its name is not that of what it says".to_owned());
+        }
+        match &record.original_base64 {
+            Some(text) if BASE64.decode(text).is_err() => Err("its base64 is damaged".to_owned()),
+            _ => Ok(record),
+        }
+    }
+
+    /// What is kept of it.
+    pub fn kept(&self) -> Kept {
+        let decoded = self.original_base64.as_ref().and_then(|text| BASE64.decode(text).ok());
+        match (&self.original, decoded) {
+            (Some(text), _) => Kept::Line(Bytes::copy_from_slice(text.as_bytes())),
+            (None, Some(bytes)) => Kept::Line(bytes.into()),
+            (None, None) if self.file_kept_as.is_some() => Kept::File,
+            (None, None) => Kept::Nothing,
+        }
+    }
+
+    /// Whether it stands for one event, and not for a whole file.
+    pub fn is_event(&self) -> bool {
+        !self.event_id.is_empty()
+    }
+
+    /// The same without the line and what may be personal in it.
+    #[must_use]
+    pub fn without_original(self) -> Self {
+        Self { original: None, original_base64: None, ..self }
     }
 }
 
@@ -153,9 +248,11 @@ impl Rejection {
         size_of::<Self>() + kept + stream.len() + file.len() + self.detail.len() + ALLOCATIONS
     }
 
-    /// The last part of its name.
-    fn tail(&self) -> &str {
-        if self.is_event() { &self.event_id } else { self.reason }
+    /// The name under which it is kept.
+    pub fn name(&self) -> String {
+        let FilePosition { stream, file, line } = &self.position;
+        let tail = if self.is_event() { &self.event_id } else { self.reason };
+        object(stream, file, *line, tail)
     }
 }
 
@@ -165,10 +262,24 @@ impl std::fmt::Debug for Quarantine {
     }
 }
 
+/// Where the records of a stream, or of all streams, lie.
+pub fn in_quarantine(stream: Option<&str>) -> String {
+    stream.map_or_else(|| "quarantine/".to_owned(), |stream| format!("quarantine/{stream}/"))
+}
+
+/// Whether an object of this name is a record, and not a file that is kept whole.
+pub fn is_record(name: &str) -> bool {
+    name.starts_with("quarantine/") && name.ends_with(".json")
+}
+
 fn folder(stream: &str, file: &str) -> String {
     let digest = Sha256::digest(file);
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("quarantine/{stream}/{hex}")
+    format!("{}{hex}", in_quarantine(Some(stream)))
+}
+
+fn object(stream: &str, file: &str, line: u64, tail: &str) -> String {
+    format!("{}/{line:010}-{tail}.json", folder(stream, file))
 }
 
 fn kept_file(stream: &str, file: &str) -> String {

@@ -10,7 +10,7 @@ use super::reader::{Reader, Wrong, identifier, whole_number, wrong};
 
 const DEFAULT_BASE_URL: &str = "https://api.services.mimecast.com";
 /// The event types of Cloud Integrated.
-const TYPES: [&str; 3] = ["entities", "mailflow", "urlclick"];
+pub const EVENT_TYPES: [&str; 3] = ["entities", "mailflow", "urlclick"];
 const DEFAULT_DAYS_BACK: u64 = 60;
 
 /// How to reach Mimecast and what to read there.
@@ -29,8 +29,15 @@ pub struct MimecastSettings {
     pub start_date: NaiveDate,
     /// Listing calls in 15 minutes, shared by all types; 1 to 50, which is the API's own limit.
     pub calls_per_15_minutes: u32,
+    /// How much is read of a batch file.
+    pub limits: FileLimits,
+}
+
+/// How much is read of a batch file.
+#[derive(Clone, Copy, Debug)]
+pub struct FileLimits {
     /// The longest line that is read as an event, in bytes without its line end.
-    pub max_line_bytes: usize,
+    pub max_line_bytes: u64,
     /// The most that is read of one batch file, in bytes after decompression.
     pub max_file_bytes: u64,
 }
@@ -54,7 +61,8 @@ pub(super) fn read(
         "MIMECAST_CLIENT_SECRET",
         &format!("{CONSOLE} and put its client secret into the environment."),
     );
-    let types = reader.optional("MIMECAST_TYPES", &raw.mimecast_types, &TYPES.join(","), types);
+    let types =
+        reader.optional("MIMECAST_TYPES", &raw.mimecast_types, &EVENT_TYPES.join(","), types);
     let earliest = today.checked_sub_days(Days::new(DEFAULT_DAYS_BACK)).unwrap_or(today);
     let start_date =
         reader.optional("START_DATE", &raw.start_date, &earliest.to_string(), |text| {
@@ -66,6 +74,19 @@ pub(super) fn read(
         "40",
         whole_number(1..=50, "number of calls"),
     );
+    let limits = limits(raw, reader);
+    Some(MimecastSettings {
+        base_url: base_url?,
+        client_id: client_id?,
+        client_secret: client_secret?,
+        types: types?,
+        start_date: start_date?,
+        calls_per_15_minutes: calls_per_15_minutes?,
+        limits: limits?,
+    })
+}
+
+pub(super) fn limits(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<FileLimits> {
     let max_line_bytes = reader.optional(
         "MAX_LINE_BYTES",
         &raw.max_line_bytes,
@@ -78,16 +99,7 @@ pub(super) fn read(
         "8589934592",
         whole_number(1 << 10..=1 << 40, "number of bytes"),
     );
-    Some(MimecastSettings {
-        base_url: base_url?,
-        client_id: client_id?,
-        client_secret: client_secret?,
-        types: types?,
-        start_date: start_date?,
-        calls_per_15_minutes: calls_per_15_minutes?,
-        max_line_bytes: max_line_bytes?,
-        max_file_bytes: max_file_bytes?,
-    })
+    Some(FileLimits { max_line_bytes: max_line_bytes?, max_file_bytes: max_file_bytes? })
 }
 
 /// `MIMECAST_BASE_URL`. Other settings are laxer while it is on loopback.
@@ -124,13 +136,13 @@ fn types(text: &str) -> Result<Vec<&'static str>, Wrong> {
         .map(|name| name.trim().to_ascii_lowercase())
         .filter(|name| !name.is_empty())
         .collect();
-    if let Some(unknown) = chosen.iter().find(|name| !TYPES.contains(&name.as_str())) {
+    if let Some(unknown) = chosen.iter().find(|name| !EVENT_TYPES.contains(&name.as_str())) {
         return wrong(format!("{unknown:?} is not an event type"), FIX);
     }
     if chosen.is_empty() {
         return wrong("it names no event type", FIX);
     }
-    Ok(TYPES.into_iter().filter(|name| chosen.iter().any(|chosen| chosen == name)).collect())
+    Ok(EVENT_TYPES.into_iter().filter(|name| chosen.iter().any(|chosen| chosen == name)).collect())
 }
 
 fn start_date(text: &str, today: NaiveDate) -> Result<NaiveDate, Wrong> {

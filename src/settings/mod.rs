@@ -1,8 +1,9 @@
 //! Environment variables and flags → settings that are valid.
 //!
-//! [`RawSettings`] is what was given. [`Settings`], [`DryRunSettings`] and [`StateSettings`] are what
-//! a command needs, and exist only if all of it is right; else there are [`SettingsFaults`], which
-//! tell everything that is wrong at once. An empty value is unset, everywhere.
+//! [`RawSettings`] is what was given. [`Settings`], [`DryRunSettings`], [`ReplaySettings`] and
+//! [`StateSettings`] are what a command needs, and exist only if all of it is right; else there are
+//! [`SettingsFaults`], which tell everything that is wrong at once. An empty value is unset,
+//! everywhere.
 
 mod azure;
 mod mimecast;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use chrono::NaiveDate;
 
 pub use azure::{AzureCloud, AzureIdentity, CredentialSettings, IngestionSettings};
-pub use mimecast::MimecastSettings;
+pub use mimecast::{EVENT_TYPES, FileLimits, MimecastSettings};
 pub use origin::is_loopback;
 pub use raw::RawSettings;
 use reader::Reader;
@@ -59,7 +60,20 @@ pub struct DryRunSettings {
     pub run_time_limit: Duration,
 }
 
-/// What commands on checkpoints and quarantine need: nothing of Mimecast.
+/// What sending quarantine again needs: nothing of Mimecast but how its files are read.
+#[derive(Clone, Debug)]
+pub struct ReplaySettings {
+    /// How much is read of a batch file.
+    pub limits: FileLimits,
+    /// Where rows go.
+    pub ingestion: IngestionSettings,
+    /// Where quarantine lies.
+    pub state: StateSettings,
+    /// After this time nothing new is posted.
+    pub run_time_limit: Duration,
+}
+
+/// What commands that look at checkpoints and quarantine need: where they lie.
 #[derive(Clone, Debug)]
 pub struct StateSettings {
     /// Where they lie.
@@ -112,6 +126,32 @@ impl DryRunSettings {
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         run::log_level(raw, &mut reader);
         let settings = || Some(Self { mimecast: mimecast?, run_time_limit: run_time_limit? });
+        reader.finish(settings())
+    }
+}
+
+impl ReplaySettings {
+    /// Checks what a replay needs; see [`Settings::resolve`].
+    pub fn resolve(
+        raw: &RawSettings,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsFaults> {
+        let mut reader = Reader::new(env);
+        let base_url = mimecast::base_url(raw, &mut reader);
+        let on_loopback = base_url.as_ref().is_none_or(is_loopback);
+        let limits = mimecast::limits(raw, &mut reader);
+        let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
+        run::log_level(raw, &mut reader);
+        let ingestion = azure::read(raw, on_loopback, &mut reader);
+        let state = state_settings(raw, &mut reader);
+        let settings = || {
+            Some(Self {
+                limits: limits?,
+                ingestion: ingestion?,
+                state: state?,
+                run_time_limit: run_time_limit?,
+            })
+        };
         reader.finish(settings())
     }
 }

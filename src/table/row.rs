@@ -84,7 +84,8 @@ impl Table {
         arrival: DateTime<Utc>,
         out: &mut Vec<u8>,
     ) -> Result<Row, RejectReason> {
-        let fields = Fields::read(self, line)?;
+        let mut fields = Fields::none();
+        fields.read(self, line)?;
         let event_time = self
             .column_of(self.time_field)
             .and_then(|column| fields.values[column]?.parse().ok())
@@ -94,7 +95,9 @@ impl Table {
 
         let mut oversize = Vec::new();
         let row = out.len();
-        for (column, value) in self.columns.iter().zip(fields.values) {
+        // About what a row has more than its line.
+        out.reserve(line.len() + 256);
+        for (column, value) in self.columns.iter().zip(&fields.values) {
             match column.from {
                 From::TimeOrArrival => write_text(out, column.name, &time),
                 From::Time if event_time.is_none() => {}
@@ -133,19 +136,20 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn read(table: &Table, line: &'a [u8]) -> Result<Self, RejectReason> {
+    const fn none() -> Self {
+        Self { values: [None; Table::MAX_COLUMNS], rest: Vec::new(), repeated: false }
+    }
+
+    fn read(&mut self, table: &Table, line: &'a [u8]) -> Result<(), RejectReason> {
         let text = std::str::from_utf8(line).map_err(|_| RejectReason::InvalidUtf8)?;
-        let mut fields =
-            Self { values: [None; Table::MAX_COLUMNS], rest: Vec::new(), repeated: false };
         let mut json = serde_json::Deserializer::from_str(text);
-        json.deserialize_map(Collect { table, fields: &mut fields })
-            .and_then(|()| json.end())
-            .map_err(|_| match serde_json::from_str::<IgnoredAny>(text) {
+        json.deserialize_map(Collect { table, fields: self }).and_then(|()| json.end()).map_err(
+            |_| match serde_json::from_str::<IgnoredAny>(text) {
                 Ok(_) => RejectReason::NotObject,
                 Err(_) => RejectReason::NotJson,
-            })?;
-        fields.check(line)?;
-        Ok(fields)
+            },
+        )?;
+        self.check(line)
     }
 
     /// Refuses what the grammar of JSON allows and a row must not have.
@@ -154,8 +158,15 @@ impl<'a> Fields<'a> {
             return Err(RejectReason::LoneSurrogate);
         }
         let mut nesting = Nesting::default();
-        let values = self.values.iter().flatten().chain(self.rest.iter().map(|(_, raw)| raw));
-        values.copied().try_for_each(|raw| nesting.check(raw))?;
+        for raw in self.values.iter().flatten() {
+            nesting.check(raw)?;
+        }
+        for (_, raw) in &self.rest {
+            nesting.check(raw)?;
+        }
+        if self.rest.is_empty() && !self.repeated {
+            return Ok(());
+        }
         let mut keys: Vec<_> = self.rest.iter().filter_map(|(key, _)| unescape(key)).collect();
         if self.repeated || repeats(&mut keys) {
             return Err(RejectReason::DuplicateKey);
@@ -164,7 +175,11 @@ impl<'a> Fields<'a> {
     }
 
     fn add(&mut self, table: &Table, key: &'a str, raw: &'a str) {
-        let column = unescape(key).and_then(|name| table.column_of(&name));
+        // A key with an escape is no column's name as it stands.
+        let name = key.get(1..key.len() - 1).unwrap_or_default();
+        let column = table
+            .column_of(name)
+            .or_else(|| name.contains('\\').then(|| table.column_of(&unescape(key)?)).flatten());
         let Some(column) = column else {
             return self.rest.push((key, raw));
         };
@@ -221,6 +236,7 @@ fn is_oversize(column: ColumnType, raw: &str) -> bool {
 }
 
 /// Writes what comes before a column's value. The row's first comma becomes its opening brace.
+#[inline]
 fn write_name(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());

@@ -242,6 +242,8 @@ class Scope:
     do_toLower = staticmethod(str.lower)
     do_split = staticmethod(str.split)
     do_replace = staticmethod(str.replace)
+    do_startsWith = staticmethod(lambda text, start: text.lower().startswith(start.lower()))
+    do_endsWith = staticmethod(lambda text, end: text.lower().endswith(end.lower()))
     do_empty = staticmethod(lambda value: not value)
     do_equals = staticmethod(lambda one, other: one == other)
     do_not = staticmethod(lambda value: not value)

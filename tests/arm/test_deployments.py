@@ -120,6 +120,17 @@ class Identity(unittest.TestCase):
         self.assertEqual(len(found), 4)
         self.assertTrue(all(who == "app" for _, _, who in found))
 
+    def test_half_an_app_registration_is_refused(self):
+        whole = {"AzureClientID": "an id", "AzureClientSecret": "a secret", "AzureTenantID": "a tenant"}
+        for left_out in whole:
+            given_half = {k: v for k, v in whole.items() if k != left_out}
+            for half in (given_half, {left_out: whole[left_out]}):
+                with self.subTest(half), self.assertRaisesRegex(arm.Fault, "give all or none"):
+                    deployed(**half)
+        with self.assertRaisesRegex(arm.Fault, "give all or none"):
+            deployed(AzureEntraObjectID="an object id")
+        deployed(**whole)
+
     def test_through_lighthouse_roles_name_the_identitys_resource(self):
         for through in (False, True):
             made = deployed(DeployedThroughLighthouse=through)
@@ -263,10 +274,29 @@ class Workspace(unittest.TestCase):
         self.assertFalse(left & CONTENT)
         self.assertEqual(everything - left - CONTENT, {
             "Microsoft.Insights/scheduledQueryRules", "Microsoft.Insights/metricAlerts"})
+
+    def test_a_rule_that_is_there_is_left_as_it_is_unless_it_is_to_be_replaced(self):
+        def rules(choice, there=None):
+            made = deployed(DeployAnalyticsRules=choice, there=there)
+            return {r["id"]: r["properties"]["enabled"]
+                    for r in made.of_type("Microsoft.SecurityInsights/alertRules")}
+        default = TEMPLATE["parameters"]["DeployAnalyticsRules"]["defaultValue"]
+        everything = rules(default)
+        self.assertGreater(len(everything), 12)
+        self.assertEqual(set(everything.values()), {False})
+        one_there = {next(iter(everything)): {"enabled": True}}
         for choice, on in (("Enabled", True), ("Disabled", False)):
-            for rule in deployed(DeployAnalyticsRules=choice).of_type(
-                    "Microsoft.SecurityInsights/alertRules"):
-                self.assertIs(rule["properties"]["enabled"], on)
+            self.assertEqual(rules(choice), dict.fromkeys(everything, on))
+            self.assertEqual(rules(choice, one_there),
+                             dict.fromkeys(everything.keys() - one_there, on))
+        for choice, on in (("ReplaceEnabled", True), ("ReplaceDisabled", False)):
+            self.assertEqual(rules(choice, one_there), dict.fromkeys(everything, on))
+        self.assertEqual(rules("None"), {})
+
+    def test_the_rules_wait_for_the_parser_that_they_read(self):
+        for resource in TEMPLATE["resources"]:
+            if "-rules" in resource["name"]:
+                self.assertIn("{0}-content", resource["dependsOn"][0])
 
 
 class App(unittest.TestCase):
@@ -316,20 +346,31 @@ class App(unittest.TestCase):
                          ("Disabled", "Deny"))
         self.assertEqual({r["properties"]["privateLinkServiceConnections"][0]["properties"]
                           ["groupIds"][0] for r in made.of_type("Microsoft.Network/privateEndpoints")},
-                         {"blob", "queue", "table"})
+                         {"blob", "table"})
         subnet = one(made, "Microsoft.Web/sites")["properties"]["virtualNetworkSubnetId"]
         self.assertTrue(subnet.endswith("/subnets/functions"))
         self.assertEqual(one(made, "Microsoft.KeyVault/vaults")["properties"]
                          ["publicNetworkAccess"], "Enabled")
         self.assertFalse([r for r in deployed().resources if "Network" in r["type"]])
 
+    def test_the_alert_on_quarantine_reads_the_connectors_own_line(self):
+        (alert,) = [r["properties"] for r in deployed().of_type(
+            "Microsoft.Insights/scheduledQueryRules") if r["name"].endswith("-quarantine")]
+        (criterion,) = alert["criteria"]["allOf"]
+        source = (ROOT / "src/pipeline/stream.rs").read_text()
+        (text,) = re.findall(r"message has '([^']+)'", criterion["query"])
+        (field,) = re.findall(r"line\.(\w+)", criterion["query"])
+        self.assertIn(f'"{text}"', source)
+        self.assertIn(f"{field} = ", source)
+        self.assertEqual(alert["scopes"], [one(deployed(), "Microsoft.Insights/components")["id"]])
+
     def test_an_alert_goes_to_whoever_is_named(self):
         for email in ("", "soc@contoso.example"):
             made = deployed(AlertEmail=email)
             groups = [r["id"] for r in made.of_type("Microsoft.Insights/actionGroups")]
             self.assertEqual(len(groups), 1 if email else 0)
-            silence = one(made, "Microsoft.Insights/scheduledQueryRules")["properties"]
-            self.assertEqual(silence["actions"]["actionGroups"], groups)
+            for alert in made.of_type("Microsoft.Insights/scheduledQueryRules"):
+                self.assertEqual(alert["properties"]["actions"]["actionGroups"], groups)
             for alert in made.of_type("Microsoft.Insights/metricAlerts"):
                 self.assertEqual([a["actionGroupId"] for a in alert["properties"]["actions"]], groups)
 

@@ -1,4 +1,6 @@
 """One CSV of tenants makes one parameter file for each, all or none."""
+import importlib.machinery
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -8,6 +10,7 @@ from pathlib import Path
 import arm
 from files import ARM, TEMPLATE
 
+SCRIPT = ARM / "tenants/make-parameters"
 EXAMPLE = ARM / "tenants/example.csv"
 
 
@@ -15,8 +18,9 @@ def make(text):
     """What it says, its exit code and the files it makes."""
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "tenants.csv", Path(folder) / "out"
-        source.write_text(text)
-        done = subprocess.run([sys.executable, ARM / "tenants/make-parameters", source, out],
+        if text is not None:
+            source.write_bytes(text if isinstance(text, bytes) else text.encode())
+        done = subprocess.run([sys.executable, SCRIPT, source, out],
                               capture_output=True, text=True)
         files = {p.name: p.read_text() for p in sorted(out.glob("*"))} if out.exists() else {}
         return done.stdout + done.stderr, done.returncode, files
@@ -78,7 +82,12 @@ class Tenants(unittest.TestCase):
             ("uk-api.services.mimecast.com", "uk-api.mimecast.com", "MimecastBaseURL"),
             ("2026-11-15", "2026-02-30", "StartDate"),
             ("2026-11-15", "20261115", "StartDate"),
-            ("0 */30 * * * *", "*/30 * * * *", "Schedule"),
+            ("2026-11-15", "2999-01-01", "StartDate is not today or earlier"),
+            ("0 */30 * * * *", "*/30 * * * *", "Schedule is not six fields"),
+            ("0 */30 * * * *", "* * * * * *", "Schedule has only 0:00:01 between two runs"),
+            ("0 */30 * * * *", "0 0 24 * * *", "its hour has '24'"),
+            ("0 */30 * * * *", "0 0 */6 * * *", "SilenceAlertWindow is shorter than two"),
+            ("soc@msp.example,Disabled", "soc@msp.example,On", "DeployAnalyticsRules"),
             (",Enabled,", ",Yes,", "DeployAnalyticsRules is not one of"),
             ("Enabled,true", "Enabled,maybe", "DeployedThroughLighthouse is not true or false"),
             ("StartDate", "StartDay", "StartDay' is no parameter"),
@@ -91,7 +100,85 @@ class Tenants(unittest.TestCase):
                     changed = changed.replace("Enabled,true", "Enabled,Events_CL")
                 self.refused(changed, words)
 
+    def with_columns(self, **values):
+        header, first, _ = self.example.splitlines()
+        return "\n".join([",".join([header, *values]), ",".join([first, *values.values()])])
+
+    def test_values_of_further_columns_are_checked(self):
+        cases = [
+            ("Location", "westeurope", "west-europe"),
+            ("FunctionName", "Mimecast", "Mimecast-"),
+            ("VirtualNetworkAddressPrefix", "10.1.0.0/24", "10.1.0.0/25"),
+            ("VirtualNetworkAddressPrefix", "10.1.0.0/16", "10.1.0.1/16"),
+            ("VirtualNetworkAddressPrefix", "10.1.0.0/24", "10.1.0.300/24"),
+            ("VirtualNetworkAddressPrefix", "10.1.0.0/24", "fd00::/64"),
+            ("PackageUri", "https://example.com/p.zip", "https://example.com/p.zip?sp=r&sig=secret"),
+            ("WorkspaceName", "contoso-sentinel", "a-"),
+        ]
+        for name, right, wrong in cases:
+            with self.subTest(name, wrong=wrong):
+                said, code, _ = make(self.with_columns(**{name: right}))
+                self.assertEqual(code, 0, said)
+                self.refused(self.with_columns(**{name: wrong}), f"{name} is not ")
+                self.assertNotIn("sig=secret", make(self.with_columns(**{name: wrong}))[0])
+
+    def test_a_line_reaches_no_other_customers_subscription(self):
+        other = "22222222-2222-4222-8222-222222222222"
+        for part in ("Microsoft.OperationalInsights/workspaces/contoso-sentinel",
+                     "Microsoft.KeyVault/vaults/contoso-deployment"):
+            lines = self.with_columns().splitlines()
+            cells = [cell.replace("11111111-1111-4111-8111-111111111111", other)
+                     if cell.endswith(part) else cell for cell in lines[1].split(",")]
+            self.refused("\n".join([lines[0], ",".join(cells)]),
+                         "is in another subscription than SubscriptionId")
+            said, code, _ = make("\n".join([lines[0] + ",WorkspaceSubscriptionId",
+                                            ",".join([*cells, other])]))
+            self.assertEqual(code, 0 if "workspaces" in part else 2, said)
+
+    def test_two_lines_do_not_share_a_workspace(self):
+        header, first, _ = self.example.splitlines()
+        second = first.replace("contoso,", "contoso-2,", 1).replace(",mimecast,", ",second,", 1)
+        self.refused("\n".join([header, first, second.replace("contoso-client", "other-client")]),
+                     "line 3: WorkspaceResourceId as in line 2")
+
+    def test_the_pauses_of_a_schedule(self):
+        loader = importlib.machinery.SourceFileLoader("make_parameters", str(SCRIPT))
+        script = importlib.util.module_from_spec(
+            importlib.util.spec_from_loader(loader.name, loader))
+        sys.dont_write_bytecode = True
+        loader.exec_module(script)
+        minute, hour, day = 60, 3600, 86400
+        # The shortest as the tests of src/schedule.rs have them.
+        for schedule, shortest, longest in [
+            ("* * * * * *", 1, 1), ("0 0 */1 * * *", hour, hour),
+            ("0 */10 * * * *", 10 * minute, 10 * minute), ("0 */7 * * * *", 4 * minute, 7 * minute),
+            ("0 55,3 * * * *", 8 * minute, 52 * minute), ("0 2,55 0,23 */2 2 *", 53 * minute, None),
+            ("0 2,55 0,23 */2 * *", 7 * minute, None), ("0 0 6 * * 1", 7 * day, 7 * day),
+            ("0 0 9-17 * * Mon-Fri", hour, 64 * hour), ("0 0 17-9 * * s", hour, 160 * hour),
+            ("0 0 6 1 febru *", 365 * day, 366 * day), ("0 0/20 * * * *", 20 * minute, 20 * minute),
+            ("0 0 6 29 2 *", 1461 * day, 1461 * day), ("0 */0 * * * *", minute, minute),
+        ]:
+            with self.subTest(schedule):
+                found = [pause.total_seconds() for pause in script.pauses(schedule)]
+                self.assertEqual(found, [shortest, longest or found[1]])
+        for schedule in ("", "@hourly", "0 */5 * * *", "0 0 0 1 1 * 2027", "0 0 0 * * 7",
+                         "0 0 0 ? * 1", "0 0 0 15W * *", "60 0 0 * * *", "0 0 0 0 * *",
+                         "0 0 Mon * * *", "0 0 0 * Mon *", "0 1,,2 * * * *", "0 */ * * * *",
+                         "0 */-1 * * * *", "0 +5 * * * *", "0 1-2-3 * * * *", "0 1/2/3 * * * *",
+                         "0 *-5 * * * *", "0 5\t* * * *", "0 0 0 31 2 *"):
+            with self.subTest(schedule), self.assertRaises(ValueError):
+                script.pauses(schedule)
+
+    def test_a_file_that_is_no_csv_with_commas_in_utf_8_is_refused(self):
+        self.refused(self.example.replace(",", ";"), "separated by semicolons")
+        self.refused(self.example.replace("contoso", "contosö").encode("latin-1"), "not UTF-8")
+        self.refused(None, "tenants.csv: it cannot be read: No such file")
+        said, code, _ = make(self.example.replace("\n", "\r\n").encode("utf-8-sig"))
+        self.assertEqual(code, 0, said)
+
     def test_an_app_registration_is_given_whole_or_not(self):
         header, first, _ = self.example.splitlines()
         self.refused(f"{header},AzureClientID\n{first},11111111-1111-4111-8111-111111111111",
                      "give all or none")
+        self.refused(f"{header},AzureEntraObjectID\n{first},11111111-1111-4111-8111-111111111111",
+                     "AzureEntraObjectID is given without")

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -109,6 +111,25 @@ impl Azurite {
         let answer = self.http.put(url).header("content-length", 0).send().await;
         assert_eq!(answer.unwrap().status(), 201);
         container
+    }
+
+    /// What breaks the lease on a blob at once, as anybody with the SAS may.
+    pub fn lease_breaker(
+        &self,
+        container: &Url,
+        blob: &str,
+    ) -> impl Fn() -> BoxFuture<'static, ()> + Send + Sync + Clone + 'static {
+        let (http, mut url) = (self.http.clone(), container.clone());
+        url.set_path(&format!("{}/{blob}", container.path()));
+        url.set_query(Some(&format!("comp=lease&{}", sas("rcwdl"))));
+        move || {
+            let request = http
+                .put(url.clone())
+                .header("content-length", 0)
+                .header("x-ms-lease-action", "break")
+                .header("x-ms-lease-break-period", "0");
+            async move { assert_eq!(request.send().await.unwrap().status(), 202) }.boxed()
+        }
     }
 
     /// The URL of a container, which need not be there.

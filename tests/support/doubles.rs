@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::NaiveDate;
 use flate2::read::GzDecoder;
-use futures::future::{BoxFuture, pending};
+use futures::future::{BoxFuture, pending, ready};
 use futures::{FutureExt, StreamExt, stream};
 use mimecast_sentinel::checkpoint::{
     ByteStream, Checkpoint, Cursor, Lease, LeaseWatch, Position, Store, StoreError,
@@ -78,6 +78,8 @@ pub enum Act {
 
 type Decide = Arc<dyn Fn(usize, &Call) -> Act + Send + Sync>;
 
+type Gate = Arc<dyn Fn(&Call, bool) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// A store that writes down what is asked of it, and does with it as the test decides.
 #[derive(Clone)]
 pub struct WatchedStore {
@@ -90,6 +92,7 @@ struct Watch {
     log: Mutex<Vec<(Call, bool)>>,
     begun: AtomicUsize,
     decide: Decide,
+    gate: Gate,
     hung: Arc<Notify>,
 }
 
@@ -99,13 +102,20 @@ impl WatchedStore {
         inner: Arc<dyn Store>,
         decide: impl Fn(usize, &Call) -> Act + Send + Sync + 'static,
     ) -> Self {
-        let watch = Watch {
-            log: Mutex::default(),
-            begun: AtomicUsize::new(0),
-            decide: Arc::new(decide),
-            hung: Arc::default(),
-        };
-        Self { inner, watch: Arc::new(watch) }
+        Self::with(inner, Arc::new(decide), Arc::new(|_, _| ready(()).boxed()))
+    }
+
+    /// Each call waits for `gate` before it is done (`false`), and again before it returns (`true`).
+    pub fn gated(
+        inner: Arc<dyn Store>,
+        gate: impl Fn(&Call, bool) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(inner, Arc::new(|_, _| Act::Pass), Arc::new(gate))
+    }
+
+    fn with(inner: Arc<dyn Store>, decide: Decide, gate: Gate) -> Self {
+        let (log, begun, hung) = (Mutex::default(), AtomicUsize::new(0), Arc::default());
+        Self { inner, watch: Arc::new(Watch { log, begun, decide, gate, hung }) }
     }
 
     /// The calls in the order in which they began.
@@ -149,7 +159,10 @@ impl Watch {
             Act::HangBefore => self.hang().await,
             Act::Pass | Act::HangAfter | Act::Lose => {}
         }
-        let done = work.await?;
+        (self.gate)(&call, false).await;
+        let done = work.await;
+        (self.gate)(&call, true).await;
+        let done = done?;
         if act == Act::HangAfter {
             self.hang().await;
         }

@@ -16,10 +16,14 @@ pub mod doubles;
 pub mod entra_tls;
 pub mod functions_host;
 #[cfg(feature = "simulator")]
+pub mod leased_blob;
+#[cfg(feature = "simulator")]
 pub mod program;
 #[cfg(feature = "simulator")]
 pub mod rig;
 #[cfg(feature = "simulator")]
 pub mod scenario;
+#[cfg(feature = "simulator")]
+pub mod steps;
 #[cfg(feature = "simulator")]
 pub mod tls;

@@ -1,0 +1,211 @@
+//! The other end of a bench: the simulator in a process of its own, or the floor.
+//!
+//! `benches/run` starts it. Both make the same events from the same seed, so that their bytes are
+//! the same.
+
+use std::io::{BufRead, Read, Write, stdin, stdout};
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use clap::{Args, Parser, Subcommand};
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use mimecast_sentinel::pipeline::body::MAX_BODY_BYTES;
+use mimecast_sentinel::simulator::{
+    BatchFile, FaultPlan, Keep, MadeUp, Options, Page, Simulator, World,
+};
+use serde_json::json;
+
+const SEED: u64 = 1;
+/// 2026-08-01T00:00:00Z, in milliseconds.
+const FIRST_MS: i64 = 1_785_542_400_000;
+/// The most files that a listing reply has.
+const FILES_PER_PAGE: usize = 100;
+
+#[derive(Parser)]
+struct Peer {
+    #[command(subcommand)]
+    role: Role,
+    /// What `cargo bench` gives to every bench.
+    #[arg(long, global = true, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Serves the events and takes the rows. Prints where as a line of JSON, then what it was asked
+    /// at each line of its input, and ends with it
+    Serve {
+        #[command(flatten)]
+        events: Events,
+        /// How long every answer is held back, in milliseconds
+        #[arg(long, default_value_t = 0)]
+        latency_ms: u64,
+    },
+    /// Inflates the events' files and deflates the same bytes again, on one thread, and no more
+    Floor {
+        #[command(flatten)]
+        events: Events,
+        /// The gzip level
+        #[arg(long)]
+        level: u32,
+    },
+}
+
+/// Which events, in which files.
+#[derive(Args)]
+struct Events {
+    /// How many, of all three streams: 60 % entities, 33 % mailflow, 7 % urlclick
+    #[arg(long)]
+    events: usize,
+    #[arg(long, default_value_t = 10_000)]
+    events_per_file: usize,
+    /// How many events there are before they come again, under other files' names
+    #[arg(long, default_value_t = 200_000)]
+    distinct: usize,
+    /// Pads each event with a field that no column takes, to this many bytes at least
+    #[arg(long, default_value_t = 0)]
+    event_bytes: usize,
+}
+
+impl Events {
+    /// The files of each stream.
+    fn files(&self) -> Vec<(&'static str, Vec<BatchFile>)> {
+        let shares = [("entities", 60), ("mailflow", 33), ("urlclick", 7)];
+        let files = (0..).zip(shares).map(|(number, (stream, percent))| {
+            let mut made_up = MadeUp::new(SEED * 3 + number);
+            let mut pad = fastrand::Rng::with_seed(SEED);
+            let (events, distinct) = (self.events * percent / 100, self.distinct * percent / 100);
+            let mut files: Vec<BatchFile> = Vec::new();
+            let mut left = events;
+            while left > 0 {
+                let (count, index) = (left.min(self.events_per_file), files.len());
+                let name = format!("2026-08-01/{stream}-{index:06}.json.gz");
+                // Only whole files come again.
+                let again = index % (distinct / self.events_per_file).max(1);
+                let file = match files.get(again) {
+                    Some(file) if count == self.events_per_file => file.clone(),
+                    _ => self.file(&mut made_up, &mut pad, stream, index, count),
+                };
+                files.push(BatchFile { name, ..file });
+                left -= count;
+            }
+            (stream, files)
+        });
+        files.collect()
+    }
+
+    fn file(
+        &self,
+        made_up: &mut MadeUp,
+        pad: &mut fastrand::Rng,
+        stream: &str,
+        index: usize,
+        count: usize,
+    ) -> BatchFile {
+        let first = FIRST_MS + i64::try_from(index * self.events_per_file).unwrap_or_default();
+        let lines = (first..).take(count).map(|at| {
+            let mut line = made_up.event(stream, at);
+            let missing = self.event_bytes.saturating_sub(line.len());
+            if missing > 12 {
+                let filling = (12..missing).map(|_| pad.alphanumeric()).collect::<String>();
+                line.insert_str(1, &format!("\"filling\":\"{filling}\","));
+            }
+            line
+        });
+        BatchFile::of_lines("", &lines.collect::<Vec<_>>())
+    }
+
+    fn world(&self) -> World {
+        let day = NaiveDate::from_ymd_opt(2026, 8, 1).unwrap_or_default();
+        let mut world = World::default();
+        for (stream, files) in self.files() {
+            for files in files.chunks(FILES_PER_PAGE) {
+                let page = files.iter().cloned().fold(Page::new(day), Page::file);
+                world = world.page(stream, page);
+            }
+        }
+        world
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    match Peer::parse().role {
+        Role::Serve { events, latency_ms } => serve(&events, latency_ms).await,
+        Role::Floor { events, level } => floor(&events, level),
+    }
+}
+
+async fn serve(events: &Events, latency_ms: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let latency = Duration::from_millis(latency_ms);
+    let options = Options { latency, keep: Keep::Count, ..Options::default() };
+    let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
+    let settings = json!({
+        "MIMECAST_BASE_URL": simulator.url(),
+        "MIMECAST_CLIENT_ID": simulator.client_id(),
+        "MIMECAST_CLIENT_SECRET": simulator.client_secret(),
+        "START_DATE": "2026-08-01",
+        "LOGS_INGESTION_ENDPOINT": simulator.url(),
+        "LOGS_INGESTION_RULE_ID": simulator.rule_id(),
+        "LOGS_INGESTION_STREAM": simulator.stream(),
+        "IDENTITY_ENDPOINT": simulator.identity_endpoint(),
+        "IDENTITY_HEADER": simulator.identity_header(),
+    });
+    tell(&settings)?;
+    let mut lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());
+    while let Some(line) = lines.await? {
+        line?;
+        let calls = simulator.calls();
+        tell(&json!({
+            "rows": simulator.landed_count(),
+            "posts": calls.posts,
+            "accepted_posts": calls.accepted_posts,
+            "listings": calls.all_listings(),
+            "downloads": calls.all_downloads(),
+            "violations": simulator.violations(),
+        }))?;
+        lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());
+    }
+    Ok(())
+}
+
+/// The CPU time is the caller's to measure, around `ready` and `done`.
+fn floor(events: &Events, level: u32) -> Result<(), Box<dyn std::error::Error>> {
+    let files: Vec<_> = events.files().into_iter().flat_map(|(_, files)| files).collect();
+    tell(&json!("ready"))?;
+    stdin().lock().read_line(&mut String::new())?;
+    let mut buffer = vec![0; 64 * 1024];
+    let (mut read, mut inflated, mut sent) = (0, 0_u64, 0);
+    let mut body = GzEncoder::new(Vec::new(), Compression::new(level));
+    let mut in_body = 0;
+    for file in files {
+        read += file.bytes.len();
+        let mut decoder = MultiGzDecoder::new(&file.bytes[..]);
+        loop {
+            let count = decoder.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            inflated += count as u64;
+            body.write_all(&buffer[..count])?;
+            in_body += count;
+            if in_body + buffer.len() > MAX_BODY_BYTES {
+                let fresh = GzEncoder::new(Vec::new(), Compression::new(level));
+                sent += std::mem::replace(&mut body, fresh).finish()?.len();
+                in_body = 0;
+            }
+        }
+    }
+    sent += body.finish()?.len();
+    tell(&json!({"bytes_read": read, "bytes_inflated": inflated, "bytes_sent": sent}))?;
+    stdin().lock().read_line(&mut String::new())?;
+    Ok(())
+}
+
+fn tell(value: &serde_json::Value) -> std::io::Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{value}")?;
+    out.flush()
+}

@@ -1,0 +1,59 @@
+//! Gzip, written into one buffer after another with the same compressor.
+
+use std::io;
+
+use bytes::Bytes;
+use flate2::{Compress, Compression, FlushCompress, Status};
+
+use super::buffers::{Buffer, Buffers};
+
+/// The window of gzip: 32 KiB, the most there is.
+const WINDOW_BITS: u8 = 15;
+
+/// What is made free in the buffer when it is full.
+const ROOM: usize = 64 * 1024;
+
+/// Deflates one body at a time. It has some 300 KB of its own, which is why it is used again.
+#[derive(Debug)]
+pub(super) struct Deflater {
+    compress: Compress,
+    out: Buffer<u8>,
+    buffers: Buffers<u8>,
+}
+
+impl Deflater {
+    /// For `level` 0 (store) to 9 (smallest).
+    pub(super) fn new(level: u32, buffers: &Buffers<u8>) -> Self {
+        Self {
+            compress: Compress::new_gzip(Compression::new(level), WINDOW_BITS),
+            out: buffers.take(),
+            buffers: buffers.clone(),
+        }
+    }
+
+    /// Takes the next bytes of the body.
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let before = self.compress.total_in();
+            self.step(bytes, FlushCompress::None)?;
+            let taken = self.compress.total_in() - before;
+            bytes = bytes.get(usize::try_from(taken).unwrap_or(usize::MAX)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// The body's gzip; what follows is another body.
+    pub(super) fn finish(&mut self) -> io::Result<Bytes> {
+        while self.step(&[], FlushCompress::Finish)? != Status::StreamEnd {}
+        self.compress.reset();
+        let full = std::mem::replace(&mut self.out, self.buffers.take());
+        Ok(Bytes::from_owner(full))
+    }
+
+    fn step(&mut self, bytes: &[u8], flush: FlushCompress) -> io::Result<Status> {
+        if self.out.len() == self.out.capacity() {
+            self.out.reserve(ROOM);
+        }
+        Ok(self.compress.compress_vec(bytes, &mut self.out, flush)?)
+    }
+}

@@ -1,0 +1,613 @@
+//! `quarantine list`, `show` and `replay`, as a person uses them.
+#![cfg(feature = "simulator")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
+use mimecast_sentinel::mimecast::open_records;
+use mimecast_sentinel::pipeline::{Outcome, Replay, ReplaySummary};
+use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
+use mimecast_sentinel::simulator::{
+    BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
+};
+use serde_json::{Value, json};
+use support::azurite::{Azurite, sas};
+use support::program::{Program, landed, until};
+use support::rig::Rig;
+use support::scenario::{events, ids, landed_ids, page, page_of};
+use tokio_util::sync::CancellationToken;
+
+const STREAM: &str = "mailflow";
+
+/// Sets the terminal's title, is right-to-left, and is no text.
+const HOSTILE: &[u8] = b"{\"\x1b]0;owned\x07 \xc2\x9b31m \xe2\x80\xae \xff\x7f";
+
+/// Rows that the simulator refuses, as long as it is told to.
+#[derive(Clone)]
+struct Refused(Arc<AtomicBool>);
+
+impl Refused {
+    fn plan(ids: impl IntoIterator<Item = String>) -> (Self, FaultPlan) {
+        let (refused, ids) = (Self(Arc::new(AtomicBool::new(true))), HashSet::<_>::from_iter(ids));
+        let on = Arc::clone(&refused.0);
+        let plan = FaultPlan::none().poison(move |row| {
+            on.load(Ordering::Relaxed) && ids.contains(row["EventId"].as_str().unwrap())
+        });
+        (refused, plan)
+    }
+
+    fn no_longer(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What the lines of `quarantine list --json` say.
+async fn listed(program: &Program) -> Vec<Value> {
+    let listed = program.run(&["quarantine", "list", "--json"]).await;
+    listed.assert_code(0);
+    listed.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn text<'a>(record: &'a Value, field: &str) -> &'a str {
+    record[field].as_str().unwrap()
+}
+
+/// How many records are undelivered, by reason.
+fn undelivered(records: &[Value]) -> BTreeMap<&str, u64> {
+    let mut reasons = BTreeMap::new();
+    for record in records.iter().filter(|record| record["delivered"] == false) {
+        *reasons.entry(text(record, "reason")).or_default() += 1;
+    }
+    reasons
+}
+
+async fn replayed(program: &Program, args: &[&str]) -> Value {
+    let replayed = program.run(&[&["quarantine", "replay", "--json"], args].concat()).await;
+    replayed.assert_code(0);
+    replayed.json()
+}
+
+/// Whole files in quarantine.
+fn kept_files(program: &Program) -> usize {
+    fn count(folder: &Path) -> usize {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .map(
+                |path| {
+                    if path.is_dir() { count(&path) } else { usize::from(path.ends_with("file")) }
+                },
+            )
+            .sum()
+    }
+    count(&program.state().join("quarantine"))
+}
+
+/// A page that has something of every kind of trouble.
+struct Trouble {
+    world: World,
+    /// Lines that a replay can deliver: refused rows, and one that is too long.
+    refused: [String; 3],
+    too_long: String,
+    /// The file that is too large, and the one that is damaged.
+    large: Vec<String>,
+    damaged: Vec<String>,
+    /// Lines that cannot be delivered: no JSON, and a row that no body holds.
+    bad: [Vec<u8>; 2],
+    /// What lands at once.
+    good: Vec<String>,
+}
+
+fn trouble() -> Trouble {
+    let good = events(1, STREAM, 10);
+    let mut refused = events(2, STREAM, 3);
+    // Its line ends in `\r\r\n`, of which one `\r` is the line's own.
+    refused[1] += "\r";
+    let wide = format!(r#","x":"{}"}}"#, "w".repeat(70_000));
+    refused[2] = refused[2].replacen('{', &format!(r#"{{"subject":"{}","#, "s".repeat(70_000)), 1);
+    let refused: [String; 3] = refused.try_into().unwrap();
+    let oversize = format!("{}{wide}", r#"{"type":"mailflow""#);
+    let too_long = format!("{{\"type\":\"mailflow\",{}\"n\":1}}", " ".repeat(2_200_000));
+    let no_body = format!("{{\"type\":\"mailflow\",\"subject\":\"{}\"}}", "b".repeat(1_000_000));
+    let bad = [HOSTILE.to_vec(), no_body.into_bytes()];
+    let mut lines: Vec<Vec<u8>> = good.iter().map(|line| line.clone().into_bytes()).collect();
+    lines[5] = oversize.clone().into_bytes();
+    lines.insert(2, [refused[1].as_bytes(), b"\r"].concat());
+    for (at, line) in [
+        (3, refused[0].as_bytes()),
+        (4, &bad[0]),
+        (6, too_long.as_bytes()),
+        (8, &bad[1]),
+        (9, refused[2].as_bytes()),
+    ] {
+        lines.insert(at, line.to_vec());
+    }
+    let large = events(3, STREAM, 10_000);
+    let damaged = events(4, STREAM, 20);
+    let of_damaged = BatchFile::of_lines("b.json.gz", &damaged);
+    let half = of_damaged.bytes.len() / 2;
+    let page = page_of("a.json.gz", &lines)
+        .file(of_damaged.damaged(half))
+        .file(BatchFile::of_lines("c.json.gz", &large));
+    let good =
+        good.into_iter().enumerate().map(|(n, line)| if n == 5 { oversize.clone() } else { line });
+    Trouble {
+        world: World::default().page(STREAM, page),
+        refused,
+        too_long,
+        large,
+        damaged,
+        bad,
+        good: good.collect(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_record_is_listed_shown_and_sent_again() {
+    let trouble = trouble();
+    let (refused, plan) = Refused::plan(ids(&trouble.refused));
+    let simulator =
+        Simulator::start(trouble.world.clone(), plan, Options::default()).await.unwrap();
+    let program = Program::of(&simulator).set("MAX_FILE_BYTES", "4000000");
+    program.run(&["pull"]).await.assert_code(0);
+    keep_gone(&program).await;
+    let records = listed(&program).await;
+    let all = json!({"row-refused": 3, "invalid-utf8": 1, "row-too-large": 1, "line-too-long": 1,
+        "corrupt-file": 1, "file-too-large": 1, "file-gone": 1});
+    assert_eq!(json!(undelivered(&records)), all);
+    assert_eq!(records.len(), 10, "and the oversize field");
+    assert_shown(&program, &trouble, &records).await;
+    assert_list_is_readable(&program, &records).await;
+
+    // While nothing has changed, all of it stays, and as it was.
+    let checkpoint = std::fs::read(program.state().join("checkpoints/mailflow.json")).unwrap();
+    let landed_before = simulator.landed_count();
+    let expected = json!({"outcome": "caught_up", "streams": [{"stream": STREAM,
+        "outcome": "caught_up", "rows_delivered": 0, "stay": all, "error": null}]});
+    assert_eq!(replayed(&program, &[]).await, expected);
+    assert_eq!(simulator.landed_count(), landed_before);
+    assert_eq!(listed(&program).await, records);
+    assert_eq!(kept_files(&program), 3);
+
+    // What can be delivered now leaves.
+    refused.no_longer();
+    let program = program.set("MAX_FILE_BYTES", "100000000").set("MAX_LINE_BYTES", "4000000");
+    let summary = replayed(&program, &[STREAM]).await;
+    let stay = json!({"invalid-utf8": 1, "row-too-large": 1, "corrupt-file": 1, "file-gone": 1});
+    assert_eq!(summary["streams"][0]["stay"], stay);
+    let records = listed(&program).await;
+    assert_eq!(json!(undelivered(&records)), stay);
+    let cut = records.iter().filter(|record| record["delivered"] == true);
+    let cut: BTreeSet<String> = cut.map(|record| text(record, "event_id").to_owned()).collect();
+    let cut_now = ids(&[trouble.good[5].as_str(), &trouble.refused[2]]);
+    assert_eq!(cut, cut_now.into_iter().collect(), "of a refused row Azure cut a column now");
+    assert_eq!(kept_files(&program), 1, "only the damaged one is still needed");
+    assert_each_landed_once(&simulator, &trouble, &records);
+
+    // Once more does nothing, and none of it touches progress.
+    let landed_before = simulator.landed_count();
+    let again = program.run(&["quarantine", "replay"]).await;
+    again.assert_code(0);
+    let stay = "1 corrupt-file, 1 file-gone, 1 invalid-utf8, 1 row-too-large";
+    for told in ["mailflow ", " 0  ", stay, "quarantine list"] {
+        assert!(again.stdout.contains(told), "no {told:?} in {again:#?}");
+    }
+    assert_eq!(simulator.landed_count(), landed_before);
+    assert_eq!(listed(&program).await, records);
+    let now = std::fs::read(program.state().join("checkpoints/mailflow.json")).unwrap();
+    assert_eq!(now, checkpoint);
+}
+
+/// A record of which nothing is left.
+async fn keep_gone(program: &Program) {
+    let gone = Rejection {
+        position: FilePosition { stream: STREAM.into(), file: "https://x/gone".into(), line: 7 },
+        event_id: String::new(),
+        reason: "file-gone",
+        detail: "three listings of its page no longer have it".to_owned(),
+        delivered: false,
+        kept: Kept::Nothing,
+    };
+    Quarantine::new(Arc::new(FolderStore::new(program.state()))).keep(&gone).await.unwrap();
+}
+
+/// Each line is shown byte for byte.
+async fn assert_shown(program: &Program, trouble: &Trouble, records: &[Value]) {
+    let bad = trouble.bad.iter().map(|line| &line[..]);
+    for line in trouble.refused.iter().map(String::as_bytes).chain(bad) {
+        let id = &ids(&[line])[0];
+        let record = records.iter().find(|record| record["event_id"] == **id).unwrap();
+        assert!(record.get("original").is_none(), "a list has no personal data");
+        let shown = program.run(&["quarantine", "show", text(record, "name"), "--json"]).await;
+        shown.assert_code(0);
+        let shown = shown.json();
+        match shown["original"].as_str() {
+            Some(original) => assert_eq!(original.as_bytes(), line),
+            None => assert_eq!(base64(text(&shown, "original_base64")), line),
+        }
+        assert_eq!(shown["reason"], record["reason"]);
+    }
+}
+
+/// Each record has its line, with all that is known of it.
+async fn assert_list_is_readable(program: &Program, records: &[Value]) {
+    let plain = program.run(&["quarantine", "list", STREAM]).await;
+    plain.assert_code(0);
+    assert_eq!(plain.stdout.lines().count(), records.len());
+    for (line, record) in plain.stdout.lines().zip(records) {
+        let place = format!("line {} of {}", record["line"], text(record, "file"));
+        let time = format!("  {}  ", record["event_time"].as_str().unwrap_or("-"));
+        for told in [text(record, "name"), text(record, "reason"), &time, &place] {
+            assert!(line.contains(told), "no {told} in {line}");
+        }
+        assert_eq!(line.contains(" undelivered "), record["delivered"] == false, "{line}");
+        assert!(line.contains(text(record, "event_id")), "{line}");
+    }
+    let refused = records.iter().find(|record| record["reason"] == "row-refused").unwrap();
+    assert!(text(refused, "event_time").starts_with("2026-11-10T09:00:00"), "{refused}");
+    let other = program.run(&["quarantine", "list", "urlclick"]).await;
+    other.assert_code(0).assert_stderr(&["nothing lies in", "quarantine/urlclick"]);
+}
+
+fn assert_each_landed_once(simulator: &Simulator, trouble: &Trouble, records: &[Value]) {
+    let corrupt = records.iter().find(|record| record["reason"] == "corrupt-file").unwrap();
+    let before_damage = &trouble.damaged[..corrupt["line"].as_u64().unwrap() as usize - 1];
+    let lines = trouble.good.iter().chain(&trouble.refused).chain(&trouble.large);
+    let lines: Vec<&String> = lines.chain([&trouble.too_long]).chain(before_damage).collect();
+    let expected: BTreeSet<String> = ids(&lines).into_iter().collect();
+    let rows = simulator.landed();
+    let landed: BTreeSet<String> = rows.iter().map(|row| text(row, "EventId").to_owned()).collect();
+    let differ: Vec<_> = expected.symmetric_difference(&landed).collect();
+    assert!(differ.is_empty(), "lost or foreign: {differ:?}");
+    assert_eq!(rows.len(), expected.len(), "each once");
+    assert_eq!(simulator.violations(), Vec::<String>::new());
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+}
+
+/// A simulator with ten events, of which it refuses one; pulled.
+async fn one_refused() -> (Simulator, Program, Refused, String) {
+    let lines = events(1, STREAM, 10);
+    let (refused, plan) = Refused::plan(ids(&lines[3..4]));
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let simulator = Simulator::start(world, plan, Options::default()).await.unwrap();
+    let program = Program::of(&simulator);
+    program.run(&["pull"]).await.assert_code(0);
+    assert_eq!(simulator.landed_count(), 9);
+    (simulator, program, refused, lines[3].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_a_record_drives_the_terminal() {
+    let world = World::default().page(STREAM, page_of("a.json.gz", &[HOSTILE]));
+    let simulator = Simulator::start(world, FaultPlan::none(), Options::default()).await.unwrap();
+    let program = Program::of(&simulator);
+    program.run(&["pull"]).await.assert_code(0);
+    let name = text(&listed(&program).await[0], "name").to_owned();
+    for args in [&["show", &name][..], &["show", &name, "--json"], &["list"], &["list", "--json"]] {
+        let shown = program.run(&[&["quarantine"], args].concat()).await;
+        shown.assert_code(0);
+        let odd = |c: &char| *c != '\n' && (c.is_control() || *c == '\u{202e}');
+        assert_eq!(shown.said().chars().find(odd), None, "{args:?}: {shown:#?}");
+    }
+    let shown = program.run(&["quarantine", "show", &name]).await.stdout;
+    assert!(shown.contains(r#"{"\u{1b}]0;owned\u{7} \u{9b}31m \u{202e} \xff\u{7f}"#), "{shown}");
+    let typed = program.run(&["quarantine", "show", "\u{1b}[2J"]).await;
+    typed.assert_code(2).assert_stderr(&[r"\u{1b}[2J", "quarantine list"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_killed_after_its_post_is_done_again() {
+    let (simulator, program, refused, line) = one_refused().await;
+    refused.no_longer();
+    // It waits for its next attempts, and is killed there.
+    simulator.script(Endpoint::Post, Fault::LostReply);
+    let wait = Some(("Retry-After", "3".to_owned()));
+    simulator.script(Endpoint::Post, Fault::TooManyRequests(wait));
+    let mut child = program.command(&["quarantine", "replay"]).spawn().unwrap();
+    until("the row", || simulator.landed_count() == 10).await;
+    child.kill().await.unwrap();
+    assert_eq!(undelivered(&listed(&program).await), [("row-refused", 1)].into());
+
+    assert_eq!(replayed(&program, &[]).await["streams"][0]["rows_delivered"], 1);
+    let twice: Vec<String> =
+        simulator.landed()[9..].iter().map(|row| text(row, "EventId").to_owned()).collect();
+    assert_eq!(twice, [ids(&[&line]), ids(&[&line])].concat(), "twice, under one id");
+    assert_eq!(listed(&program).await, Vec::<Value>::new());
+    assert_eq!(replayed(&program, &[]).await, json!({"outcome": "caught_up", "streams": []}));
+    let nothing = program.run(&["quarantine", "replay"]).await;
+    assert_eq!(nothing.assert_code(0).stdout, "nothing lies in quarantine\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_command_asks_for_the_settings_that_it_needs() {
+    let (simulator, program, refused, _) = one_refused().await;
+    refused.no_longer();
+    let bare = Program::bare().set("CHECKPOINT_URL", program.state().to_str().unwrap());
+    let name = text(&listed(&bare).await[0], "name").to_owned();
+    bare.run(&["quarantine", "show", &name]).await.assert_code(0);
+    let replay = bare.run(&["quarantine", "replay"]).await;
+    replay.assert_code(2).assert_stderr(&["LOGS_INGESTION_ENDPOINT", "LOGS_INGESTION_RULE_ID"]);
+    assert!(!replay.stderr.contains("MIMECAST_"), "{replay:#?}");
+    assert_eq!(simulator.landed_count(), 9);
+
+    let program = program.unset("MIMECAST_CLIENT_ID").unset("MIMECAST_CLIENT_SECRET");
+    assert_eq!(replayed(&program, &[]).await["streams"][0]["rows_delivered"], 1);
+    for args in [&["replay", "nonsense"][..], &["list", "nonsense"], &["show"], &[]] {
+        bare.run(&[&["quarantine"], args].concat()).await.assert_code(2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_another_destination_than_the_last_run() {
+    let (simulator, program, _, _) = one_refused().await;
+    let posts = simulator.calls().posts;
+    let other = format!("dcr-{}", "0".repeat(32));
+    let program = program.set("LOGS_INGESTION_RULE_ID", &other);
+    let refused = program.run(&["quarantine", "replay"]).await;
+    refused.assert_code(2).assert_stderr(&["another-destination", simulator.rule_id(), &other]);
+    assert_eq!(simulator.calls().posts, posts);
+    assert_eq!(listed(&program).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_was_edited_or_moved_is_told_and_stays() {
+    let (simulator, program, refused, line) = one_refused().await;
+    refused.no_longer();
+    let path = program.state().join(text(&listed(&program).await[0], "name"));
+    let record = std::fs::read_to_string(&path).unwrap();
+    let subject = serde_json::from_str::<Value>(&line).unwrap()["messageId"].to_string();
+    let inside = subject.trim_matches('"');
+    let edited = record.replace(inside, "edited");
+    assert_ne!(edited, record);
+    std::fs::write(&path, edited).unwrap();
+    let summary = replayed(&program, &[]).await;
+    assert_eq!(summary["streams"][0]["stay"], json!({"unreadable": 1}));
+    assert_eq!(simulator.landed_count(), 9);
+
+    let moved = path.with_file_name("0000000009-x.json");
+    std::fs::write(&path, &record).unwrap();
+    std::fs::rename(&path, &moved).unwrap();
+    let listed = program.run(&["quarantine", "list"]).await;
+    listed.assert_code(1).assert_stderr(&["0000000009-x.json cannot be read", "put them back"]);
+    let summary = replayed(&program, &[]).await;
+    assert_eq!(summary["streams"][0]["stay"], json!({"unreadable": 1}));
+    assert!(moved.exists());
+    std::fs::rename(&moved, &path).unwrap();
+    assert_eq!(replayed(&program, &[]).await["streams"][0]["rows_delivered"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_smaller_line_limit_takes_no_bytes_from_a_record() {
+    let (simulator, program, refused, line) = one_refused().await;
+    refused.no_longer();
+    let longer = line.replacen('{', &format!("{{{}", " ".repeat(3_000)), 1);
+    let record = Rejection {
+        position: FilePosition { stream: STREAM.into(), file: "https://x/f".into(), line: 1 },
+        event_id: ids(&[&longer]).remove(0),
+        reason: "row-refused",
+        detail: String::new(),
+        delivered: false,
+        kept: Kept::Line(longer.into()),
+    };
+    Quarantine::new(Arc::new(FolderStore::new(program.state()))).keep(&record).await.unwrap();
+    let program = program.set("MAX_LINE_BYTES", "2000");
+    let before = std::fs::read(program.state().join(record.name())).unwrap();
+    let summary = replayed(&program, &[]).await;
+    assert_eq!(summary["streams"][0]["stay"], json!({"unreadable": 1}));
+    assert_eq!(std::fs::read(program.state().join(record.name())).unwrap(), before);
+    assert_eq!(simulator.landed_count(), 10, "the other one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_is_as_in_a_folder_in_a_container() {
+    let Some(azurite) = Azurite::start().await else { return };
+    let container = azurite.create_container("quarantine").await;
+    let lines = events(1, STREAM, 40);
+    let (refused, plan) = Refused::plan(ids(&lines[3..6]));
+    let of_large = BatchFile::of_lines("b.json.gz", &lines[10..]);
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines[..10]).file(of_large));
+    let simulator = Simulator::start(world, plan, Options::default()).await.unwrap();
+    let url = format!("{container}?{}", sas("rcwdl"));
+    let program =
+        Program::of(&simulator).set("CHECKPOINT_URL", &url).set("MAX_FILE_BYTES", "12000");
+    program.run(&["pull"]).await.assert_code(0);
+    let records = listed(&program).await;
+    assert_eq!(undelivered(&records), [("file-too-large", 1), ("row-refused", 3)].into());
+    let name = records
+        .iter()
+        .map(|record| text(record, "name"))
+        .find(|name| name.contains(&ids(&lines)[3]));
+    let shown = program.run(&["quarantine", "show", name.unwrap()]).await;
+    shown.assert_code(0);
+    assert!(shown.stdout.contains(&lines[3]), "{shown:#?}");
+
+    refused.no_longer();
+    let program = program.unset("MAX_FILE_BYTES");
+    let summary = replayed(&program, &[]).await;
+    assert_eq!(summary["streams"][0]["stay"], json!({}));
+    assert_eq!(landed(&simulator), 40);
+    assert_eq!(simulator.landed_count(), 40, "each once");
+    assert_eq!(listed(&program).await, Vec::<Value>::new());
+    let names = azurite_names(&azurite, &container).await;
+    assert!(names.iter().all(|name| name.starts_with("checkpoints/")), "{names:?}");
+}
+
+async fn azurite_names(azurite: &Azurite, container: &url::Url) -> Vec<String> {
+    use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
+    let access = BlobAccess::Sas(sas("rcwdl").into());
+    BlobStore::new(container.clone(), access, &azurite.http).unwrap().list("").await.unwrap()
+}
+
+// What takes a hand in the store or in time.
+
+/// A replay of what `rig` has pulled.
+async fn replay_on(rig: &Rig, store: Arc<dyn Store>) -> ReplaySummary {
+    replay_until(rig, store, &CancellationToken::new()).await
+}
+
+async fn replay_until(rig: &Rig, store: Arc<dyn Store>, stop: &CancellationToken) -> ReplaySummary {
+    let (connector, options) = (rig.connector(), &rig.options);
+    let replay = Replay {
+        records: open_records(options.max_line_bytes, options.max_file_bytes, rig.clock.clone()),
+        sink: connector.sink,
+        quarantine: Quarantine::new(Arc::clone(&store)),
+        store,
+        policy: rig.policy,
+    };
+    replay.run(&[STREAM], stop).await
+}
+
+fn folder(rig: &Rig) -> Arc<dyn Store> {
+    Arc::new(FolderStore::new(rig.state()))
+}
+
+async fn rig_with_one_refused() -> (Rig, Vec<String>) {
+    let lines = events(1, STREAM, 10);
+    let (refused, plan) = Refused::plan(ids(&lines[3..4]));
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let rig = Rig::new(world, plan).await.only(STREAM);
+    assert_eq!(rig.pull_one().await.rows_quarantined, 1);
+    refused.no_longer();
+    (rig, lines)
+}
+
+#[tokio::test]
+async fn a_stream_that_another_pulls_is_busy() {
+    let (rig, _) = rig_with_one_refused().await;
+    let held = folder(&rig).lease("checkpoints/mailflow.json").await.unwrap().unwrap();
+    let busy = replay_on(&rig, folder(&rig)).await;
+    assert_eq!((busy.outcome, busy.exit_code()), (Outcome::Busy, 1));
+    assert_eq!(rig.simulator.landed_count(), 9);
+    held.release().await.unwrap();
+    assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 1);
+    assert_eq!(rig.quarantined().len(), 0);
+}
+
+/// A store that removes nothing.
+struct Keeping(Arc<dyn Store>);
+
+#[async_trait]
+impl Store for Keeping {
+    fn location(&self) -> String {
+        self.0.location()
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.0.read(name).await
+    }
+
+    async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.0.write(name, bytes).await
+    }
+
+    async fn write_stream(&self, name: &str, bytes: ByteStream) -> Result<(), StoreError> {
+        self.0.write_stream(name, bytes).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.0.list(prefix).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let (location, action) = (self.location(), format!("removing {name}"));
+        Err(StoreError::Failed { location, action, reason: "not now".to_owned() })
+    }
+
+    async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        self.0.lease(name).await
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_removed_is_sent_again_under_its_id() {
+    let (rig, lines) = rig_with_one_refused().await;
+    for _ in 0..2 {
+        let failed = replay_on(&rig, Arc::new(Keeping(folder(&rig)))).await;
+        assert_eq!((failed.outcome, failed.exit_code()), (Outcome::Failed, 1));
+        let fault = failed.streams[0].error.as_ref().unwrap();
+        assert_eq!(fault.code, "store-failed");
+        assert_eq!(rig.quarantined().len(), 1);
+    }
+    assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 1);
+    assert_eq!(rig.quarantined().len(), 0);
+    assert_eq!(
+        landed_ids(&rig)[9..],
+        [ids(&lines[3..4]), ids(&lines[3..4]), ids(&lines[3..4])].concat()
+    );
+}
+
+#[tokio::test]
+async fn the_readable_part_of_a_file_leaves_and_the_rest_stays_from_its_line_on() {
+    let lines = events(1, STREAM, 1_000);
+    let size: usize = lines.iter().map(|line| line.len() + 1).sum();
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
+    rig.options.max_file_bytes = size as u64 / 3;
+    rig.pull().await;
+    let first = rig.quarantined().remove(0)["line"].as_u64().unwrap();
+    rig.options.max_file_bytes = size as u64 * 2 / 3;
+    let part = replay_on(&rig, folder(&rig)).await;
+    assert_eq!(part.streams[0].stay, [("file-too-large".to_owned(), 1)].into());
+    let records = rig.quarantined();
+    assert_eq!(records.len(), 1, "moved on, not doubled");
+    let line = records[0]["line"].as_u64().unwrap();
+    assert!((first + 200..800).contains(&line), "{line}");
+    assert_eq!(part.streams[0].rows_delivered, line - first);
+
+    rig.options.max_file_bytes = 8 << 30;
+    let rest = replay_on(&rig, folder(&rig)).await;
+    assert_eq!(rest.streams[0].rows_delivered, 1_000 + 1 - line);
+    assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
+    assert_eq!(landed_ids(&rig), ids(&lines), "each once");
+}
+
+#[tokio::test]
+async fn a_replay_that_is_stopped_is_gone_on_with() {
+    let lines = events(1, STREAM, 10);
+    let world =
+        World::default().page(STREAM, page().file(BatchFile::of_lines("a.json.gz", &lines)));
+    let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
+    rig.options.max_file_bytes = 1_000;
+    rig.pull().await;
+    rig.options.max_file_bytes = 8 << 30;
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let stopped = replay_until(&rig, folder(&rig), &stop).await;
+    assert_eq!((stopped.outcome, stopped.exit_code()), (Outcome::TimeLimit, 0));
+    assert_eq!(rig.quarantined().len(), 1);
+    replay_on(&rig, folder(&rig)).await;
+    assert_eq!(landed_ids(&rig), ids(&lines));
+}
+
+#[tokio::test]
+async fn a_replay_that_fails_in_the_middle_of_a_file_keeps_all_of_it() {
+    // Far more bodies than may be in flight, so that reading is held back.
+    let lines = events(1, STREAM, 20_000);
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
+    rig.options.max_file_bytes = 1_000;
+    rig.pull().await;
+    rig.options.max_file_bytes = 8 << 30;
+    rig.simulator.script(Endpoint::Post, Fault::Nothing);
+    rig.simulator.script(Endpoint::Post, Fault::Forbidden);
+    let failed = replay_on(&rig, folder(&rig)).await;
+    assert_eq!((failed.outcome, failed.exit_code()), (Outcome::Failed, 2));
+    assert_eq!(failed.streams[0].error.as_ref().unwrap().code, "ingestion-forbidden");
+    assert_eq!((rig.quarantined().len(), rig.kept_files().len()), (1, 1));
+
+    assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 20_000);
+    assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
+    let landed: BTreeSet<String> = landed_ids(&rig).into_iter().collect();
+    assert_eq!(landed, ids(&lines).into_iter().collect());
+}

@@ -1,0 +1,312 @@
+//! No secret is told. Everything that the program does, and everything that can go wrong with it,
+//! is done at the highest log level, with every kind of secret that there is; then all that it
+//! said, all files that it left, and its command lines are searched.
+#![cfg(feature = "simulator")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Simulator};
+use serde_json::json;
+use support::azurite::{Azurite, sas};
+use support::functions_host::{HostSimulator, Invocation};
+use support::program::{EXE, Ended, Program, issued, simulator};
+use support::tls::Certificates;
+use tempfile::TempDir;
+use url::form_urlencoded;
+
+const ALWAYS: usize = usize::MAX;
+/// Of a client secret that Entra and Mimecast do not know.
+const WRONG_SECRET: &str = "wrong~canary";
+/// Of a workload identity.
+const ASSERTION: &str = "assertion.canary";
+/// Of a proxy's user, and as a proxy is sent it (`me:proxy-canary`).
+const PROXY_PASSWORD: &str = "proxy-canary";
+const PROXY_BASIC: &str = "bWU6cHJveHktY2FuYXJ5";
+/// What the Azure CLI answers.
+const PERSONS_TOKEN: &str = "persons.canary";
+
+/// All that was said or left behind.
+#[derive(Default)]
+struct Told(String);
+
+impl Told {
+    /// What the operating system tells everybody about a process.
+    fn command_line(&mut self, process: Option<u32>) {
+        if cfg!(target_os = "linux") {
+            let line = std::fs::read(format!("/proc/{}/cmdline", process.unwrap())).unwrap();
+            writeln!(self.0, "command line: {}", String::from_utf8(line).unwrap()).unwrap();
+        }
+    }
+
+    /// Runs a command to its end, and takes down what it says and leaves.
+    async fn run(&mut self, program: Program, args: &[&str]) -> Ended {
+        let program = loud(program);
+        let ended = program.run(args).await;
+        self.0 += &ended.said();
+        self.files(program.folder.path());
+        ended
+    }
+
+    fn files(&mut self, folder: &Path) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                self.files(&path);
+            } else {
+                let bytes = std::fs::read(&path).unwrap();
+                writeln!(self.0, "{}: {}", path.display(), String::from_utf8_lossy(&bytes))
+                    .unwrap();
+            }
+        }
+    }
+}
+
+/// As talkative as a setting can make it; the libraries would listen to `RUST_LOG`.
+fn loud(program: Program) -> Program {
+    program.set("LOG_LEVEL", "TRACE").set("RUST_LOG", "trace").set("RUST_BACKTRACE", "full")
+}
+
+/// Whatever must not be told: each secret, as it is and as a form or a query has it, and the words
+/// that stand before one.
+fn secrets(simulator: &Simulator, sas: &str) -> Vec<String> {
+    let signature = form_urlencoded::parse(sas.as_bytes()).find(|(name, _)| name == "sig");
+    let signature = signature.unwrap().1.into_owned();
+    let plain = [
+        simulator.client_secret(),
+        simulator.identity_header(),
+        &signature,
+        WRONG_SECRET,
+        ASSERTION,
+        PERSONS_TOKEN,
+        PROXY_PASSWORD,
+        PROXY_BASIC,
+    ];
+    let escape = |text: &&str| form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    // Entra's tokens begin with `eyJ`, as each JWT does.
+    let words = ["Bearer ", "eyJ", "X-Amz-", "sig=", "sig%3D"];
+    let mut secrets: Vec<String> = plain.iter().map(escape).collect();
+    secrets.extend(plain.into_iter().chain(words).map(str::to_owned));
+    // Access tokens and the signatures of batch files.
+    secrets.extend(issued());
+    secrets
+}
+
+/// Each kind of failure that passes, and one that ends a stream.
+fn noise() -> FaultPlan {
+    FaultPlan::none()
+        .once(Endpoint::MimecastToken, Fault::ServerError)
+        .once(Endpoint::AzureToken, Fault::Unavailable)
+        .once(Endpoint::Listing, Fault::Unauthorized("token_expired".to_owned()))
+        .once(Endpoint::Listing, Fault::LostReply)
+        .once(Endpoint::File, Fault::Expired)
+        .once(Endpoint::File, Fault::Reset)
+        .once(Endpoint::File, Fault::CutShort(30))
+        .once(Endpoint::File, Fault::Corrupt(30))
+        .once(Endpoint::Post, Fault::Unauthorized("InvalidToken".to_owned()))
+        .once(Endpoint::Post, Fault::LostReply)
+        .matching("urlclick", ALWAYS, Endpoint::Listing, Fault::Forbidden)
+        .poison(|row| row["type_"] == "entities")
+}
+
+async fn faulty(plan: FaultPlan) -> Simulator {
+    simulator(2, plan, Duration::ZERO).await
+}
+
+fn refuses(endpoint: Endpoint, fault: Fault) -> FaultPlan {
+    FaultPlan::none().times(ALWAYS, endpoint, fault)
+}
+
+/// A folder with an `az` that has a login, and writes its command line down.
+#[cfg(unix)]
+fn azure_cli(folder: &Path) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let expires_on = 4_000_000_000_u64;
+    let answer = json!({"accessToken": PERSONS_TOKEN, "expires_on": expires_on, "tokenType": "B"});
+    let az = folder.join("az");
+    let folder = folder.display().to_string();
+    let script = format!("#!/bin/sh\necho \"az $@\" >> {folder}/called\necho '{answer}'\n");
+    std::fs::write(&az, script).unwrap();
+    std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// A run with all kinds of failures, looked at and forgotten; then what ends a run.
+async fn pulls() -> Told {
+    let mut told = Told::default();
+    let noisy = faulty(noise()).await;
+    let folder = TempDir::new().unwrap();
+    let state = folder.path().join("state").display().to_string();
+    let program = || Program::of(&noisy).set("CHECKPOINT_URL", &state);
+    told.run(program(), &["pull"]).await.assert_code(3);
+    told.run(program(), &["pull", "--json"]).await.assert_code(3);
+    told.files(folder.path());
+    told.run(program(), &["state", "show"]).await.assert_code(0);
+    told.run(program(), &["state", "reset", "entities", "--yes"]).await.assert_code(0);
+    told.run(program(), &["pull", "--dry-run"]).await.assert_code(3);
+    for (endpoint, fault, code) in [
+        (Endpoint::Post, Fault::Forbidden, 2),
+        (Endpoint::Post, Fault::Unauthorized("InvalidToken".to_owned()), 2),
+        (Endpoint::AzureToken, Fault::Forbidden, 2),
+        (Endpoint::Listing, Fault::Redirect("http://127.0.0.1:9/?sig=x".to_owned()), 2),
+        (Endpoint::MimecastToken, Fault::Forbidden, 2),
+    ] {
+        let simulator = faulty(refuses(endpoint, fault)).await;
+        told.run(Program::of(&simulator), &["pull"]).await.assert_code(code);
+    }
+    let simulator = faulty(FaultPlan::none()).await;
+    let wrong = Program::of(&simulator).set("MIMECAST_CLIENT_SECRET", WRONG_SECRET);
+    told.run(wrong, &["pull"]).await.assert_code(2).assert_stderr(&["mimecast-credentials"]);
+    // Nobody listens there; the run gives up when its time is up.
+    let proxy = format!("http://me:{PROXY_PASSWORD}@127.0.0.1:1");
+    let behind =
+        Program::of(&simulator).set("HTTP_PROXY", &proxy).set("RUN_TIME_LIMIT_SECONDS", "2");
+    let behind = told.run(behind, &["pull"]).await;
+    behind.assert_code(0);
+    assert!(behind.stdout.contains("could not connect"), "{behind:#?}");
+    told
+}
+
+/// Every identity there is, accepted and refused.
+async fn identities() -> Told {
+    let mut told = Told::default();
+    let simulator = faulty(FaultPlan::none()).await;
+    let folder = TempDir::new().unwrap();
+    let certificates = Certificates::write(folder.path());
+    let entra = certificates.serve(&simulator).await;
+    let anonymous = || Program::of(&simulator).unset("IDENTITY_ENDPOINT").unset("IDENTITY_HEADER");
+    let application = || {
+        anonymous()
+            .set("AZURE_TENANT_ID", simulator.tenant_id())
+            .set("AZURE_CLIENT_ID", simulator.client_id())
+            .set("AZURE_AUTHORITY_HOST", &entra.url())
+            .set("SSL_CERT_FILE", &certificates.ca.display().to_string())
+    };
+    let by_secret = |secret| application().set("AZURE_CLIENT_SECRET", secret);
+    told.run(by_secret(simulator.client_secret()), &["pull"]).await.assert_code(0);
+    let refused = told.run(by_secret(WRONG_SECRET), &["pull"]).await;
+    refused.assert_code(2).assert_stderr(&["azure-credentials", "AADSTS7000215"]);
+
+    let file = folder.path().join("assertion");
+    std::fs::write(&file, ASSERTION).unwrap();
+    let file = file.display().to_string();
+    told.run(application().set("AZURE_FEDERATED_TOKEN_FILE", &file), &["pull"]).await;
+    assert_eq!(simulator.assertions(), [ASSERTION]);
+
+    #[cfg(unix)]
+    {
+        let person = anonymous().set("PATH", &azure_cli(folder.path()));
+        // Not a token of the simulator's Entra.
+        told.run(person, &["pull"]).await.assert_code(2).assert_stderr(&["ingestion-unauthorized"]);
+        told.0 += &std::fs::read_to_string(folder.path().join("called")).unwrap();
+    }
+    told
+}
+
+/// As the Functions host starts it: a tick that fails, and settings that are wrong.
+async fn served() -> Told {
+    let mut told = Told::default();
+    let simulator = faulty(noise()).await;
+    let right = Program::of(&simulator);
+    let wrong = Program::of(&simulator).set("SCHEDULE", "often").unset("LOGS_INGESTION_RULE_ID");
+    for program in [right, wrong] {
+        let program = loud(program);
+        let mut host = HostSimulator::start(Path::new(EXE), &["serve"], &program.env()).await;
+        told.command_line(host.worker().id());
+        let tick = host.tick("CloudIntegrated").await;
+        assert!(matches!(tick, Invocation::Failed(_)), "{tick:?}");
+        for (_, line) in host.scale_in().await {
+            writeln!(told.0, "{line}").unwrap();
+        }
+        told.files(program.folder.path());
+    }
+    told
+}
+
+/// With a container's SAS: one that works, one without the rights, and one at a place that is none.
+async fn containers(sas_of_all: &str) -> Told {
+    let mut told = Told::default();
+    let simulator = faulty(FaultPlan::none()).await;
+    let nowhere = format!("{}/account/container?{sas_of_all}", simulator.url());
+    let mut places = vec![(nowhere, 1)];
+    let azurite = Azurite::start().await;
+    if let Some(azurite) = &azurite {
+        let container = azurite.create_container("state").await;
+        places.push((format!("{container}?{sas_of_all}"), 0));
+        places.push((format!("{container}?{}", sas("l")), 2));
+        places.push((format!("{}?{sas_of_all}", azurite.container("missing")), 2));
+    }
+    for (place, code) in places {
+        let program = || Program::of(&simulator).set("CHECKPOINT_URL", &place);
+        told.run(program(), &["pull"]).await.assert_code(code);
+        told.run(program(), &["state", "show"]).await;
+    }
+    told
+}
+
+/// Settings that are refused while the secrets beside them are right, secrets that are not where
+/// they belong, and the demo, which has secrets of its own.
+async fn bad_settings(sas: &str) -> Told {
+    let mut told = Told::default();
+    let simulator = faulty(FaultPlan::none()).await;
+    let secretive = || {
+        Program::of(&simulator)
+            .set("AZURE_CLIENT_SECRET", simulator.client_secret())
+            .set("CHECKPOINT_URL", &format!("https://acc.blob.core.windows.net/state?{sas}"))
+    };
+    told.run(secretive(), &["pull", "--help"]).await.assert_code(0);
+    told.run(secretive().set("START_DATE", "soon"), &["pull"]).await.assert_code(2);
+    told.run(secretive(), &["state", "reset", "nothing"]).await;
+    let part = format!("acc.blob.core.windows.net/state?{sas}");
+    for place in [format!("ftp://{part}"), part.clone(), format!("https://a:b@{part}")] {
+        let program = secretive().set("CHECKPOINT_URL", &place);
+        told.run(program, &["pull"]).await.assert_code(2).assert_stderr(&["CHECKPOINT_URL"]);
+    }
+    for name in ["MIMECAST_BASE_URL", "LOGS_INGESTION_ENDPOINT", "AZURE_AUTHORITY_HOST"] {
+        for place in [format!("https://h/?{sas}"), format!("https://u:{WRONG_SECRET}@h")] {
+            let program = secretive().set(name, &place);
+            told.run(program, &["pull"]).await.assert_code(2).assert_stderr(&[name]);
+        }
+    }
+    told.run(Program::bare(), &["demo"]).await.assert_code(0);
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_told_whatever_happens() {
+    let simulator = faulty(FaultPlan::none()).await;
+    let sas = sas("rwdlc");
+    let secrets = secrets(&simulator, &sas);
+    let (pulls, identities, served, containers, bad_settings) =
+        tokio::join!(pulls(), identities(), served(), containers(&sas), bad_settings(&sas));
+    let told = [pulls, identities, served, containers, bad_settings].map(|told| told.0).concat();
+
+    // It was all there.
+    let signs = [
+        " INFO ",
+        "command line: ",
+        "az account get-access-token",
+        "checkpoints/entities.json",
+        "row-refused",
+        "corrupt-file",
+        "\"level\":\"ERROR\"",
+        "mimecast-redirect",
+        "ingestion-forbidden",
+        "azure-credentials",
+        "store-failed",
+        "Cloud_Integrated_CL.ndjson",
+    ];
+    for sign in signs {
+        assert!(told.contains(sign), "{sign:?} is missing in {told}");
+    }
+    for secret in secrets {
+        if let Some(at) = told.find(&secret) {
+            let from = told.floor_char_boundary(at.saturating_sub(500));
+            panic!("{secret} is told: {}", &told[from..at + secret.len()]);
+        }
+    }
+}
