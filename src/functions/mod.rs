@@ -190,6 +190,13 @@ impl Handler {
     }
 }
 
+/// What a timer's payload says.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn tick_of(payload: &[u8]) -> Tick {
+    Tick::read(None, payload)
+}
+
 /// The host's id of an invocation; nothing that is longer than a GUID could be.
 fn invocation_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(INVOCATION_ID)?.to_str().ok()?;

@@ -13,6 +13,9 @@ const EARLY: Duration = Duration::from_secs(300);
 /// is used at least once.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// Nor longer than this, however long it is said to be.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 /// An access token.
 #[derive(Clone, Debug)]
 pub struct Token {
@@ -48,7 +51,7 @@ impl TokenCache {
         let (secret, lives) = fetch().await?;
         slot.fetched += 1;
         let token = Token { secret, number: slot.fetched };
-        let until = Instant::now() + lives.saturating_sub(EARLY).max(SHORTEST);
+        let until = Instant::now() + lives.saturating_sub(EARLY).clamp(SHORTEST, LONGEST);
         slot.token = Some((token.clone(), until));
         Ok(token)
     }
@@ -82,6 +85,15 @@ mod tests {
         assert_eq!(get(&cache, "b").await.secret.expose_secret(), "a");
         advance(Duration::from_secs(2)).await;
         assert_eq!(get(&cache, "c").await.secret.expose_secret(), "c");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_says_it_lives_for_ever_is_kept_for_a_day() {
+        let cache = TokenCache::default();
+        let for_ever = async || Ok::<_, Infallible>(("a".into(), Duration::MAX));
+        cache.get(for_ever).await.unwrap();
+        advance(LONGEST).await;
+        assert_eq!(get(&cache, "b").await.secret.expose_secret(), "b");
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use crate::pipeline::{Fault, Interrupt};
 use crate::seams::{Clock, Deadline, Random};
 
 /// The most that a reply may hold. A page of 100 files is some 100 KB.
-const REPLY_LIMIT: usize = 16 * 1024 * 1024;
+const REPLY_LIMIT: usize = 4 * 1024 * 1024;
 
 /// Mimecast's API for one application.
 pub(super) struct Api {

@@ -109,8 +109,7 @@ impl Lines {
     /// Goes to the next line; `None` at the end of the file.
     fn next(&mut self) -> Result<Option<Line>, ReadError> {
         self.line.clear();
-        // Of a line that is too long, only its id and its length are kept.
-        let mut too_long: Option<(EventIdHasher, u64)> = None;
+        let mut long: Option<LongLine> = None;
         let mut any = false;
         loop {
             let buffer = match self.decoded.fill_buf() {
@@ -124,16 +123,14 @@ impl Lines {
             let end = memchr(b'\n', buffer);
             let piece = &buffer[..end.unwrap_or(buffer.len())];
             let taken = piece.len() + usize::from(end.is_some());
-            match &mut too_long {
-                Some((hasher, length)) => {
-                    hasher.update(piece);
-                    *length += piece.len() as u64;
-                }
-                None if (self.line.len() + piece.len()) as u64 > self.limits.line => {
-                    let mut hasher = EventIdHasher::new();
-                    hasher.update(&self.line);
-                    hasher.update(piece);
-                    too_long = Some((hasher, (self.line.len() + piece.len()) as u64));
+            // One byte more may be the `\r` of its end.
+            let most = self.limits.line.saturating_add(1);
+            match &mut long {
+                Some(long) => long.add(piece),
+                None if (self.line.len() + piece.len()) as u64 > most => {
+                    let long = long.insert(LongLine::default());
+                    long.add(&self.line);
+                    long.add(piece);
                     self.line = Vec::new();
                 }
                 None => self.line.extend_from_slice(piece),
@@ -150,15 +147,44 @@ impl Lines {
             return Ok(None);
         }
         self.number += 1;
-        Ok(Some(match too_long {
-            Some((hasher, length)) => Line::TooLong { id: hasher.finish(), length },
-            None => {
-                if self.line.last() == Some(&b'\r') {
-                    self.line.pop();
-                }
-                Line::Whole
-            }
-        }))
+        if let Some(long) = long {
+            return Ok(Some(long.told()));
+        }
+        if self.line.last() == Some(&b'\r') {
+            self.line.pop();
+        }
+        if self.line.len() as u64 > self.limits.line {
+            let mut long = LongLine::default();
+            long.add(&std::mem::take(&mut self.line));
+            return Ok(Some(long.told()));
+        }
+        Ok(Some(Line::Whole))
+    }
+}
+
+/// A line that is too long to be held: its id and its length.
+#[derive(Default)]
+struct LongLine {
+    hasher: EventIdHasher,
+    length: u64,
+    /// The last byte was a `\r`, which belongs to the line only if more follows.
+    cr: bool,
+}
+
+impl LongLine {
+    fn add(&mut self, piece: &[u8]) {
+        let Some((last, before)) = piece.split_last() else { return };
+        if std::mem::replace(&mut self.cr, *last == b'\r') {
+            self.hasher.update(b"\r");
+            self.length += 1;
+        }
+        let kept = if self.cr { before } else { piece };
+        self.hasher.update(kept);
+        self.length += kept.len() as u64;
+    }
+
+    fn told(self) -> Line {
+        Line::TooLong { id: self.hasher.finish(), length: self.length }
     }
 }
 
@@ -358,6 +384,26 @@ mod tests {
         let record = reader.next(&mut Vec::new()).unwrap().unwrap();
         assert!(matches!(record.kind, RecordKind::Row { .. }), "{record:?}");
         assert_eq!(record.line, 2);
+    }
+
+    #[test]
+    fn the_end_of_a_line_does_not_count_however_long_it_is() {
+        // The limit, one more, and so many that its end comes alone, in the next buffer.
+        for length in [1_000, 1_001, BUFFER - 1] {
+            let line = "x".repeat(length);
+            for end in ["\n", "\r\n", "\r", ""] {
+                let mut reader = reader(gzip(format!("{line}{end}").as_bytes()), 0);
+                let record = reader.next(&mut Vec::new()).unwrap().unwrap();
+                assert_eq!(record.id, EventId::of(line.as_bytes()).0, "{length} {end:?}");
+                match record.kind {
+                    RecordKind::TooLong(told) => assert_eq!(told, length as u64),
+                    _ => assert_eq!(record.original.len(), 1_000),
+                }
+            }
+            let mut reader = reader(gzip(format!("{line}\r\r\n").as_bytes()), 0);
+            let id = reader.next(&mut Vec::new()).unwrap().unwrap().id;
+            assert_eq!(id, EventId::of(format!("{line}\r").as_bytes()).0, "{length}");
+        }
     }
 
     #[test]

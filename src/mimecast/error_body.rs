@@ -5,6 +5,9 @@ use serde_json::Value;
 /// Words of the server that are shown at most.
 const SHOWN: usize = 300;
 
+/// A longer body is not read as JSON, of which a tree can take thirty times its bytes.
+const MOST_JSON: usize = 64 * 1024;
+
 /// A refusal in the server's words.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ErrorBody {
@@ -16,7 +19,8 @@ impl ErrorBody {
     /// Reads `fail[0]`, `fail[0].errors[0]`, `error`, `errors[0]` or OAuth's `error` and
     /// `error_description`; of anything else, the beginning of the text.
     pub(super) fn read(body: &[u8]) -> Self {
-        let Ok(json) = serde_json::from_slice::<Value>(body) else {
+        let small = Some(body).filter(|body| body.len() <= MOST_JSON);
+        let Some(json) = small.and_then(|body| serde_json::from_slice::<Value>(body).ok()) else {
             let text = String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN)]);
             return Self { code: String::new(), message: shown(&text) };
         };

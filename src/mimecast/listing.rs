@@ -2,12 +2,14 @@
 //!
 //! `GET {base}/siem/v1/batch/events/ci?type=…&pageSize=100&nextPage=…`
 
+use std::fmt;
+
 use chrono::{Days, NaiveDate};
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use url::Url;
 
 use super::api::{Api, Call};
@@ -20,6 +22,9 @@ use crate::seams::Deadline;
 
 /// Files of one page; Mimecast's largest.
 const PAGE_SIZE: &str = "100";
+
+/// More files than this are no page, whoever made it: ten times what is asked for.
+const MOST_FILES: usize = 1_000;
 
 /// How many days Mimecast is documented to keep.
 const DAYS_KEPT: u64 = 7;
@@ -49,23 +54,54 @@ const SIGNING: [&str; 16] = [
 ];
 
 /// A reply, as it comes. What is missing is as if it were empty.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Listing {
-    #[serde(default)]
-    value: Option<Vec<File>>,
+    #[serde(default, deserialize_with = "files")]
+    value: Vec<File>,
     #[serde(rename = "@nextPage", default)]
     next_page: Option<String>,
     #[serde(rename = "isCaughtUp", default)]
     is_caught_up: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct File {
     #[serde(default)]
     url: Option<SecretString>,
     /// Read if it is a number that can be a size, and passed over if not.
-    #[serde(default)]
-    size: Value,
+    #[serde(default, deserialize_with = "size")]
+    size: Option<u64>,
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(<&RawValue>::deserialize(deserializer)?.get().parse().ok())
+}
+
+fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<File>, D::Error> {
+    struct Files;
+    impl<'de> Visitor<'de> for Files {
+        type Value = Vec<File>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the files of a page")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Vec<File>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<File>, A::Error> {
+            let mut files = Vec::new();
+            while let Some(file) = seq.next_element()? {
+                if files.len() == MOST_FILES {
+                    return Err(A::Error::invalid_length(MOST_FILES + 1, &self));
+                }
+                files.push(file);
+            }
+            Ok(files)
+        }
+    }
+    deserializer.deserialize_any(Files)
 }
 
 /// Why a listing was not had.
@@ -203,8 +239,7 @@ impl Api {
 }
 
 fn page(listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
-    let files = listing.value.unwrap_or_default();
-    let parts: Result<Vec<Part>, Fault> = files.into_iter().map(part).collect();
+    let parts: Result<Vec<Part>, Fault> = listing.value.into_iter().map(part).collect();
     Ok(Page {
         cursor,
         parts: parts?,
@@ -214,10 +249,9 @@ fn page(listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
 }
 
 fn part(file: File) -> Result<Part, Fault> {
-    let size = file.size.as_u64();
     let named = file.url.and_then(|address| {
         let key = Url::parse(address.expose_secret()).ok().map(key)?;
-        Some(Part { key, size, address })
+        Some(Part { key, size: file.size, address })
     });
     named.ok_or_else(|| {
         Fault::passing(
@@ -228,7 +262,7 @@ fn part(file: File) -> Result<Part, Fault> {
     })
 }
 
-/// The file's name: its URL without what signs it.
+/// The file's name: its URL without what signs it, and without a user and a password.
 fn key(mut url: Url) -> String {
     let signs = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -241,6 +275,9 @@ fn key(mut url: Url) -> String {
         .filter(|(name, _)| !signs(name))
         .map(|(n, v)| (n.into(), v.into()))
         .collect();
+    // A URL that can have neither has neither.
+    url.set_username("").ok();
+    url.set_password(None).ok();
     url.set_fragment(None);
     url.set_query(None);
     if !kept.is_empty() {
@@ -260,7 +297,17 @@ fn days_in(message: &str) -> Option<u64> {
 }
 
 fn read(reply: &Reply) -> Option<Listing> {
-    serde_json::from_slice(&reply.body).ok()
+    listing(&reply.body)
+}
+
+fn listing(body: &[u8]) -> Option<Listing> {
+    serde_json::from_slice(body).ok()
+}
+
+/// The page that a reply's body is, if it is one.
+#[cfg(fuzzing)]
+pub fn page_of(body: &[u8], cursor: Cursor) -> Option<Page> {
+    page(listing(body)?, cursor).ok()
 }
 
 fn is_unreadable(reply: &Reply) -> bool {
@@ -322,6 +369,8 @@ mod tests {
             ("https://h/1?Key-Pair-Id=a&Policy=b&part=%26", "https://h/1?part=%26"),
             ("https://h/1?sv=1&sig=secret&X-Goog-Signature=secret", "https://h/1"),
             ("https://h/1", "https://h/1"),
+            ("https://user:secret@h/1", "https://h/1"),
+            ("data:1", "data:1"),
         ];
         for (url, expected) in cases {
             assert_eq!(key(Url::parse(url).unwrap()), expected);

@@ -10,5 +10,8 @@ mod pace;
 mod source;
 mod token;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use listing::page_of;
 pub use pace::Pace;
 pub use source::{MimecastSource, Options, open_records};

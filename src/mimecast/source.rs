@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::NaiveDate;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT_ENCODING, ETAG};
 use secrecy::{ExposeSecret, SecretString};
@@ -140,7 +140,7 @@ impl Source for MimecastSource {
             let request = api.clients.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
             let (failed, waited) = match request.send().await {
                 Ok(response) => match response.status() {
-                    StatusCode::OK => return Ok(opened(response)),
+                    StatusCode::OK => return Ok(opened(response, self.limits.file)),
                     StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
                         return Err(OpenError::Expired);
                     }
@@ -181,9 +181,18 @@ fn records(
     Box::new(EventReader::new(input, skip, limits, &CLOUD_INTEGRATED, clock.now()))
 }
 
-fn opened(response: reqwest::Response) -> OpenPart {
+/// A download, which breaks off where no file within the limit can still go on: gzip makes none much
+/// larger.
+fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
     let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok().map(str::to_owned));
-    let bytes = response.bytes_stream().map_err(|error| io::Error::other(describe(&error)));
+    let mut left = limit.saturating_add(limit / 8);
+    let bytes = response.bytes_stream().map(move |chunk| {
+        let chunk = chunk.map_err(|error| io::Error::other(describe(&error)))?;
+        left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
+            io::Error::other(format!("it is larger than {limit} bytes even as it comes"))
+        })?;
+        Ok(chunk)
+    });
     OpenPart { etag, bytes: bytes.boxed() }
 }
 

@@ -1,0 +1,3 @@
+//! What several targets need: readers that are slow, plain, and not the program's own.
+
+pub mod json;

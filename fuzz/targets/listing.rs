@@ -1,0 +1,83 @@
+//! A listing reply gives the page that `serde_json` reads in it, or none.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mimecast_sentinel::checkpoint::Cursor;
+use mimecast_sentinel::mimecast::page_of;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use url::Url;
+
+/// Query parameters that sign, of those that a person would think of.
+const SIGNING: [&str; 7] =
+    ["x-amz-signature", "x-amz-credential", "x-goog-signature", "signature", "sig", "policy", "se"];
+
+fuzz_target!(|body: &[u8]| {
+    let cursor = Cursor::Token("here".to_owned());
+    let page = page_of(body, cursor.clone());
+    let read = serde_json::from_slice::<Value>(body);
+    let Some(page) = page else {
+        // Refused, unless every part of it is as it should be.
+        assert!(!read.is_ok_and(|reply| is_page(&reply, body)), "a good reply is refused");
+        return;
+    };
+    assert_eq!(page.cursor, cursor);
+    for part in &page.parts {
+        check(&part.key, part.address.expose_secret());
+    }
+    // `serde_json` reads no number beyond f64 and nothing nested deeper than 128 levels, which may
+    // stand where nobody looks.
+    let Ok(reply) = read else { return };
+    let files = field(&reply, "value", 0).as_array().map(Vec::as_slice).unwrap_or_default();
+    assert_eq!(page.parts.len(), files.len());
+    for (part, file) in page.parts.iter().zip(files) {
+        assert_eq!(Some(part.address.expose_secret()), field(file, "url", 0).as_str());
+        assert_eq!(part.size, field(file, "size", 1).as_u64());
+    }
+    let next = field(&reply, "@nextPage", 1).as_str().filter(|token| !token.is_empty());
+    assert_eq!(page.next, next.map(|token| Cursor::Token(token.to_owned())));
+    assert_eq!(page.caught_up, *field(&reply, "isCaughtUp", 2) == json!(true));
+});
+
+/// A field; serde takes an array for an object too, by position.
+fn field<'a>(of: &'a Value, name: &str, position: usize) -> &'a Value {
+    match of {
+        Value::Array(_) => of.get(position).unwrap_or(&Value::Null),
+        _ => &of[name],
+    }
+}
+
+/// Whether a reply has nothing that may be refused. A key that stands twice may.
+fn is_page(reply: &Value, body: &[u8]) -> bool {
+    let files = match &reply["value"] {
+        Value::Null => &[][..],
+        Value::Array(files) => files,
+        _ => return false,
+    };
+    let named = |file: &Value| {
+        file.is_object() && file["url"].as_str().is_some_and(|url| Url::parse(url).is_ok())
+    };
+    let times = |word: &str| body.windows(word.len()).filter(|at| *at == word.as_bytes()).count();
+    reply.is_object()
+        && files.iter().all(named)
+        && (reply["@nextPage"].is_null() || reply["@nextPage"].is_string())
+        && (reply["isCaughtUp"].is_null() || reply["isCaughtUp"].is_boolean())
+        && ["\"value\"", "\"@nextPage\"", "\"isCaughtUp\""].iter().all(|key| times(key) < 2)
+        && [times("\"url\""), times("\"size\"")].iter().all(|times| *times <= files.len())
+        && !body.contains(&b'\\')
+}
+
+/// The name of a file tells where it lies, and nothing that opens it.
+fn check(key: &str, address: &str) {
+    let (name, url) = (Url::parse(key).unwrap(), Url::parse(address).unwrap());
+    assert_eq!((name.scheme(), name.host(), name.path()), (url.scheme(), url.host(), url.path()));
+    assert_eq!((name.username(), name.password(), name.fragment()), ("", None, None));
+    let mut left = url.query_pairs();
+    for pair in name.query_pairs() {
+        assert!(!SIGNING.contains(&&*pair.0.to_ascii_lowercase()), "{key} is signed");
+        assert!(left.any(|other| other == pair), "{key} has what {address} has not");
+    }
+    let listed = json!({"value": [{"url": key}]}).to_string();
+    let again = page_of(listed.as_bytes(), Cursor::Token(String::new())).unwrap();
+    assert_eq!(again.parts[0].key, key, "a name names itself");
+}

@@ -1,0 +1,252 @@
+//! Settings are taken only if they are what the program relies on; faults tell what is wrong, each
+//! in one line, and never a secret.
+//!
+//! The input is an environment: `NAME=value` on each line, over values that are good.
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use libfuzzer_sys::fuzz_target;
+use mimecast_sentinel::settings::{
+    AzureCloud, BlobAccess, CredentialSettings, DryRunSettings, FUNCTIONS_PORT, RawSettings,
+    ReplaySettings, Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
+};
+use secrecy::ExposeSecret;
+use url::Url;
+
+/// Stands in each secret, and for `@@` in a value.
+const CANARY: &str = "c4n4ry";
+const NAMES: [&str; 28] = [
+    "MIMECAST_BASE_URL",
+    "MIMECAST_CLIENT_ID",
+    "MIMECAST_TYPES",
+    "MIMECAST_CALLS_PER_15_MINUTES",
+    "START_DATE",
+    "MAX_LINE_BYTES",
+    "MAX_FILE_BYTES",
+    "SCHEDULE",
+    "RUN_TIME_LIMIT_SECONDS",
+    "LOG_LEVEL",
+    "CHECKPOINT_URL",
+    "LOGS_INGESTION_ENDPOINT",
+    "LOGS_INGESTION_RULE_ID",
+    "LOGS_INGESTION_STREAM",
+    "GZIP_LEVEL",
+    "AZURE_CLOUD",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_TENANT_ID",
+    "AZURE_CLIENT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    // From the environment alone.
+    "MIMECAST_CLIENT_SECRET",
+    "AZURE_CLIENT_SECRET",
+    "IDENTITY_ENDPOINT",
+    "IDENTITY_HEADER",
+    FUNCTIONS_PORT,
+    "AzureFunctionsJobHost__functionTimeout",
+    "UNKNOWN",
+    "PATH",
+];
+const GOOD: [(&str, &str); 5] = [
+    ("MIMECAST_CLIENT_ID", "AbC123"),
+    ("MIMECAST_CLIENT_SECRET", CANARY),
+    ("LOGS_INGESTION_ENDPOINT", "https://dce-1a2b.westeurope-1.ingest.monitor.azure.com"),
+    ("LOGS_INGESTION_RULE_ID", "dcr-0123456789abcdef0123456789ABCDEF"),
+    ("IDENTITY_HEADER", CANARY),
+];
+const URLS: [&str; 4] =
+    ["MIMECAST_BASE_URL", "CHECKPOINT_URL", "LOGS_INGESTION_ENDPOINT", "AZURE_AUTHORITY_HOST"];
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if text.contains(CANARY) || text.contains('\0') {
+        return;
+    }
+    let given = Given::new(text);
+    let (raw, env) = (given.raw(), given.env());
+    let today = NaiveDate::from_ymd_opt(2026, 11, 22).unwrap();
+    let all = Settings::resolve(&raw, &env, today);
+    let dry = DryRunSettings::resolve(&raw, &env, today);
+    let replay = ReplaySettings::resolve(&raw, &env);
+    let state = StateSettings::resolve(&raw, &env);
+    assert_eq!(format!("{all:?}"), format!("{:?}", Settings::resolve(&raw, &env, today)));
+
+    let told = [
+        given.check_told(&all, &all),
+        given.check_told(&dry, &all),
+        given.check_told(&replay, &all),
+        given.check_told(&state, &all),
+    ];
+    if given.hides_canaries() {
+        for told in told {
+            assert!(!told.contains(CANARY), "{told}");
+        }
+    }
+    if let Ok(settings) = all {
+        assert!(dry.is_ok() && replay.is_ok() && state.is_ok());
+        check(&settings, today);
+        assert_eq!(
+            settings.mimecast.client_secret.expose_secret(),
+            given.0["MIMECAST_CLIENT_SECRET"].trim()
+        );
+    }
+});
+
+/// The environment.
+struct Given(BTreeMap<String, String>);
+
+impl Given {
+    fn new(text: &str) -> Self {
+        let good = GOOD.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let mut env: BTreeMap<String, String> = good.collect();
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once('=') else { continue };
+            let value = value.replace("\\n", "\n").replace("@@", CANARY);
+            if NAMES.contains(&name) {
+                env.insert(name.to_owned(), value);
+            }
+        }
+        Self(env)
+    }
+
+    fn env(&self) -> impl Fn(&str) -> Option<String> {
+        |name| self.0.get(name).cloned()
+    }
+
+    /// The flags take the same values, as they do from the environment.
+    fn raw(&self) -> RawSettings {
+        let of = |name: &str| self.0.get(name).cloned();
+        RawSettings {
+            mimecast_base_url: of("MIMECAST_BASE_URL"),
+            mimecast_client_id: of("MIMECAST_CLIENT_ID"),
+            mimecast_types: of("MIMECAST_TYPES"),
+            mimecast_calls_per_15_minutes: of("MIMECAST_CALLS_PER_15_MINUTES"),
+            start_date: of("START_DATE"),
+            max_line_bytes: of("MAX_LINE_BYTES"),
+            max_file_bytes: of("MAX_FILE_BYTES"),
+            schedule: of("SCHEDULE"),
+            run_time_limit_seconds: of("RUN_TIME_LIMIT_SECONDS"),
+            log_level: of("LOG_LEVEL"),
+            checkpoint_url: of("CHECKPOINT_URL"),
+            logs_ingestion_endpoint: of("LOGS_INGESTION_ENDPOINT"),
+            logs_ingestion_rule_id: of("LOGS_INGESTION_RULE_ID"),
+            logs_ingestion_stream: of("LOGS_INGESTION_STREAM"),
+            gzip_level: of("GZIP_LEVEL"),
+            azure_cloud: of("AZURE_CLOUD"),
+            azure_authority_host: of("AZURE_AUTHORITY_HOST"),
+            azure_tenant_id: of("AZURE_TENANT_ID"),
+            azure_client_id: of("AZURE_CLIENT_ID"),
+            azure_federated_token_file: of("AZURE_FEDERATED_TOKEN_FILE"),
+        }
+    }
+
+    /// Whether canaries stand only where a secret may: in secrets, and in a URL in its password, or
+    /// behind its `?` or `#`.
+    fn hides_canaries(&self) -> bool {
+        let hidden = |name: &str, value: &str| match Url::parse(value.trim()) {
+            Ok(mut url) if URLS.contains(&name) => {
+                url.set_query(None);
+                url.set_fragment(None);
+                let cleared = url.set_password(None).is_ok() && url.set_username("").is_ok();
+                cleared && !url.as_str().contains(CANARY)
+            }
+            _ => false,
+        };
+        self.0.iter().all(|(name, value)| {
+            let secret = name.ends_with("_SECRET") || name == "IDENTITY_HEADER";
+            secret || !value.contains(CANARY) || hidden(name, value)
+        })
+    }
+
+    /// What is said of a result; faults are also among those of all settings.
+    fn check_told<T: std::fmt::Debug>(
+        &self,
+        result: &Result<T, SettingsFaults>,
+        all: &Result<Settings, SettingsFaults>,
+    ) -> String {
+        let Err(faults) = result else { return format!("{result:?}") };
+        assert!(!faults.faults().is_empty());
+        let told = faults.to_string();
+        assert_eq!(told.split('\n').count(), faults.faults().len(), "{told}");
+        let every = all.as_ref().unwrap_err().faults();
+        for fault in faults.faults() {
+            assert!(NAMES.contains(&fault.setting), "{fault}");
+            assert!(!fault.problem.is_empty() && !fault.problem.ends_with('.'), "{fault}");
+            assert!(fault.fix.ends_with('.'), "{fault}");
+            assert!(every.contains(fault), "{fault}");
+        }
+        format!("{told}{faults:?}")
+    }
+}
+
+/// What the program relies on.
+fn check(settings: &Settings, today: NaiveDate) {
+    let Settings { mimecast, ingestion, state, schedule, run_time_limit } = settings;
+    let on_loopback = is_loopback(&mimecast.base_url);
+    origin(&mimecast.base_url);
+    let host = mimecast.base_url.host_str().unwrap();
+    let vendor = host.ends_with(".services.mimecast.com");
+    assert!(on_loopback || (vendor && mimecast.base_url.scheme() == "https"));
+    assert!(identifier(&mimecast.client_id));
+    assert!(!mimecast.client_secret.expose_secret().trim().is_empty());
+    let known = ["entities", "mailflow", "urlclick"];
+    let in_order: Vec<&str> = known.into_iter().filter(|t| mimecast.types.contains(t)).collect();
+    assert!(!in_order.is_empty() && mimecast.types == in_order);
+    assert!(mimecast.start_date <= today);
+    assert!((1..=50).contains(&mimecast.calls_per_15_minutes));
+    assert!((1 << 10..=16 << 20).contains(&mimecast.limits.max_line_bytes));
+    assert!((1 << 10..=1 << 40).contains(&mimecast.limits.max_file_bytes));
+
+    origin(&ingestion.endpoint);
+    let host = ingestion.endpoint.host_str().unwrap();
+    let suffix = match ingestion.cloud {
+        AzureCloud::Public => ".ingest.monitor.azure.com",
+        AzureCloud::UsGov => ".ingest.monitor.azure.us",
+        AzureCloud::China => ".ingest.monitor.azure.cn",
+    };
+    let azure = host.ends_with(suffix) && ingestion.endpoint.scheme() == "https";
+    assert!(azure || (on_loopback && is_loopback(&ingestion.endpoint)));
+    assert!(ingestion.rule_id.len() == 36 && identifier(&ingestion.rule_id));
+    assert!(ingestion.stream.starts_with("Custom-") && identifier(&ingestion.stream));
+    assert!(ingestion.gzip_level <= 9);
+    assert_eq!(ingestion.identity.authority_host.scheme(), "https");
+    origin(&ingestion.identity.authority_host);
+    match &ingestion.identity.credential {
+        CredentialSettings::ClientSecret { tenant_id, client_id, secret } => {
+            assert!(identifier(tenant_id) && identifier(client_id));
+            assert!(!secret.expose_secret().trim().is_empty());
+        }
+        CredentialSettings::WorkloadIdentity { tenant_id, client_id, .. } => {
+            assert!(identifier(tenant_id) && identifier(client_id));
+        }
+        CredentialSettings::ManagedIdentity { client_id } => {
+            assert!(client_id.as_ref().is_none_or(|id| identifier(id)));
+        }
+        CredentialSettings::AzureCli => {}
+    }
+
+    if let StateLocation::Blob { container, access } = &state.location {
+        let secure = container.scheme() == "https";
+        assert!(secure || (is_loopback(container) && matches!(access, BlobAccess::Sas(_))));
+        assert!(container.query().is_none() && container.fragment().is_none());
+        assert!(container.username().is_empty() && container.password().is_none());
+        let name = container.path().rsplit('/').next().unwrap();
+        assert!((3..=63).contains(&name.len()) && identifier(name), "{container}");
+    }
+    assert!(schedule.smallest_gap() >= Duration::from_secs(600));
+    let least = if on_loopback { 1 } else { 60 };
+    assert!((least..=86_400).contains(&run_time_limit.as_secs()));
+}
+
+fn origin(url: &Url) {
+    assert!(matches!(url.scheme(), "http" | "https") && url.host_str().is_some(), "{url}");
+    assert!(url.path() == "/" && url.query().is_none() && url.fragment().is_none(), "{url}");
+    assert!(url.username().is_empty() && url.password().is_none(), "{url}");
+}
+
+/// What goes into paths, forms and queries as it is.
+fn identifier(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
