@@ -159,6 +159,12 @@ impl Simulator {
         self.state().landed.rows.clone()
     }
 
+    /// Gives up the rows that were accepted since the last call, so that a long run can look at
+    /// them without keeping them.
+    pub fn take_landed(&self) -> Vec<Value> {
+        std::mem::take(&mut self.state().landed.rows)
+    }
+
     /// How many rows were accepted.
     pub fn landed_count(&self) -> u64 {
         self.state().landed.count
