@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::{Days, NaiveDate};
 use clap::Parser;
-use functions_host::{HostSimulator, Invocation};
+use functions_host::{HostSimulator, Invocation, Level};
 use mimecast_sentinel::simulator::{BatchFile, FaultPlan, MadeUp, Options, Page, Simulator, World};
 use mimecast_sentinel::table::EventId;
 use serde_json::Value;
@@ -96,7 +96,14 @@ async fn main() -> Result<ExitCode, Failure> {
         } else {
             last_ticks += 1;
         }
+        let (told, ticked) = (host.lines().len(), Instant::now());
         ticks.take(host.tick("CloudIntegrated").await);
+        let slow = ticked.elapsed() > TICK;
+        for (level, line) in host.lines().split_off(told) {
+            if slow || matches!(level, Level::Warning | Level::Error) {
+                eprintln!("{level:?} {line}");
+            }
+        }
         oracle.landed(&simulator.take_landed());
         oracle.quarantined(&state.join("quarantine"))?;
         eprintln!(
