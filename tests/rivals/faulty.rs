@@ -144,8 +144,8 @@ impl Faulty {
             Kind::TokenExpired => FaultPlan::none()
                 .times(8, Endpoint::Post, Fault::Nothing)
                 .once(Endpoint::Post, Fault::Unauthorized("InvalidToken".to_owned())),
-            Kind::FileCutShort => every(Endpoint::File, &Fault::CutShort(100_000)),
-            Kind::FileExpired => every(Endpoint::File, &Fault::Expired),
+            Kind::FileCutShort => twice_in_a_row(&Fault::CutShort(100_000)),
+            Kind::FileExpired => twice_in_a_row(&Fault::Expired),
         }
     }
 }
@@ -155,6 +155,14 @@ fn every(endpoint: Endpoint, fault: &Fault) -> FaultPlan {
     (0..1_000).fold(FaultPlan::none(), |plan, _| {
         plan.times(EVERY - 1, endpoint, Fault::Nothing).once(endpoint, fault.clone())
     })
+}
+
+/// The first two downloads of two of the files.
+fn twice_in_a_row(fault: &Fault) -> FaultPlan {
+    let files = ["entities-000002", "mailflow-000001"];
+    files
+        .iter()
+        .fold(FaultPlan::none(), |plan, file| plan.matching(file, 2, Endpoint::File, fault.clone()))
 }
 
 /// What tells one event from all others, in Mimecast's event and in our row.
@@ -178,17 +186,22 @@ fn outcome(simulator: &Simulator, ids: &[String], given_back: &Path) -> Result<V
             None => foreign += 1,
         }
     }
-    for line in fs::read(given_back)?.split(|byte| *byte == b'\n') {
-        if let Some((_, given_back)) = fates.get_mut(read_id(line).as_str()) {
+    for line in fs::read_to_string(given_back)?.split('\n') {
+        // It may be a piece of an event.
+        let id = line.split_once(r#""processingId":"#).map(|(_, rest)| rest.trim_start());
+        let id = id.and_then(|rest| rest.split('"').nth(1)).unwrap_or_default();
+        if let Some((_, given_back)) = fates.get_mut(id) {
             *given_back = true;
         }
     }
-    let missing = fates.values().filter(|(landed, _)| *landed == 0);
+    let (missing, landed): (Vec<_>, Vec<_>) = fates.values().partition(|(landed, _)| *landed == 0);
+    let given_back = |of: &[&(u64, bool)]| of.iter().filter(|(_, given_back)| *given_back).count();
     let calls = simulator.calls();
     Ok(json!({
         "events": ids.len(),
-        "missing": missing.clone().count(),
-        "given_back": missing.filter(|(_, given_back)| *given_back).count(),
+        "missing": missing.len(),
+        "given_back": given_back(&missing),
+        "given_back_though_landed": given_back(&landed),
         "twice": fates.values().map(|(landed, _)| landed.saturating_sub(1)).sum::<u64>(),
         "foreign": foreign,
         "posts": calls.posts,

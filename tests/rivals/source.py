@@ -52,6 +52,7 @@ def download(url, lines):
             events.append(json.loads(line))
         except ValueError:
             counts["lines_not_json"] += 1
+            keep([line])
     return events
 
 
@@ -114,12 +115,16 @@ def pull(upload, lines):
             checkpoint.save(stream, page.get("@nextPage"))
 
 
-def give_back(rows):
+def keep(lines):
     """Keeps what could not be delivered, in the file that GIVEN_BACK names, if it is set."""
-    counts["rows_given_back"] += len(rows)
     if path := os.environ.get("GIVEN_BACK"):
         with open(path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(line + "\n" for line in lines)
+
+
+def give_back(rows):
+    counts["rows_given_back"] += len(rows)
+    keep(json.dumps(row) for row in rows)
 
 
 def run(upload, lines=lambda text: text.split("\n")):
