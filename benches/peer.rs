@@ -23,6 +23,9 @@ const FIRST_MS: i64 = 1_785_542_400_000;
 /// The most files that a listing reply has.
 const FILES_PER_PAGE: usize = 100;
 
+#[path = "../tests/rivals/faulty.rs"]
+mod faulty;
+
 #[derive(Parser)]
 struct Peer {
     #[command(subcommand)]
@@ -42,7 +45,12 @@ enum Role {
         /// How long every answer is held back, in milliseconds
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
+        /// Takes bodies of any program: up to 1,100,000 bytes, also without gzip
+        #[arg(long)]
+        any_program: bool,
     },
+    /// Serves the events with a fault, and tells what became of each event
+    Faulty(faulty::Faulty),
     /// Inflates the events' files and deflates the same bytes again, on one thread, and no more
     Floor {
         #[command(flatten)]
@@ -133,27 +141,26 @@ impl Events {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Peer::parse().role {
-        Role::Serve { events, latency_ms } => serve(&events, latency_ms).await,
+        Role::Serve { events, latency_ms, any_program } => {
+            let latency = Duration::from_millis(latency_ms);
+            let options = Options { latency, keep: Keep::Count, ..options(any_program) };
+            serve(&events, options).await
+        }
+        Role::Faulty(faulty) => faulty.serve().await,
         Role::Floor { events, level } => floor(&events, level),
     }
 }
 
-async fn serve(events: &Events, latency_ms: u64) -> Result<(), Box<dyn std::error::Error>> {
-    let latency = Duration::from_millis(latency_ms);
-    let options = Options { latency, keep: Keep::Count, ..Options::default() };
+/// The vendor's own clients send up to 1,050,891 bytes where Azure's documents say 1 MB.
+fn options(any_program: bool) -> Options {
+    let strict = Options::default();
+    let max_body_bytes = if any_program { 1_100_000 } else { strict.max_body_bytes };
+    Options { any_program, max_body_bytes, ..strict }
+}
+
+async fn serve(events: &Events, options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
-    let settings = json!({
-        "MIMECAST_BASE_URL": simulator.url(),
-        "MIMECAST_CLIENT_ID": simulator.client_id(),
-        "MIMECAST_CLIENT_SECRET": simulator.client_secret(),
-        "START_DATE": "2026-08-01",
-        "LOGS_INGESTION_ENDPOINT": simulator.url(),
-        "LOGS_INGESTION_RULE_ID": simulator.rule_id(),
-        "LOGS_INGESTION_STREAM": simulator.stream(),
-        "IDENTITY_ENDPOINT": simulator.identity_endpoint(),
-        "IDENTITY_HEADER": simulator.identity_header(),
-    });
-    tell(&settings)?;
+    tell(&settings(&simulator))?;
     let mut lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());
     while let Some(line) = lines.await? {
         line?;
@@ -169,6 +176,20 @@ async fn serve(events: &Events, latency_ms: u64) -> Result<(), Box<dyn std::erro
         lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());
     }
     Ok(())
+}
+
+fn settings(simulator: &Simulator) -> serde_json::Value {
+    json!({
+        "MIMECAST_BASE_URL": simulator.url(),
+        "MIMECAST_CLIENT_ID": simulator.client_id(),
+        "MIMECAST_CLIENT_SECRET": simulator.client_secret(),
+        "START_DATE": "2026-08-01",
+        "LOGS_INGESTION_ENDPOINT": simulator.url(),
+        "LOGS_INGESTION_RULE_ID": simulator.rule_id(),
+        "LOGS_INGESTION_STREAM": simulator.stream(),
+        "IDENTITY_ENDPOINT": simulator.identity_endpoint(),
+        "IDENTITY_HEADER": simulator.identity_header(),
+    })
 }
 
 /// The CPU time is the caller's to measure, around `ready` and `done`.

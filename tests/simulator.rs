@@ -334,6 +334,30 @@ async fn rows_can_land_in_a_file_or_only_be_counted() {
 }
 
 #[tokio::test]
+async fn any_program_may_send_plain_json_of_any_columns_up_to_the_limit_it_is_given() {
+    let options = Options { any_program: true, max_body_bytes: 2_000, ..Options::default() };
+    let peer = start_with(World::default(), FaultPlan::none(), options).await;
+    let bearer = peer.identity_token("https://monitor.azure.com").await;
+    let row = |size: usize| {
+        let empty = r#"[{"a":""}]"#.len();
+        format!(r#"[{{"a":"{}"}}]"#, "x".repeat(size - empty)).into_bytes()
+    };
+    let plain = |body| {
+        let url = peer.post(&bearer, b"").build().unwrap().url().clone();
+        let request = peer.client.post(url).bearer_auth(&bearer);
+        request.header("Content-Type", "application/json").body(body)
+    };
+    assert_eq!(status(peer.post(&bearer, &row(2_000))).await, 204);
+    assert_eq!(status(plain(row(1_999))).await, 204);
+    assert_eq!(peer.simulator.calls().largest_body, 2_000);
+    assert_eq!(peer.simulator.take_landed().len(), 2);
+    assert_eq!(peer.simulator.take_landed(), Vec::<Value>::new());
+    assert_eq!(status(peer.post(&bearer, &row(2_001))).await, 413);
+    assert_eq!(status(plain(row(2_001))).await, 413);
+    assert_eq!(peer.simulator.landed_count(), 2);
+}
+
+#[tokio::test]
 async fn faults_break_answers_as_planned() {
     let bytes: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
     let page = Page::new(day("2026-08-01")).file(BatchFile::raw("a.gz", bytes.clone()));

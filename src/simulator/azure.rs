@@ -15,7 +15,7 @@ use super::mimecast::text;
 use super::reply::{self, Accepted, Refusal, field};
 use super::rows;
 use super::state::{CLIENT_ID, CLIENT_SECRET, IDENTITY_HEADER, RULE_ID, Shared, TENANT_ID};
-use super::{Endpoint, Keep};
+use super::{Endpoint, Keep, Options};
 use crate::table::CLOUD_INTEGRATED;
 
 /// How long an Azure access token lives.
@@ -168,18 +168,20 @@ fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Takes the rows of a body and says how many there are.
 fn take(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<u64, Refusal> {
-    if text(headers, CONTENT_ENCODING) != "gzip" {
+    let Options { max_body_bytes, any_program, .. } = shared.options;
+    let plain = any_program && !headers.contains_key(CONTENT_ENCODING);
+    if !plain && text(headers, CONTENT_ENCODING) != "gzip" {
         return Err(Refusal::breach(400, "InvalidPayload", "the body is not gzip-encoded"));
     }
     if !text(headers, CONTENT_TYPE).starts_with("application/json") {
         return Err(Refusal::breach(415, "InvalidContentType", "the body is not called JSON"));
     }
-    let json = rows::inflate(body)?;
+    let json = rows::json(body, !plain, max_body_bytes)?;
     let poison = shared.state().plan.poison.clone();
     let (count, rows) = if shared.options.keep == Keep::Count && poison.is_none() {
         (rows::count(&json)?, Vec::new())
     } else {
-        let rows = rows::read(&json)?;
+        let rows = rows::read(&json, any_program)?;
         (rows.len() as u64, rows)
     };
     if let Some(at) = poison.and_then(|poison| rows.iter().position(|row| poison(row))) {
@@ -187,6 +189,7 @@ fn take(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<u64, Refusa
     }
     let rows = if shared.options.keep == Keep::Count { Vec::new() } else { rows };
     let mut state = shared.state();
+    state.calls.largest_body = state.calls.largest_body.max(json.len());
     state.landed.take(count, rows).map_err(|error| {
         Refusal::breach(500, "InternalError", format!("the rows cannot be kept: {error}"))
     })?;

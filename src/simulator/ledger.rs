@@ -23,6 +23,8 @@ pub struct Calls {
     pub posts: u64,
     /// Bodies accepted.
     pub accepted_posts: u64,
+    /// The largest body that was accepted, in bytes before compression.
+    pub largest_body: usize,
     /// Bodies accepted whose answer never arrived.
     pub lost_replies: u64,
     /// Rows of those.

@@ -57,6 +57,11 @@ pub struct Options {
     pub latency: Duration,
     /// What becomes of accepted rows.
     pub keep: Keep,
+    /// The most that a body may have, uncompressed. Azure's documents say 1 MB; programs that take
+    /// it for 1 MiB and more are known to work.
+    pub max_body_bytes: usize,
+    /// Whether bodies are taken as from any program: also without gzip, and with rows of any columns.
+    pub any_program: bool,
 }
 
 impl Default for Options {
@@ -72,6 +77,8 @@ impl Default for Options {
             mimecast_token_seconds: 1799,
             latency: Duration::ZERO,
             keep: Keep::Memory,
+            max_body_bytes: 1_000_000,
+            any_program: false,
         }
     }
 }
@@ -157,6 +164,12 @@ impl Simulator {
     /// The rows that were accepted, in order; empty unless they are kept in memory.
     pub fn landed(&self) -> Vec<Value> {
         self.state().landed.rows.clone()
+    }
+
+    /// Gives up the rows that were accepted since the last call, so that a long run can look at
+    /// them without keeping them.
+    pub fn take_landed(&self) -> Vec<Value> {
+        std::mem::take(&mut self.state().landed.rows)
     }
 
     /// How many rows were accepted.

@@ -10,22 +10,21 @@ use serde_json::{Map, Value};
 use super::reply::Refusal;
 use crate::table::{CLOUD_INTEGRATED, ColumnType};
 
-/// The most an uncompressed body may have (Logs Ingestion API: "1 MB").
-const MAX_BODY_BYTES: usize = 1_000_000;
-
 fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::breach(400, "InvalidPayload", message)
 }
 
-/// The body without its gzip.
-pub(super) fn inflate(body: &[u8]) -> Result<Vec<u8>, Refusal> {
+/// The body without its gzip, if it has one.
+pub(super) fn json(body: &[u8], zipped: bool, max: usize) -> Result<Vec<u8>, Refusal> {
     let mut json = Vec::new();
-    MultiGzDecoder::new(body)
-        .take(MAX_BODY_BYTES as u64 + 1)
+    let plain: Box<dyn Read + '_> =
+        if zipped { Box::new(MultiGzDecoder::new(body)) } else { Box::new(body) };
+    plain
+        .take(max as u64 + 1)
         .read_to_end(&mut json)
         .map_err(|error| invalid(format!("the body is not gzip: {error}")))?;
-    if json.len() > MAX_BODY_BYTES {
-        let message = format!("the body has more than {MAX_BODY_BYTES} bytes uncompressed");
+    if json.len() > max {
+        let message = format!("the body has more than {max} bytes uncompressed");
         return Err(Refusal::breach(413, "ContentLengthLimitExceeded", message));
     }
     Ok(json)
@@ -38,11 +37,11 @@ pub(super) fn count(json: &[u8]) -> Result<u64, Refusal> {
     Ok(rows.len() as u64)
 }
 
-/// The rows, each checked against the table.
-pub(super) fn read(json: &[u8]) -> Result<Vec<Value>, Refusal> {
+/// The rows, each checked against the table unless `any` will do.
+pub(super) fn read(json: &[u8], any: bool) -> Result<Vec<Value>, Refusal> {
     let rows: Vec<Map<String, Value>> = serde_json::from_slice(json)
         .map_err(|error| invalid(format!("the body is not a JSON array of objects: {error}")))?;
-    for (at, row) in rows.iter().enumerate() {
+    for (at, row) in rows.iter().enumerate().filter(|_| !any) {
         check(row).map_err(|fault| invalid(format!("row {at}: {fault}")))?;
     }
     Ok(rows.into_iter().map(Value::Object).collect())

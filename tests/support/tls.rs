@@ -16,8 +16,11 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-/// A certificate authority and a server's certificate for `localhost` and `127.0.0.1`, as PEM
-/// files. The server's is a leaf of its own: rustls refuses a CA as a server.
+/// Where programs that cannot be told otherwise ask for tokens.
+const ENTRA: &str = "login.microsoftonline.com";
+
+/// A certificate authority and a server's certificate for `localhost`, `127.0.0.1` and Entra, as
+/// PEM files. The server's is a leaf of its own: rustls refuses a CA as a server.
 pub struct Certificates {
     /// The CA's certificate, for `SSL_CERT_FILE` or a client's trusted roots.
     pub ca: PathBuf,
@@ -38,7 +41,7 @@ impl Certificates {
         let authority_key = KeyPair::generate().unwrap();
         let authority_certificate = authority.self_signed(&authority_key).unwrap();
 
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names = ["localhost", "127.0.0.1", ENTRA].map(str::to_owned);
         let mut leaf = CertificateParams::new(names).unwrap();
         leaf.distinguished_name.push(DnType::CommonName, "localhost");
         leaf.is_ca = IsCa::ExplicitNoCa;
@@ -72,7 +75,12 @@ impl Certificates {
 
     /// Serves the simulator with TLS on a second port, until the answer is dropped.
     pub async fn serve(&self, simulator: &Simulator) -> TlsPort {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        self.serve_at(0, simulator).await
+    }
+
+    /// The same on this port.
+    pub async fn serve_at(&self, port: u16, simulator: &Simulator) -> TlsPort {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(self.server.clone()));
         let handler = simulator.handler();
