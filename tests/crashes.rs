@@ -192,7 +192,7 @@ async fn at_any_two_effects_one_after_the_other_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn doubles_21_bodies_of_a_stream_at_most_and_that_many_at_the_worst_point() {
+async fn doubles_what_is_in_flight_and_unsaved_at_most_and_all_of_it_at_the_worst_point() {
     let plan = long_file();
     let mut most = 0;
     for number in 1..=effects(&plan).await.len() {
