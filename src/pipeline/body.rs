@@ -109,8 +109,8 @@ impl BodyBuilder {
             buffers: buffers.clone(),
             deflater: None,
             json_len: 0,
-            rows: buffers.rows.take(),
-            originals: buffers.originals.take(),
+            rows: buffers.rows.none(),
+            originals: buffers.originals.none(),
             rejections: Vec::new(),
             rejected_bytes: 0,
             spans: Vec::new(),
@@ -149,7 +149,13 @@ impl BodyBuilder {
         record: &Record<'_>,
         time_ms: Option<i64>,
     ) -> io::Result<()> {
-        let separator = if self.rows.is_empty() { b"[" } else { b"," };
+        let separator = if self.rows.is_empty() {
+            self.rows = self.buffers.rows.take();
+            self.originals = self.buffers.originals.take();
+            b"["
+        } else {
+            b","
+        };
         let deflater = self.deflater();
         deflater.write(separator)?;
         deflater.write(row)?;
@@ -201,7 +207,7 @@ impl BodyBuilder {
         let deflater = self.deflater();
         deflater.write(end)?;
         let gzip = deflater.finish()?;
-        let (no_rows, no_originals) = (self.buffers.rows.take(), self.buffers.originals.take());
+        let (no_rows, no_originals) = (self.buffers.rows.none(), self.buffers.originals.none());
         let body = Body {
             stream: self.stream.clone(),
             gzip,

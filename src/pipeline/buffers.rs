@@ -18,10 +18,15 @@ pub struct Buffer<T> {
 }
 
 impl<T> Buffers<T> {
-    /// An empty buffer.
+    /// An empty buffer, one that was used before if there is one.
     pub fn take(&self) -> Buffer<T> {
         let items = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Buffer { items: items.unwrap_or_default(), home: self.clone() }
+    }
+
+    /// An empty buffer without any memory, for what may never need it.
+    pub fn none(&self) -> Buffer<T> {
+        Buffer { items: Vec::new(), home: self.clone() }
     }
 }
 
@@ -40,6 +45,9 @@ impl<T> Default for Buffers<T> {
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         let mut items = std::mem::take(&mut self.items);
+        if items.capacity() == 0 {
+            return;
+        }
         items.clear();
         self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(items);
     }

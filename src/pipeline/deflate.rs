@@ -26,7 +26,7 @@ impl Deflater {
     pub(super) fn new(level: u32, buffers: &Buffers<u8>) -> Self {
         Self {
             compress: Compress::new_gzip(Compression::new(level), WINDOW_BITS),
-            out: buffers.take(),
+            out: buffers.none(),
             buffers: buffers.clone(),
         }
     }
@@ -46,11 +46,14 @@ impl Deflater {
     pub(super) fn finish(&mut self) -> io::Result<Bytes> {
         while self.step(&[], FlushCompress::Finish)? != Status::StreamEnd {}
         self.compress.reset();
-        let full = std::mem::replace(&mut self.out, self.buffers.take());
+        let full = std::mem::replace(&mut self.out, self.buffers.none());
         Ok(Bytes::from_owner(full))
     }
 
     fn step(&mut self, bytes: &[u8], flush: FlushCompress) -> io::Result<Status> {
+        if self.out.capacity() == 0 {
+            self.out = self.buffers.take();
+        }
         if self.out.len() == self.out.capacity() {
             self.out.reserve(ROOM);
         }
