@@ -148,8 +148,8 @@ class Run:
         if said.get("lines_not_json"):
             words.append(f"{said['lines_not_json']:,} lines not JSON")
         if said["errors"]:
-            first = " ".join(said["first_error"].split())
-            words.append(f"{said['errors']:,} errors, such as “{first[:60]}”")
+            first = " ".join(said["first_error"].split()).split(" for url")[0]
+            words.append(f"{said['errors']:,} times “{first[:60]}” or the like")
         return {"told": bool(said["errors"]), "words": "; ".join(words) or "success", "code": code}
 
     def said_by_tenzir(self, code, out, err):
@@ -168,6 +168,8 @@ class Run:
         kept = sum(stream["rows_quarantined"] for stream in summary["streams"])
         words = f"exit code {code}, {summary['outcome']}"
         words += f", {kept:,} rows in quarantine" if kept else ""
+        again = sum(stream["ambiguous_posts"] for stream in summary["streams"])
+        words += f", {again} posts whose answer said nothing" if again else ""
         failed = [stream["error"]["code"] for stream in summary["streams"] if stream["error"]]
         words += f", {failed[0]}" if failed else ""
         return {"told": code != 0 or bool(kept), "words": words, "code": code}
@@ -264,27 +266,28 @@ def main():
     for tool in ("ours", "node_sdk", "tenzir"):
         if not getattr(programs, tool):
             print(f"SKIPPED: {tools.pop(tool.replace('_', '-'))} is not here")
-    print("| fault | " + " | ".join(tools.values()) + " |\n|" + "---|" * (len(tools) + 1))
-    said, largest, well = [], {}, True
+    head = "| fault | " + " | ".join(tools.values()) + " |\n|" + "---|" * (len(tools) + 1)
+    print(head)
+    told, largest, well = [], {}, True
     for fault in programs.faults:
-        cells = []
+        cells, words = [], []
         for tool in tools:
             if fault in READING and tool not in ("ours", "plain"):
                 cells.append("–")
+                words.append("–")
                 continue
             outcome = one_alone(programs, fault) if tool == "tenzir" else one(tool, programs, fault)
             cells.append(cell(outcome))
-            said.append((fault, tools[tool], outcome["words"]))
+            words.append(outcome["words"])
             largest[tool] = max(largest.get(tool, 0), outcome["largest_body"])
             print(json.dumps({"fault": fault, "tool": tool, **outcome}), file=sys.stderr)
             if tool == "ours":
                 well &= not outcome["violations"] and outcome["missing"] == outcome["given_back"]
         print(f"| {FAULTS[fault]} | " + " | ".join(cells) + " |", flush=True)
+        told.append(f"| {FAULTS[fault]} | " + " | ".join(words) + " |")
     print("\nThe largest body that each sent, in bytes before compression:")
     print(", ".join(f"{tools[tool]} {size:,}" for tool, size in largest.items()) + ".")
-    print("\nWhat each told:\n\n| fault | program | told |\n|---|---|---|")
-    for row in said:
-        print("| " + " | ".join(row) + " |")
+    print("\nWhat each told:\n", head, *told, sep="\n")
     return 0 if well else 1
 
 
