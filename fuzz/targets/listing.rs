@@ -4,9 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::mimecast::page_of;
-use mimecast_sentinel_fuzz::json::{Value as Text, parse};
+use mimecast_sentinel_fuzz::{has_serde_jsons_own_key, json};
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde_json::Value;
 use url::Url;
 
 /// Query parameters that sign, of those that a person would think of.
@@ -19,7 +19,8 @@ fuzz_target!(|body: &[u8]| {
     let read = serde_json::from_slice::<Value>(body);
     let Some(page) = page else {
         // Refused, unless every part of it is as it should be.
-        assert!(!read.is_ok_and(|reply| is_page(&reply, body)), "a good reply is refused");
+        let good = read.is_ok_and(|reply| is_page(&reply, body));
+        assert!(!good || has_serde_jsons_own_key(body), "a good reply is refused");
         return;
     };
     assert_eq!(page.cursor, cursor);
@@ -28,7 +29,7 @@ fuzz_target!(|body: &[u8]| {
     }
     // `serde_json` reads no number beyond f64 and nothing nested deeper than 128 levels, which may
     // stand where nobody looks.
-    let Ok(reply) = read else { return };
+    let Some(reply) = read.ok().filter(|_| !has_serde_jsons_own_key(body)) else { return };
     let files = field(&reply, "value", 0).as_array().map(Vec::as_slice).unwrap_or_default();
     assert_eq!(page.parts.len(), files.len());
     for (part, file) in page.parts.iter().zip(files) {
@@ -37,7 +38,7 @@ fuzz_target!(|body: &[u8]| {
     }
     let next = field(&reply, "@nextPage", 1).as_str().filter(|token| !token.is_empty());
     assert_eq!(page.next, next.map(|token| Cursor::Token(token.to_owned())));
-    assert_eq!(page.caught_up, *field(&reply, "isCaughtUp", 2) == json!(true));
+    assert_eq!(page.caught_up, *field(&reply, "isCaughtUp", 2) == Value::Bool(true));
 });
 
 /// A field; serde takes an array for an object too, by position.
@@ -48,7 +49,7 @@ fn field<'a>(of: &'a Value, name: &str, position: usize) -> &'a Value {
     }
 }
 
-/// Whether a reply has nothing that may be refused. A key that stands twice may.
+/// Whether a reply has nothing that may be refused.
 fn is_page(reply: &Value, body: &[u8]) -> bool {
     let files = match &reply["value"] {
         Value::Null => &[][..],
@@ -58,25 +59,29 @@ fn is_page(reply: &Value, body: &[u8]) -> bool {
     let named = |file: &Value| {
         file.is_object() && file["url"].as_str().is_some_and(|url| Url::parse(url).is_ok())
     };
-    let text = str::from_utf8(body).ok().and_then(parse);
+    // `serde_json`'s own tree has the last of two values of a key.
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let repeats_a_key = json::parse(text).is_none_or(|it| it.any(&json::Value::repeats_a_key));
     reply.is_object()
         && files.iter().all(named)
         && (reply["@nextPage"].is_null() || reply["@nextPage"].is_string())
         && (reply["isCaughtUp"].is_null() || reply["isCaughtUp"].is_boolean())
-        && text.is_some_and(|text| !text.any(&Text::repeats_a_key))
+        && !repeats_a_key
 }
 
 /// The name of a file tells where it lies, and nothing that opens it.
 fn check(key: &str, address: &str) {
     let (name, url) = (Url::parse(key).unwrap(), Url::parse(address).unwrap());
-    assert_eq!((name.scheme(), name.host(), name.path()), (url.scheme(), url.host(), url.path()));
+    assert_eq!((name.scheme(), name.host()), (url.scheme(), url.host()));
+    // Blanks before a `#` go with it where a URL has no host.
+    assert_eq!(name.path().trim_end(), url.path().trim_end());
     assert_eq!((name.username(), name.password(), name.fragment()), ("", None, None));
     let mut left = url.query_pairs();
     for pair in name.query_pairs() {
         assert!(!SIGNING.contains(&&*pair.0.to_ascii_lowercase()), "{key} is signed");
         assert!(left.any(|other| other == pair), "{key} has what {address} has not");
     }
-    let listed = json!({"value": [{"url": key}]}).to_string();
+    let listed = serde_json::json!({"value": [{"url": key}]}).to_string();
     let again = page_of(listed.as_bytes(), Cursor::Token(String::new())).unwrap();
     assert_eq!(again.parts[0].key, key, "a name names itself");
 }

@@ -5,6 +5,7 @@
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, ColumnType, EventId, From, RejectReason};
+use mimecast_sentinel_fuzz::has_serde_jsons_own_key;
 use mimecast_sentinel_fuzz::json::{Shape, Value, parse};
 
 const ARRIVAL_MS: i64 = 1_772_600_767_089;
@@ -35,7 +36,8 @@ fuzz_target!(|input: &[u8]| {
             if let Err(error) = serde_json::from_slice::<serde_json::Value>(row) {
                 let error = error.to_string();
                 let deep = deepest && error.contains("recursion limit exceeded");
-                assert!(deep || error.contains("number out of range"), "{error}");
+                let own = has_serde_jsons_own_key(row);
+                assert!(deep || own || error.contains("number out of range"), "{error}");
             }
             let again = CLOUD_INTEGRATED.write_row(row, id, arrival, &mut Vec::new());
             let too_deep = deepest && again == Err(RejectReason::TooDeep);

@@ -145,8 +145,9 @@ impl Given {
     /// Whether canaries stand only where a secret may: in secrets, and in a URL in its password, or
     /// behind its `?` or `#`.
     fn hides_canaries(&self) -> bool {
+        // Without `://` it may be a folder's path.
         let hidden = |name: &str, value: &str| match Url::parse(value.trim()) {
-            Ok(mut url) if URLS.contains(&name) => {
+            Ok(mut url) if URLS.contains(&name) && value.contains("://") => {
                 url.set_query(None);
                 url.set_fragment(None);
                 let cleared = url.set_password(None).is_ok() && url.set_username("").is_ok();

@@ -5,6 +5,7 @@
 use chrono::{DateTime, Datelike, Utc};
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::functions::tick_of;
+use mimecast_sentinel_fuzz::has_serde_jsons_own_key;
 use serde_json::{Value, json};
 
 fuzz_target!(|payload: &[u8]| {
@@ -12,6 +13,9 @@ fuzz_target!(|payload: &[u8]| {
     assert_eq!(tick.invocation_id, None);
     for time in [tick.last, tick.next].into_iter().flatten() {
         assert!(time.year() > 1);
+    }
+    if has_serde_jsons_own_key(payload) {
+        return;
     }
     if let Ok(whole @ Value::Object(_)) = serde_json::from_slice(payload) {
         for times in 1..=2 {
