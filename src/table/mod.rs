@@ -5,6 +5,7 @@
 //! documents, KQL), come from it.
 
 mod cloud_integrated;
+mod column_start;
 mod describe;
 mod event_id;
 mod field_index;
@@ -13,6 +14,7 @@ mod row;
 
 pub use cloud_integrated::CLOUD_INTEGRATED;
 pub use event_id::{EventId, EventIdHasher};
+use column_start::ColumnStart;
 use field_index::FieldIndex;
 pub use row::{MAX_COLUMN_BYTES, RejectReason, Row};
 
@@ -29,6 +31,8 @@ pub struct Table {
     /// All columns, in the order in which they are shown and written.
     pub columns: &'static [Column],
     index: FieldIndex,
+    /// Of each column.
+    starts: [ColumnStart; Self::MAX_COLUMNS],
 }
 
 impl Table {
@@ -46,7 +50,8 @@ impl Table {
         assert!(columns.len() >= 2 && columns.len() <= Self::MAX_COLUMNS);
         assert!(matches!(columns[0].from, From::TimeOrArrival));
         assert!(matches!(columns[columns.len() - 1].from, From::Rest));
-        Self { name, stream, time_field, columns, index: FieldIndex::new(columns) }
+        let (index, starts) = (FieldIndex::new(columns), ColumnStart::of_all(columns));
+        Self { name, stream, time_field, columns, index, starts }
     }
 
     /// The position in [`Table::columns`] of the column that takes the API's field of this name.

@@ -1,13 +1,11 @@
 //! One event to one row.
 
-use std::fmt;
 use std::ops::Range;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
-use super::json::{Nesting, has_lone_surrogate, repeats, unescape};
+use super::column_start::ColumnStart;
+use super::json::{JsonString, read_fields, repeats};
 use super::{ColumnType, EventId, From, Table};
 
 /// What Azure keeps of one column's value, in UTF-8 bytes; it cuts the rest without a word (64 KB
@@ -84,8 +82,7 @@ impl Table {
         arrival: DateTime<Utc>,
         out: &mut Vec<u8>,
     ) -> Result<Row, RejectReason> {
-        let mut fields = Fields::none();
-        fields.read(self, line)?;
+        let fields = Fields::read(self, line)?;
         let event_time = self
             .column_of(self.time_field)
             .and_then(|column| fields.values[column]?.parse().ok())
@@ -97,15 +94,16 @@ impl Table {
         let row = out.len();
         // About what a row has more than its line.
         out.reserve(line.len() + 256);
-        for (column, value) in self.columns.iter().zip(&fields.values) {
+        let columns = self.columns.iter().zip(&self.starts);
+        for ((column, start), value) in columns.zip(&fields.values) {
             match column.from {
-                From::TimeOrArrival => write_text(out, column.name, &time),
+                From::TimeOrArrival => write_text(out, start, &time),
                 From::Time if event_time.is_none() => {}
-                From::Time => write_text(out, column.name, &time),
-                From::Id => write_text(out, column.name, &id.hex()),
+                From::Time => write_text(out, start, &time),
+                From::Id => write_text(out, start, &id.hex()),
                 From::Field(_) => {
                     if let Some(raw) = value.filter(|raw| *raw != NULL) {
-                        write_name(out, column.name);
+                        out.extend_from_slice(start.bytes());
                         out.extend_from_slice(raw.as_bytes());
                         if is_oversize(column.stream_type, raw) {
                             oversize.push(column.name);
@@ -113,12 +111,13 @@ impl Table {
                     }
                 }
                 From::Rest => {
-                    if write_rest(out, column.name, &fields.rest) > MAX_COLUMN_BYTES {
+                    if write_rest(out, start, &fields.rest) > MAX_COLUMN_BYTES {
                         oversize.push(column.name);
                     }
                 }
             }
         }
+        // The first column's comma.
         out[row] = b'{';
         out.push(b'}');
         Ok(Row { event_time_ms: event_time.map(|time| time.timestamp_millis()), oversize })
@@ -129,57 +128,26 @@ impl Table {
 struct Fields<'a> {
     /// By column: the value of its field if that fits; else, if the event has the field, `null`.
     values: [Option<&'a str>; Table::MAX_COLUMNS],
-    /// Keys, with their quotes, and values of the fields that no column takes.
-    rest: Vec<(&'a str, &'a str)>,
+    /// Keys and values of the fields that no column takes.
+    rest: Vec<(JsonString<'a>, &'a str)>,
     /// Whether a field that has a column came twice.
     repeated: bool,
 }
 
 impl<'a> Fields<'a> {
-    const fn none() -> Self {
-        Self { values: [None; Table::MAX_COLUMNS], rest: Vec::new(), repeated: false }
-    }
-
-    fn read(&mut self, table: &Table, line: &'a [u8]) -> Result<(), RejectReason> {
-        let text = std::str::from_utf8(line).map_err(|_| RejectReason::InvalidUtf8)?;
-        let mut json = serde_json::Deserializer::from_str(text);
-        json.deserialize_map(Collect { table, fields: self }).and_then(|()| json.end()).map_err(
-            |_| match serde_json::from_str::<IgnoredAny>(text) {
-                Ok(_) => RejectReason::NotObject,
-                Err(_) => RejectReason::NotJson,
-            },
-        )?;
-        self.check(line)
-    }
-
-    /// Refuses what the grammar of JSON allows and a row must not have.
-    fn check(&self, line: &[u8]) -> Result<(), RejectReason> {
-        if has_lone_surrogate(line) {
-            return Err(RejectReason::LoneSurrogate);
-        }
-        let mut nesting = Nesting::default();
-        for raw in self.values.iter().flatten() {
-            nesting.check(raw)?;
-        }
-        for (_, raw) in &self.rest {
-            nesting.check(raw)?;
-        }
-        if self.rest.is_empty() && !self.repeated {
-            return Ok(());
-        }
-        let mut keys: Vec<_> = self.rest.iter().filter_map(|(key, _)| unescape(key)).collect();
-        if self.repeated || repeats(&mut keys) {
+    fn read(table: &Table, line: &'a [u8]) -> Result<Self, RejectReason> {
+        let values = [None; Table::MAX_COLUMNS];
+        let mut fields = Self { values, rest: Vec::new(), repeated: false };
+        read_fields(line, |key, value| fields.add(table, key, value))?;
+        let mut others: Vec<_> = fields.rest.iter().filter_map(|(key, _)| key.text()).collect();
+        if fields.repeated || repeats(&mut others) {
             return Err(RejectReason::DuplicateKey);
         }
-        Ok(())
+        Ok(fields)
     }
 
-    fn add(&mut self, table: &Table, key: &'a str, raw: &'a str) {
-        // A key with an escape is no column's name as it stands.
-        let name = key.get(1..key.len() - 1).unwrap_or_default();
-        let column = table
-            .column_of(name)
-            .or_else(|| name.contains('\\').then(|| table.column_of(&unescape(key)?)).flatten());
+    fn add(&mut self, table: &Table, key: JsonString<'a>, raw: &'a str) {
+        let column = key.text().and_then(|name| table.column_of(&name));
         let Some(column) = column else {
             return self.rest.push((key, raw));
         };
@@ -189,27 +157,6 @@ impl<'a> Fields<'a> {
         }
         let before = self.values[column].replace(if fits { raw } else { NULL });
         self.repeated |= before.is_some();
-    }
-}
-
-/// Takes each field of the event's object.
-struct Collect<'t, 'f, 'a> {
-    table: &'t Table,
-    fields: &'f mut Fields<'a>,
-}
-
-impl<'de> Visitor<'de> for Collect<'_, '_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            self.fields.add(self.table, key.get(), value.get());
-        }
-        Ok(())
     }
 }
 
@@ -231,42 +178,34 @@ fn is_oversize(column: ColumnType, raw: &str) -> bool {
     }
     match column {
         ColumnType::Dynamic => true,
-        _ => unescape(raw).is_none_or(|text| text.len() > MAX_COLUMN_BYTES),
+        _ => serde_json::from_str::<String>(raw).is_ok_and(|text| text.len() > MAX_COLUMN_BYTES),
     }
 }
 
-/// Writes what comes before a column's value. The row's first comma becomes its opening brace.
-#[inline]
-fn write_name(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
 /// Writes a column whose text needs no escapes.
-fn write_text(out: &mut Vec<u8>, name: &str, text: &[u8]) {
-    write_name(out, name);
+fn write_text(out: &mut Vec<u8>, start: &ColumnStart, text: &[u8]) {
+    out.extend_from_slice(start.bytes());
     out.push(b'"');
     out.extend_from_slice(text);
     out.push(b'"');
 }
 
 /// Writes the fields that no column takes, if there are any; the length of the column's value.
-fn write_rest(out: &mut Vec<u8>, name: &str, rest: &[(&str, &str)]) -> usize {
+fn write_rest(out: &mut Vec<u8>, start: &ColumnStart, rest: &[(JsonString<'_>, &str)]) -> usize {
     if rest.is_empty() {
         return 0;
     }
-    write_name(out, name);
-    let start = out.len();
+    out.extend_from_slice(start.bytes());
+    let begin = out.len();
     for (key, raw) in rest {
         out.push(b',');
-        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(key.raw.as_bytes());
         out.push(b':');
         out.extend_from_slice(raw.as_bytes());
     }
-    out[start] = b'{';
+    out[begin] = b'{';
     out.push(b'}');
-    out.len() - start
+    out.len() - begin
 }
 
 /// A time as `2024-11-07T17:20:00.123Z`.

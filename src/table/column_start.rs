@@ -1,0 +1,41 @@
+//! What stands in a row before a column's value, put together when the table is compiled.
+
+use super::{Column, Table};
+
+/// Room for the longest name that Log Analytics takes (45 characters) and what is around it.
+const ROOM: usize = 49;
+
+/// `,"name":`. The row's first comma becomes its opening brace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ColumnStart {
+    bytes: [u8; ROOM],
+    len: usize,
+}
+
+impl ColumnStart {
+    pub(super) const fn of_all(columns: &[Column]) -> [Self; Table::MAX_COLUMNS] {
+        let mut starts = [Self { bytes: [0; ROOM], len: 0 }; Table::MAX_COLUMNS];
+        let mut column = 0;
+        while column < columns.len() {
+            starts[column] = Self::of(columns[column].name.as_bytes());
+            column += 1;
+        }
+        starts
+    }
+
+    const fn of(name: &[u8]) -> Self {
+        let mut bytes = [0; ROOM];
+        let len = name.len() + 4;
+        bytes[0] = b',';
+        bytes[1] = b'"';
+        let (_, rest) = bytes.split_at_mut(2);
+        rest.split_at_mut(name.len()).0.copy_from_slice(name);
+        bytes[len - 2] = b'"';
+        bytes[len - 1] = b':';
+        Self { bytes, len }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
