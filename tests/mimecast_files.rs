@@ -434,6 +434,54 @@ async fn a_file_that_was_damaged_while_it_was_read_is_kept_from_there_on() {
     assert_eq!(downloads(&rig, "a.json.gz"), 3 + 1 + 1);
 }
 
+/// A copy to quarantine is a download like any other.
+#[tokio::test]
+async fn a_copy_that_breaks_off_is_made_again() {
+    let lines = events(5, "entities", 300);
+    let long = format!(r#"{{"subject":"{}"}}"#, "s".repeat(5_000));
+    let with_long = [&lines[..200], &[long], &lines[200..]].concat();
+    let of_long = BatchFile::of_lines("a.json.gz", &with_long);
+    let whole = BatchFile::of_lines("a.json.gz", &lines);
+    let half = whole.bytes.len() / 2;
+    let damaged = whole.damaged(half);
+    let reads = [(damaged, "corrupt-file", 3, 1), (of_long, "line-too-long", 1, 2)];
+    // A copy is given up after five downloads, and then the next run makes it.
+    for (file, reason, before, after) in reads {
+        for (breaks, fails) in [(1, false), (4, false), (5, true)] {
+            let (world, more) = file_and_more(file.bytes.to_vec());
+            let cut = Fault::CutShort(file.bytes.len() - 1);
+            let faults = FaultPlan::none()
+                .matching("/a.json.gz", before, Endpoint::File, Fault::Nothing)
+                .matching("/a.json.gz", breaks, Endpoint::File, cut);
+            let mut rig = Rig::new(world, faults).await.only("entities");
+            rig.options.max_line_bytes = 4_000;
+            let stream = rig.pull_one().await;
+            let case = format!("{reason}, {breaks} times: {stream:#?}");
+            if fails {
+                assert_eq!(code(&stream), "file-unreadable", "{case}");
+                let told = &stream.error.as_ref().unwrap().message;
+                assert!(told.contains("5 downloads in a row failed"), "{case}");
+                assert_eq!(downloads(&rig, "a.json.gz"), (before + breaks) as u64, "{case}");
+                assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty(), "{case}");
+                assert_eq!(rig.simulator.landed_count() as u64, stream.rows_delivered, "{case}");
+                assert!(stream.rows_delivered > 0, "what was read before it is delivered: {case}");
+                assert_caught_up(&rig.pull_one().await);
+            } else {
+                assert_caught_up(&stream);
+                let all = before + breaks + after;
+                assert_eq!(downloads(&rig, "a.json.gz"), all as u64, "{case}");
+            }
+            assert!(rig.kept_files() == [file.bytes.to_vec()], "byte for byte: {case}");
+            let kept = reasons(&rig);
+            assert_eq!((kept.len(), &*kept[0].0), (1, reason), "{case}");
+            // Before the damage, or all but the long one.
+            let damage = if reason == "corrupt-file" { kept[0].1 as usize - 1 } else { 300 };
+            assert!(damage > 50, "{case}");
+            assert_landed(&rig, &[&lines[..damage], &more].concat());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_truncated_file_and_one_that_is_no_gzip_are_kept_whole() {
     let lines = events(5, "entities", 300);
