@@ -814,6 +814,40 @@ async fn a_half_read_file_is_looked_for_even_if_its_page_is_empty_now() {
     }
 }
 
+/// What was read of it before it was given up counts no more.
+#[tokio::test]
+async fn a_half_read_file_that_is_given_up_and_comes_back_as_another_is_read_whole() {
+    let (lines, more) = (events(5, "entities", 300), events(6, "entities", 20));
+    let other = events(7, "entities", 30);
+    let whole = BatchFile::of_lines("a.json.gz", &lines);
+    let half = whole.bytes.len() / 2;
+    let rest = BatchFile::of_lines("b.json.gz", &more);
+    let world = World::default().page("entities", page().file(whole).file(rest.clone()));
+    let wait = Fault::TooManyRequests(Some(("X-RateLimit-Reset", "300".to_owned())));
+    let faults = FaultPlan::none()
+        .matching("/a.json.gz", 1, Endpoint::File, Fault::CutShort(half))
+        .matching("/a.json.gz", 1, Endpoint::File, Fault::Expired)
+        .matching("/b.json.gz", 1, Endpoint::File, Fault::Nothing)
+        .matching("/b.json.gz", 1, Endpoint::File, Fault::Expired)
+        .once(Endpoint::Listing, Fault::Nothing)
+        .once(Endpoint::Listing, wait.clone())
+        .times(3, Endpoint::Listing, Fault::Nothing)
+        .once(Endpoint::Listing, wait);
+    let rig = Rig::new(world, faults).await.only("entities");
+    let (stream, ()) = tokio::join!(rig.pull_one(), async {
+        until_listed(&rig, 2).await;
+        rig.simulator.set_page("entities", 0, page().file(rest.clone()));
+        until_listed(&rig, 6).await;
+        let back = BatchFile::of_lines("a.json.gz", &other);
+        rig.simulator.set_page("entities", 0, page().file(back).file(rest.clone()));
+    });
+    assert_caught_up(&stream);
+    assert!(stream.gap.is_some(), "the rest of the first one is gone");
+    let before = landed_ids(&rig).len() - other.len() - more.len();
+    assert!((1..300).contains(&before), "{before}");
+    assert_landed(&rig, &[&lines[..before], &other, &more].concat());
+}
+
 #[tokio::test]
 async fn a_half_read_file_that_is_listed_again_goes_on() {
     let lines = events(5, "entities", 13);
