@@ -388,6 +388,53 @@ mod refused_access {
     }
 
     #[tokio::test]
+    async fn again_after_another_answer_gets_another_token() {
+        let lines = events(3);
+        let unauthorized = || Unauthorized("InvalidToken".to_owned());
+        for between in [ServerError, Reset, TooManyRequests(None)] {
+            let plan = [unauthorized(), between.clone(), unauthorized(), between, unauthorized()]
+                .into_iter()
+                .fold(FaultPlan::none(), |plan, fault| plan.once(Endpoint::Post, fault));
+            let rig = one_file(&lines, plan).await;
+            catches_up(&rig).await;
+            assert_landed_once(&rig, &lines);
+            assert_eq!(rig.simulator.calls().azure_tokens.values().sum::<u64>(), 4);
+        }
+    }
+
+    /// As two in a row are when they come first.
+    #[tokio::test]
+    async fn twice_in_a_row_after_another_answer_is_about_the_settings() {
+        let lines = events(3);
+        let unauthorized = || Unauthorized("InvalidToken".to_owned());
+        let plan = FaultPlan::none()
+            .once(Endpoint::Post, unauthorized())
+            .once(Endpoint::Post, Unavailable)
+            .times(2, Endpoint::Post, unauthorized());
+        let rig = one_file(&lines, plan).await;
+        let (_, fault) = fails(&rig, 2).await;
+        assert_eq!((fault.code, rig.simulator.calls().posts), ("ingestion-unauthorized", 4));
+        assert_nothing_moved(&rig);
+    }
+
+    #[tokio::test]
+    async fn again_and_again_between_other_answers_comes_to_an_end() {
+        let lines = events(3);
+        // A 429 alone is waited out however often it comes.
+        let plan = (0..40).fold(FaultPlan::none(), |plan, _| {
+            plan.once(Endpoint::Post, Unauthorized("InvalidToken".to_owned()))
+                .once(Endpoint::Post, TooManyRequests(None))
+        });
+        let rig = one_file(&lines, plan).await;
+        let (_, fault) = fails(&rig, 1).await;
+        assert_eq!(fault.code, "ingestion-unreachable");
+        assert!(fault.message.contains("12 times: InvalidToken"), "{fault}");
+        // The first 401 is no failed try, and between 13 of them are 12 answers.
+        assert_eq!(rig.simulator.calls().posts, 13 + 12);
+        assert_nothing_moved(&rig);
+    }
+
+    #[tokio::test]
     async fn by_role_or_rule_stops_the_stream_until_it_is_granted() {
         for (answer, code) in
             [(Forbidden, "ingestion-forbidden"), (NotFound, "ingestion-not-found")]

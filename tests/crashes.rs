@@ -12,7 +12,8 @@ use std::time::Duration;
 use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::{Outcome, Policy};
 use support::doubles::MemorySource;
-use support::stage::{Answers, Death, Effect, Moment, Stage, Staged};
+use support::stage::{Answers, Checkpoints, Death, Effect, Moment, Stage, Staged};
+use tokio::time::Instant;
 
 /// With the waits of production. The clock goes on by 400 ms with each record, so that a body, which
 /// is closed after a second, has three rows, and goes from one file into the next.
@@ -51,6 +52,7 @@ fn three_streams() -> Staged {
         // They take turns.
         step: Duration::from_millis(400) / 3,
         policy: three_rows_to_a_body(),
+        checkpoints: Checkpoints::Folder,
     }
 }
 
@@ -66,6 +68,7 @@ fn small() -> Staged {
         answers: Answers::AtOnce,
         step: Duration::from_millis(400),
         policy: three_rows_to_a_body(),
+        checkpoints: Checkpoints::Folder,
     }
 }
 
@@ -83,7 +86,38 @@ fn long_file() -> Staged {
         answers: Answers::Late(policy.in_flight),
         step: Duration::ZERO,
         policy,
+        checkpoints: Checkpoints::Folder,
     }
+}
+
+/// One stream, one page: lines that are no rows, are refused or too long, and a file that is damaged
+/// at two places.
+fn troubled() -> Staged {
+    let line = |n| match n {
+        1 => format!("{n} is no row"),
+        4 => format!("{{\"n\":{n},\"long\":1}}"),
+        11 => format!("{{\"n\":{n},\"damaged\":1}}"),
+        17 => format!("{{\"n\":{n},\"damaged\":2}}"),
+        _ => format!("{{\"n\":{n}}}"),
+    };
+    let lines = |numbers: std::ops::Range<u64>| numbers.map(line).collect::<Vec<_>>();
+    let source = MemorySource::default().page(&[
+        ("a", &lines(0..8)),
+        ("b", &lines(9..20)),
+        ("c", &lines(20..22)),
+    ]);
+    Staged {
+        streams: BTreeMap::from([("mailflow".to_owned(), source)]),
+        refused: vec![2, 3, 5, 6, 20],
+        ..small()
+    }
+}
+
+/// The same when some of the trouble is over.
+fn mended(mended: u64, refused: &[u64]) -> Staged {
+    let mut plan = troubled();
+    plan.streams.values_mut().for_each(|source| source.mended = mended);
+    Staged { refused: refused.to_vec(), ..plan }
 }
 
 /// How often each event landed.
@@ -153,11 +187,22 @@ const MOMENTS: [Moment; 2] = [Moment::Before, Moment::After];
 
 #[tokio::test(start_paused = true)]
 async fn the_order_of_effects_is_always_the_same() {
-    for plan in [three_streams(), small(), long_file()] {
+    for plan in [three_streams(), small(), long_file(), troubled()] {
         let first = effects(&plan).await;
         for _ in 0..10 {
             assert_eq!(effects(&plan).await, first);
         }
+    }
+    let pulled = pulled().await;
+    let of_replay = async || {
+        let stage = pulled.go_on(mended(1, &[3]));
+        stage.replay(None).await.unwrap();
+        let outside = stage.outside();
+        outside.done.clone()
+    };
+    let first = of_replay().await;
+    for _ in 0..10 {
+        assert_eq!(of_replay().await, first);
     }
 }
 
@@ -204,4 +249,107 @@ async fn doubles_what_is_in_flight_and_unsaved_at_most_and_all_of_it_at_the_wors
         most, 21,
         "6 in flight, and 15 since the checkpoint was written: the 16th writes it"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_any_effect_while_files_are_kept_whole_loses_nothing() {
+    let plan = troubled();
+    let all = effects(&plan).await;
+    let copies = all.iter().filter(|effect| matches!(effect, Effect::KeepFile(_)));
+    assert_eq!(copies.count(), 2, "of a long line and of a damaged file: {all:?}");
+    let opened = |key: &str| all.iter().filter(|e| **e == Effect::Open(key.to_owned())).count();
+    // To be read, to be kept and to be read on; three times to be read, and to be kept.
+    assert_eq!((opened("a"), opened("b"), opened("c")), (3, 4, 1), "{all:?}");
+    for number in 1..=all.len() {
+        for moment in MOMENTS {
+            survives(&plan, &[(number, moment)]).await;
+        }
+    }
+}
+
+/// As above, and the lease of the dead must run out before another goes on.
+#[tokio::test(start_paused = true)]
+async fn at_any_effect_with_a_leased_blob_loses_nothing() {
+    for plan in [small(), troubled()] {
+        let plan = Staged { checkpoints: Checkpoints::Blob, ..plan };
+        let all = effects(&plan).await;
+        for number in 1..=all.len() {
+            for moment in MOMENTS {
+                survives(&plan, &[(number, moment)]).await;
+            }
+        }
+
+        let save = all.iter().position(|effect| matches!(effect, Effect::Save(_))).unwrap();
+        let stage = Stage::new(plan);
+        assert!(stage.run(Some((save + 1, Moment::After))).await.is_none());
+        let died = Instant::now();
+        stage.run(None).await.unwrap();
+        assert!(died.elapsed() > Duration::from_secs(50), "it was waited for");
+        let asked = |effect: &&Effect| matches!(effect, Effect::Lease(_));
+        assert!(stage.outside().done.iter().filter(asked).count() > 25);
+    }
+}
+
+/// A replay that dies, and one that does not. Returns how many rows came again.
+async fn replays(pulled: &Stage, plan: &Staged, death: Death) -> usize {
+    let stage = pulled.go_on(plan.clone());
+    let ended = stage.replay(Some(death)).await;
+    assert!(ended.is_none(), "{death:?}: the replay had only {} effects", stage.effects());
+    let again = stage.outside().sent_and_kept();
+    // One body, or what was sent of the file that is kept whole.
+    let bodies: BTreeSet<usize> = again.values().copied().collect();
+    let of_file = again.keys().all(|n| (11..20).contains(n));
+    assert!(bodies.len() <= 1 || of_file, "{death:?}: {again:?} will come again");
+    let (before, to_send) = {
+        let outside = stage.outside();
+        (counts(&outside.landed), outside.kept())
+    };
+
+    let replay = stage.replay(None).await.unwrap();
+    assert_eq!(replay.outcome, Outcome::CaughtUp, "{death:?}: {replay:#?}");
+    let outside = stage.outside();
+    assert_eq!(outside.breaches, Vec::<String>::new(), "{death:?}");
+    let landed = counts(&outside.landed);
+    let mut stay = BTreeSet::new();
+    for (n, is_row) in plan.events() {
+        // What was in quarantine is sent, and nothing else.
+        let sent = usize::from(is_row && to_send.contains(&n));
+        let expected = before.get(&n).copied().unwrap_or(0) + sent;
+        assert_eq!(landed.get(&n).copied().unwrap_or(0), expected, "{death:?}: event {n}");
+        assert!(expected > 0 || !is_row, "{death:?}: event {n} is lost");
+        if !is_row {
+            stay.insert(n);
+        }
+    }
+    assert_eq!(outside.kept(), stay, "{death:?}");
+    let files = outside.names("quarantine/").iter().filter(|name| name.ends_with("/file")).count();
+    // The damaged one, while any of it is to be sent.
+    assert_eq!(files, usize::from(stay.contains(&19)), "{death:?}");
+    again.len()
+}
+
+/// A world whose events were pulled, and of which some lie in quarantine.
+async fn pulled() -> Stage {
+    let stage = Stage::new(troubled());
+    assert_eq!(stage.run(None).await.unwrap().outcome, Outcome::CaughtUp);
+    let kept: Vec<u64> = stage.outside().kept().into_iter().collect();
+    assert_eq!(kept, [&[1, 2, 3, 4, 5, 6][..], &[11, 12, 13, 14, 15, 16, 17, 18, 19, 20]].concat());
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_any_effect_of_a_replay_loses_nothing_and_doubles_a_body_or_what_was_sent_of_a_file() {
+    let pulled = pulled().await;
+    // A row is refused again, and the file is read on to its next damage; or all is well.
+    for (plan, most) in [(mended(1, &[3]), 6), (mended(2, &[]), 9)] {
+        let stage = pulled.go_on(plan.clone());
+        stage.replay(None).await.unwrap();
+        let mut worst = 0;
+        for number in 1..=stage.effects() {
+            for moment in MOMENTS {
+                worst = worst.max(replays(&pulled, &plan, (number, moment)).await);
+            }
+        }
+        assert_eq!(worst, most);
+    }
 }

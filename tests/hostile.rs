@@ -367,7 +367,8 @@ async fn a_batch_file_that_never_ends_is_left_and_fills_no_disk() {
         ended.assert_code(1);
         let stream = stream(&ended);
         assert_eq!(stream["error"]["code"], "file-unreadable");
-        assert!(stream["error"]["message"].to_string().contains("1048576"), "{stream}");
+        let told = stream["error"]["message"].to_string();
+        assert!(told.contains("1048576") && told.contains("1 downloads"), "{stream}");
         assert_eq!(stream["rows_delivered"], simulator.landed_count());
         assert!(!program.state().join("quarantine").exists() || quarantined(&program).is_empty());
     }

@@ -434,6 +434,54 @@ async fn a_file_that_was_damaged_while_it_was_read_is_kept_from_there_on() {
     assert_eq!(downloads(&rig, "a.json.gz"), 3 + 1 + 1);
 }
 
+/// A copy to quarantine is a download like any other.
+#[tokio::test]
+async fn a_copy_that_breaks_off_is_made_again() {
+    let lines = events(5, "entities", 300);
+    let long = format!(r#"{{"subject":"{}"}}"#, "s".repeat(5_000));
+    let with_long = [&lines[..200], &[long], &lines[200..]].concat();
+    let of_long = BatchFile::of_lines("a.json.gz", &with_long);
+    let whole = BatchFile::of_lines("a.json.gz", &lines);
+    let half = whole.bytes.len() / 2;
+    let damaged = whole.damaged(half);
+    let reads = [(damaged, "corrupt-file", 3, 1), (of_long, "line-too-long", 1, 2)];
+    // A copy is given up after five downloads, and then the next run makes it.
+    for (file, reason, before, after) in reads {
+        for (breaks, fails) in [(1, false), (4, false), (5, true)] {
+            let (world, more) = file_and_more(file.bytes.to_vec());
+            let cut = Fault::CutShort(file.bytes.len() - 1);
+            let faults = FaultPlan::none()
+                .matching("/a.json.gz", before, Endpoint::File, Fault::Nothing)
+                .matching("/a.json.gz", breaks, Endpoint::File, cut);
+            let mut rig = Rig::new(world, faults).await.only("entities");
+            rig.options.max_line_bytes = 4_000;
+            let stream = rig.pull_one().await;
+            let case = format!("{reason}, {breaks} times: {stream:#?}");
+            if fails {
+                assert_eq!(code(&stream), "file-unreadable", "{case}");
+                let told = &stream.error.as_ref().unwrap().message;
+                assert!(told.contains("5 downloads in a row failed"), "{case}");
+                assert_eq!(downloads(&rig, "a.json.gz"), (before + breaks) as u64, "{case}");
+                assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty(), "{case}");
+                assert_eq!(rig.simulator.landed_count() as u64, stream.rows_delivered, "{case}");
+                assert!(stream.rows_delivered > 0, "what was read before it is delivered: {case}");
+                assert_caught_up(&rig.pull_one().await);
+            } else {
+                assert_caught_up(&stream);
+                let all = before + breaks + after;
+                assert_eq!(downloads(&rig, "a.json.gz"), all as u64, "{case}");
+            }
+            assert!(rig.kept_files() == [file.bytes.to_vec()], "byte for byte: {case}");
+            let kept = reasons(&rig);
+            assert_eq!((kept.len(), &*kept[0].0), (1, reason), "{case}");
+            // Before the damage, or all but the long one.
+            let damage = if reason == "corrupt-file" { kept[0].1 as usize - 1 } else { 300 };
+            assert!(damage > 50, "{case}");
+            assert_landed(&rig, &[&lines[..damage], &more].concat());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_truncated_file_and_one_that_is_no_gzip_are_kept_whole() {
     let lines = events(5, "entities", 300);
@@ -764,6 +812,40 @@ async fn a_half_read_file_is_looked_for_even_if_its_page_is_empty_now() {
             assert_landed(&rig, &lines[..4]);
         }
     }
+}
+
+/// What was read of it before it was given up counts no more.
+#[tokio::test]
+async fn a_half_read_file_that_is_given_up_and_comes_back_as_another_is_read_whole() {
+    let (lines, more) = (events(5, "entities", 300), events(6, "entities", 20));
+    let other = events(7, "entities", 30);
+    let whole = BatchFile::of_lines("a.json.gz", &lines);
+    let half = whole.bytes.len() / 2;
+    let rest = BatchFile::of_lines("b.json.gz", &more);
+    let world = World::default().page("entities", page().file(whole).file(rest.clone()));
+    let wait = Fault::TooManyRequests(Some(("X-RateLimit-Reset", "300".to_owned())));
+    let faults = FaultPlan::none()
+        .matching("/a.json.gz", 1, Endpoint::File, Fault::CutShort(half))
+        .matching("/a.json.gz", 1, Endpoint::File, Fault::Expired)
+        .matching("/b.json.gz", 1, Endpoint::File, Fault::Nothing)
+        .matching("/b.json.gz", 1, Endpoint::File, Fault::Expired)
+        .once(Endpoint::Listing, Fault::Nothing)
+        .once(Endpoint::Listing, wait.clone())
+        .times(3, Endpoint::Listing, Fault::Nothing)
+        .once(Endpoint::Listing, wait);
+    let rig = Rig::new(world, faults).await.only("entities");
+    let (stream, ()) = tokio::join!(rig.pull_one(), async {
+        until_listed(&rig, 2).await;
+        rig.simulator.set_page("entities", 0, page().file(rest.clone()));
+        until_listed(&rig, 6).await;
+        let back = BatchFile::of_lines("a.json.gz", &other);
+        rig.simulator.set_page("entities", 0, page().file(back).file(rest.clone()));
+    });
+    assert_caught_up(&stream);
+    assert!(stream.gap.is_some(), "the rest of the first one is gone");
+    let before = landed_ids(&rig).len() - other.len() - more.len();
+    assert!((1..300).contains(&before), "{before}");
+    assert_landed(&rig, &[&lines[..before], &other, &more].concat());
 }
 
 #[tokio::test]

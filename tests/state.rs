@@ -709,7 +709,9 @@ mod the_lease {
         let run = pull(&connector).await;
         let fault = fault(&run, 1);
         assert_eq!(fault.code, "lease-lost");
-        assert!(fault.fix.contains("one connector per checkpoint"), "{fault}");
+        // Three bodies are recorded by then.
+        let told = ["one connector per checkpoint", "sent and not yet recorded may come again"];
+        assert!(told.iter().all(|told| fault.fix.contains(told)), "{fault}");
         assert_eq!(rig.simulator.calls().posts, 4, "no further body is posted");
         let saved = store.read(&checkpoint_name(STREAM)).await.unwrap().unwrap();
         let saved = Checkpoint::parse(&saved).unwrap();
@@ -733,6 +735,43 @@ mod the_lease {
     async fn in_a_folder_lets_two_deliver_everything_once() {
         let (rig, lines) = rig(3).await;
         lets_two_deliver_everything_once(&rig, &lines, [folder(&rig), folder(&rig)]).await;
+    }
+
+    /// Only a wait that was over says that another has it.
+    #[tokio::test(start_paused = true)]
+    async fn that_is_waited_for_when_the_run_is_stopped_is_no_busy_one() {
+        let memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..3))]));
+        let held = memory.folder().lease(&checkpoint_name("numbers")).await.unwrap().unwrap();
+        let waits = [
+            // Limit, signal, and when which of them ends it.
+            (30, 1_000, 30, Outcome::TimeLimit, 0),
+            (540, 10, 10, Outcome::TimeLimit, 0),
+            (540, 0, 0, Outcome::TimeLimit, 0),
+            (540, 1_000, 60, Outcome::Busy, 1),
+        ];
+        for (limit, signal, ends, outcome, exit_code) in waits {
+            let mut connector = memory.connector(memory.folder());
+            let run_time_limit = Duration::from_secs(limit);
+            connector.policy = Policy { run_time_limit, ..Policy::default() };
+            let (start, stop) = (Instant::now(), CancellationToken::new());
+            let counters = connector.counters();
+            let signalled = async {
+                sleep(Duration::from_secs(signal)).await;
+                stop.cancel();
+            };
+            let mut running = std::pin::pin!(connector.run(&counters, &stop));
+            let run = tokio::select! {
+                biased;
+                () = signalled => running.await,
+                run = &mut running => run,
+            };
+            assert_eq!((run.outcome, run.exit_code()), (outcome, exit_code), "{limit} {signal}");
+            assert_eq!(run.streams[0].error, None);
+            assert_eq!(start.elapsed().as_secs(), ends, "{limit} {signal}");
+        }
+        assert!(memory.landed().is_empty());
+        held.release().await.unwrap();
+        assert_caught_up(&pull(&memory.connector(memory.folder())).await);
     }
 
     #[tokio::test]

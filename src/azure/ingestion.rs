@@ -192,16 +192,24 @@ impl Sink for LogsIngestion {
         let mut retries = self.retry.start(&self.random, deadline);
         let mut ambiguous = 0;
         let mut renewed = false;
+        // Whether the token was renewed since the last answer.
+        let mut fresh = false;
         let answer = loop {
+            let was_fresh = std::mem::take(&mut fresh);
             let waited = match self.attempt(body.clone()).await {
                 Next::Done(answer) => break answer,
-                Next::Renew(said) if renewed => {
+                Next::Renew(said) if was_fresh => {
                     break Err(self.refused(StatusCode::UNAUTHORIZED, &said));
                 }
-                Next::Renew(_) => {
-                    renewed = true;
+                Next::Renew(said) => {
                     self.tokens.renew();
-                    continue;
+                    fresh = true;
+                    // The first one costs nothing; more of them must end.
+                    if std::mem::replace(&mut renewed, true) {
+                        retries.back_off().await.map_err(|why| self.gave_up(why, &said))
+                    } else {
+                        Ok(())
+                    }
                 }
                 Next::Throttled(asked) => {
                     tracing::info!("Azure limits the rate of the rule; waiting");

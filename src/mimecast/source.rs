@@ -189,7 +189,8 @@ fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
     let bytes = response.bytes_stream().map(move |chunk| {
         let chunk = chunk.map_err(|error| io::Error::other(describe(&error)))?;
         left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
-            io::Error::other(format!("it is larger than {limit} bytes even as it comes"))
+            let reason = format!("it is larger than {limit} bytes even as it comes");
+            io::Error::new(io::ErrorKind::FileTooLarge, reason)
         })?;
         Ok(chunk)
     });

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Policy;
 use super::body::{Body, Span};
-use super::fault::{Fault, Interrupt, internal};
+use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::sink::{PostError, Sink};
 use super::summary::{Counters, add};
 use crate::checkpoint::{LeaseWatch, StoreError};
@@ -207,13 +207,4 @@ impl Poster {
         self.stop.cancelled().await;
         sleep(self.policy.grace).await;
     }
-}
-
-pub(super) fn lease_lost() -> Fault {
-    Fault::passing(
-        "lease-lost",
-        "the lease on the checkpoint was lost",
-        "another connector uses the same checkpoint: run one connector per checkpoint; this one \
-         stopped before recording anything",
-    )
 }

@@ -54,12 +54,7 @@ impl From<StoreError> for Interrupt {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
         match error {
-            StoreError::LeaseLost { .. } => Fault::passing(
-                "lease-lost",
-                message,
-                "another connector uses the same checkpoint: run one connector per checkpoint; \
-                 this one stopped before recording anything",
-            ),
+            StoreError::LeaseLost { .. } => Fault { message, ..lease_lost() },
             StoreError::Refused { .. } => Fault::settings(
                 "store-refused",
                 message,
@@ -75,6 +70,15 @@ impl From<StoreError> for Interrupt {
         }
         .into()
     }
+}
+
+pub(super) fn lease_lost() -> Fault {
+    Fault::passing(
+        "lease-lost",
+        "the lease on the checkpoint was lost",
+        "another connector uses the same checkpoint: run one connector per checkpoint; nothing is \
+         lost, but rows that were sent and not yet recorded may come again",
+    )
 }
 
 /// What cannot happen: deflating into memory failed, or a thread of ours panicked.

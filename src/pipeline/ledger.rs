@@ -14,8 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Policy;
 use super::body::Span;
-use super::deliver::{Poster, Settled, lease_lost};
-use super::fault::{Fault, Interrupt, internal};
+use super::deliver::{Poster, Settled};
+use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::outbox::Outgoing;
 use super::summary::{Counters, add};
 use crate::checkpoint::{Checkpoint, Lease, Position};

@@ -162,6 +162,8 @@ impl PageReader {
                 kept: Kept::Nothing,
             });
             builder.pass_file();
+            // It may come back as another, whose events are counted from none.
+            self.events.remove(&position.file);
             progress.done = Position::End;
             self.gone.push(position.clone());
         }

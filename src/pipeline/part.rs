@@ -62,18 +62,17 @@ impl PageReader {
             let error = match self.fill(part, open, from, builder).await? {
                 FillEnd::End => break,
                 FillEnd::Stopped => return Err(Interrupt::OutOfTime.into()),
-                FillEnd::KeepFile if self.keep_file(part).await? => continue,
+                FillEnd::KeepFile if self.keep_file(part, builder).await? => continue,
                 FillEnd::KeepFile => ReadError::Broken(io::Error::other("the file has changed")),
                 FillEnd::Failed(error) => error,
             };
             let line = self.line_of(part);
             let kept = match tries.after(&error, line) {
-                Some(reason) => self.keep_file(part).await?.then_some(reason),
+                Some(reason) => self.keep_file(part, builder).await?.then_some(reason),
                 None => None,
             };
             let Some(reason) = kept else {
-                self.flush(builder).await?;
-                self.pause(part, &error, &tries).await?;
+                self.pause(part, &error, &tries, builder).await?;
                 continue;
             };
             builder.push_rejection(self.whole_file(part, line, reason, &error));
@@ -150,26 +149,34 @@ impl PageReader {
         Ok(end)
     }
 
-    /// Copies the part to quarantine as it is; `false` if it is no longer that which was read.
-    async fn keep_file(&mut self, part: &Part) -> Result<bool, PutDown> {
-        let open = self.source.open(part, self.deadline).await?;
-        let version = FileVersion { size: part.size, etag: open.etag.clone() };
-        if self.read.get(&part.key).is_none_or(|progress| progress.version != version) {
-            return Ok(false);
+    /// Copies the part to quarantine as it is, through as many downloads as it takes; `false` if it
+    /// is no longer that which was read.
+    async fn keep_file(&mut self, part: &Part, builder: &mut BodyBuilder) -> Result<bool, PutDown> {
+        let mut tries = Tries::default();
+        loop {
+            let open = self.source.open(part, self.deadline).await?;
+            let version = FileVersion { size: part.size, etag: open.etag.clone() };
+            if self.read.get(&part.key).is_none_or(|progress| progress.version != version) {
+                return Ok(false);
+            }
+            let broken = Arc::new(Mutex::new(None));
+            let tell = Arc::clone(&broken);
+            let bytes = open.bytes.inspect_err(move |error| {
+                *tell.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(io::Error::new(error.kind(), error.to_string()));
+            });
+            let kept = self.quarantine.keep_file(&self.stream, &part.key, bytes.boxed()).await;
+            let broken = broken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(error) = broken else {
+                kept?;
+                self.kept.insert(part.key.clone());
+                return Ok(true);
+            };
+            // A download that broke off is not the store's fault.
+            let error = ReadError::Broken(error);
+            tries.after(&error, 0);
+            self.pause(part, &error, &tries, builder).await?;
         }
-        let broken = Arc::new(Mutex::new(None));
-        let tell = Arc::clone(&broken);
-        let bytes = open.bytes.inspect_err(move |error| {
-            *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-        });
-        let kept = self.quarantine.keep_file(&self.stream, &part.key, bytes.boxed()).await;
-        // A download that broke off is not the store's fault.
-        if let Some(error) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(unreadable(part, 1, &error).into());
-        }
-        kept?;
-        self.kept.insert(part.key.clone());
-        Ok(true)
     }
 
     fn line_of(&self, part: &Part) -> u64 {
@@ -198,10 +205,20 @@ impl PageReader {
         }
     }
 
-    /// Waits before the next download of the same part.
-    async fn pause(&self, part: &Part, error: &ReadError, tries: &Tries) -> Result<(), PutDown> {
-        if tries.without_a_line >= DOWNLOADS {
-            return Err(unreadable(part, DOWNLOADS, error).into());
+    /// Waits before the next download of the same part. What was read before is not held back.
+    async fn pause(
+        &self,
+        part: &Part,
+        error: &ReadError,
+        tries: &Tries,
+        builder: &mut BodyBuilder,
+    ) -> Result<(), PutDown> {
+        self.flush(builder).await?;
+        // No later download of it is smaller.
+        let endless =
+            matches!(error, ReadError::Broken(e) if e.kind() == io::ErrorKind::FileTooLarge);
+        if endless || tries.without_a_line >= DOWNLOADS {
+            return Err(unreadable(part, tries.without_a_line, error).into());
         }
         tracing::info!(file = part.key, %error, "downloading the file again");
         tokio::select! {

@@ -19,8 +19,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{BodyBuilder, hex};
-use super::deliver::{Poster, Settled, lease_lost};
-use super::fault::{Fault, Interrupt, internal};
+use super::deliver::{Poster, Settled};
+use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::outbox::{Outbox, Outgoing};
 use super::read::{Download, FillEnd, Filler};
 use super::resume::{lease, release, stored};

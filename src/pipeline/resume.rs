@@ -7,7 +7,8 @@ use super::fault::{Fault, Interrupt};
 use super::{Connector, Policy, checkpoint_name};
 use crate::checkpoint::{Checkpoint, CheckpointError, Lease, Store};
 
-/// Takes a stream's lease, waiting for it as long as the policy says. `None` if somebody keeps it.
+/// Takes a stream's lease, waiting for it as long as the policy says. `None` if somebody keeps it
+/// all that time.
 pub(super) async fn lease(
     store: &dyn Store,
     stream: &str,
@@ -22,7 +23,7 @@ pub(super) async fn lease(
         }
         tokio::select! {
             () = sleep(policy.lease_poll) => {}
-            () = stop.cancelled() => return Ok(None),
+            () = stop.cancelled() => return Err(Interrupt::OutOfTime),
         }
     }
 }

@@ -80,7 +80,8 @@ pub struct Part {
 pub struct OpenPart {
     /// What tells this content of the part from another.
     pub etag: Option<String>,
-    /// The bytes as they are stored. An error means that not all of them arrived.
+    /// The bytes as they are stored. An error means that not all of them arrived;
+    /// [`std::io::ErrorKind::FileTooLarge`], that there are more than may be.
     pub bytes: ByteStream,
 }
 

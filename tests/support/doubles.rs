@@ -419,10 +419,13 @@ impl Sink for MemorySink {
 }
 
 /// One stream of pages in memory, without sockets, so that a paused clock moves only when the test
-/// says so. A line is its own row; one that is no JSON object is rejected.
+/// says so. A line is its own row; one that is no JSON object is rejected. `{"n":7,"long":1}` is too
+/// long, and `{"n":7,"damaged":1}` ends what can be read of its file; with 2, even once it is `mended`.
 #[derive(Clone, Default)]
 pub struct MemorySource {
     pub pages: Vec<Vec<(String, Vec<String>)>>,
+    /// How much of this trouble is over.
+    pub mended: u64,
 }
 
 impl MemorySource {
@@ -480,40 +483,75 @@ impl Source for MemorySource {
     }
 
     fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
-        Box::new(LineReader { input: BufReader::new(input), skip, line: 0, text: String::new() })
+        let (mended, input) = (self.mended, Input::Unread(input));
+        Box::new(LineReader { input, skip, line: 0, text: String::new(), mended })
     }
 }
 
-struct LineReader<R> {
-    input: R,
+/// Lines as they are, or as gzip: a replay has a record's line so.
+enum Input {
+    Unread(Box<dyn Read + Send>),
+    Read(Box<dyn BufRead + Send>),
+}
+
+struct LineReader {
+    input: Input,
     skip: u64,
     line: u64,
     text: String,
+    mended: u64,
 }
 
-impl<R: BufRead> LineReader<R> {
+impl LineReader {
     fn read(&mut self) -> std::io::Result<bool> {
+        if let Input::Unread(input) = &mut self.input {
+            let mut input = BufReader::new(std::mem::replace(input, Box::new(std::io::empty())));
+            let zipped = input.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+            self.input = Input::Read(match zipped {
+                true => Box::new(BufReader::new(GzDecoder::new(input))),
+                false => Box::new(input),
+            });
+        }
+        let Input::Read(input) = &mut self.input else { unreachable!() };
         self.text.clear();
-        let got = self.input.read_line(&mut self.text)?;
+        let got = input.read_line(&mut self.text)?;
         self.line += 1;
         Ok(got > 0)
     }
+
+    /// Whether the line in hand has a trouble of this name that is not over.
+    fn has(&self, trouble: &str) -> bool {
+        trouble_of(&self.text, trouble) > self.mended
+    }
 }
 
-impl<R: BufRead + Send> RecordReader for LineReader<R> {
+/// How bad the trouble of this name is that a line has; 0 if it has none.
+pub fn trouble_of(line: &str, trouble: &str) -> u64 {
+    let json = serde_json::from_str::<Value>(line).unwrap_or_default();
+    json[trouble].as_u64().unwrap_or(0)
+}
+
+impl RecordReader for LineReader {
     fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
         loop {
             if !self.read().map_err(ReadError::Broken)? {
                 return Ok(None);
             }
+            if self.has("damaged") {
+                let reason = "it says so".to_owned();
+                return Err(ReadError::Damaged { offset: self.line, reason });
+            }
             if self.line > self.skip {
                 break;
             }
         }
+        let too_long = self.has("long");
         let line = self.text.trim_end().as_bytes();
         row.extend_from_slice(line);
         let id = EventId::of(line).0;
-        let kind = if line.starts_with(b"{") {
+        let kind = if too_long {
+            RecordKind::TooLong(line.len() as u64)
+        } else if line.starts_with(b"{") {
             RecordKind::Row { time_ms: None, oversize: Vec::new() }
         } else {
             RecordKind::Rejected("not-json", "it is not JSON".to_owned())

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDate};
 use flate2::read::GzDecoder;
+use futures::TryStreamExt;
 use futures::future::pending;
 use mimecast_sentinel::checkpoint::{
     ByteStream, Checkpoint, Cursor, Lease, LeaseWatch, Nowhere, Position, Store, StoreError,
@@ -25,16 +26,21 @@ use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
     OpenError, OpenPart, Page, Part, ReadError, Record, RecordReader,
 };
-use mimecast_sentinel::pipeline::{Connector, Interrupt, Policy, RunSummary, Sink, Source};
-use mimecast_sentinel::quarantine::Quarantine;
+use mimecast_sentinel::pipeline::{
+    Connector, Interrupt, Policy, Replay, ReplaySummary, RunSummary, Sink, Source,
+};
+use mimecast_sentinel::quarantine::{Quarantine, is_record};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use super::doubles::MemorySource;
+use super::doubles::{MemorySource, trouble_of};
+use super::leased_blob::{Blob, BlobOf};
 use super::rig::run;
+use super::steps::Steps;
 
 /// So many turns of all tasks bring everything to rest that one record sets going.
 const TURNS_TO_REST: usize = 16;
@@ -50,6 +56,9 @@ pub enum Effect {
     Read(String),
     Save(String),
     Keep(String),
+    KeepFile(String),
+    Names(String),
+    Remove(String),
     Release(String),
 }
 
@@ -74,6 +83,15 @@ pub enum Answers {
     Late(usize),
 }
 
+/// Where checkpoints lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpoints {
+    /// The lease ends with its holder.
+    Folder,
+    /// In the model of a leased blob: the lease of the dead runs out. For one stream.
+    Blob,
+}
+
 /// Pages of files of numbered events, by stream.
 #[derive(Clone)]
 pub struct Staged {
@@ -84,10 +102,11 @@ pub struct Staged {
     /// How far the clock goes on with each record.
     pub step: Duration,
     pub policy: Policy,
+    pub checkpoints: Checkpoints,
 }
 
 /// What is outside of the process: it outlives a crash.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Outside {
     objects: BTreeMap<String, Bytes>,
     leased: BTreeSet<String>,
@@ -114,10 +133,14 @@ struct Shared {
     /// The files of each stream by page, and whose checkpoint covers what.
     plan: Staged,
     life: Mutex<Life>,
+    blob: Arc<Mutex<Blob>>,
+    steps: Steps,
 }
 
 #[derive(Default)]
 struct Life {
+    /// How many were before it.
+    number: u32,
     begun: usize,
     death: Option<Death>,
     dead: bool,
@@ -127,8 +150,13 @@ struct Life {
 
 impl Stage {
     pub fn new(plan: Staged) -> Self {
-        let shared =
-            Shared { outside: Mutex::default(), plan: plan.clone(), life: Mutex::default() };
+        let shared = Shared {
+            outside: Mutex::default(),
+            plan: plan.clone(),
+            life: Mutex::default(),
+            blob: Arc::default(),
+            steps: Steps::default(),
+        };
         Self { plan, shared: Arc::new(shared) }
     }
 
@@ -136,11 +164,55 @@ impl Stage {
         self.shared.outside.lock().unwrap()
     }
 
+    /// The same world, but for what `plan` has otherwise.
+    pub fn go_on(&self, plan: Staged) -> Self {
+        let next = Self::new(plan);
+        *next.outside() = self.outside().clone();
+        next
+    }
+
     /// One run by a process of its own; `None` if it died.
     pub async fn run(&self, death: Option<Death>) -> Option<RunSummary> {
+        self.live(death, |turns| {
+            let connector = self.connector(turns);
+            async move { run(&connector).await }
+        })
+        .await
+    }
+
+    /// One replay of the streams' quarantine; `None` if it died.
+    pub async fn replay(&self, death: Option<Death>) -> Option<ReplaySummary> {
+        self.live(death, |turns| {
+            let source = self.source(turns);
+            let store: Arc<dyn Store> = Arc::new(StagedStore(Arc::clone(&self.shared)));
+            let replay = Replay {
+                records: Arc::new(move |input, skip| source.records(input, skip)),
+                sink: Arc::new(StagedSink(Arc::clone(&self.shared))),
+                quarantine: Quarantine::new(Arc::clone(&store)),
+                store,
+                policy: self.plan.policy,
+            };
+            let streams: Vec<String> = self.plan.streams.keys().cloned().collect();
+            async move {
+                let streams: Vec<&str> = streams.iter().map(String::as_str).collect();
+                replay.run(&streams, &CancellationToken::new()).await
+            }
+        })
+        .await
+    }
+
+    /// The work of a process; `None` if it died.
+    async fn live<T, F: Future<Output = T>>(
+        &self,
+        death: Option<Death>,
+        work: impl FnOnce(mpsc::UnboundedSender<Turn>) -> F,
+    ) -> Option<T> {
         let died = Arc::new(Notify::new());
-        let life = Life { death, died: Arc::clone(&died), ..Life::default() };
-        *self.shared.life.lock().unwrap() = life;
+        {
+            let mut life = self.shared.life.lock().unwrap();
+            let number = life.number + 1;
+            *life = Life { number, death, died: Arc::clone(&died), ..Life::default() };
+        }
         {
             let mut outside = self.outside();
             outside.done.clear();
@@ -151,15 +223,11 @@ impl Stage {
         }
         let (turns, wanted) = mpsc::unbounded_channel();
         let conductor = tokio::spawn(conduct(wanted, self.plan.step));
-        let connector = self.connector(turns);
-        let mut running = tokio::spawn(async move { run(&connector).await });
+        // Not spawned, so that it is gone when it died.
         let ended = tokio::select! {
-            ended = &mut running => Some(ended.unwrap()),
-            () = died.notified() => {
-                running.abort();
-                assert!(running.await.unwrap_err().is_cancelled());
-                None
-            }
+            biased;
+            () = died.notified() => None,
+            ended = work(turns) => Some(ended),
         };
         conductor.abort();
         drop(conductor.await);
@@ -174,11 +242,7 @@ impl Stage {
     fn connector(&self, turns: mpsc::UnboundedSender<Turn>) -> Connector {
         let store: Arc<dyn Store> = Arc::new(StagedStore(Arc::clone(&self.shared)));
         Connector {
-            source: Arc::new(StagedSource {
-                shared: Arc::clone(&self.shared),
-                readers: AtomicU64::new(1),
-                turns,
-            }),
+            source: Arc::new(self.source(turns)),
             sink: Arc::new(StagedSink(Arc::clone(&self.shared))),
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
@@ -186,6 +250,10 @@ impl Stage {
             clock: Clock::from_fn(|| DateTime::UNIX_EPOCH),
             random: Random::seeded(1),
         }
+    }
+
+    fn source(&self, turns: mpsc::UnboundedSender<Turn>) -> StagedSource {
+        StagedSource { shared: Arc::clone(&self.shared), readers: AtomicU64::new(1), turns }
     }
 }
 
@@ -211,10 +279,19 @@ impl Staged {
 
     /// All events, by stream, and whether they become rows that are accepted.
     pub fn events(&self) -> BTreeMap<u64, bool> {
-        let sources = self.streams.values();
-        let lines = sources.flat_map(|source| source.pages.iter().flatten()).flat_map(|(_, l)| l);
-        let lines = lines.map(|line| (number_of(line), line.starts_with('{')));
-        lines.map(|(n, row)| (n, row && !self.refused.contains(&n))).collect()
+        let mut events = BTreeMap::new();
+        for source in self.streams.values() {
+            for (_, lines) in source.pages.iter().flatten() {
+                let mut readable = true;
+                for line in lines {
+                    let n = number_of(line);
+                    readable &= trouble_of(line, "damaged") <= source.mended;
+                    let row = line.starts_with('{') && trouble_of(line, "long") <= source.mended;
+                    events.insert(n, readable && row && !self.refused.contains(&n));
+                }
+            }
+        }
+        events
     }
 }
 
@@ -240,12 +317,41 @@ fn stream_of(name: &str) -> &str {
 impl Outside {
     /// The events that lie in quarantine.
     pub fn kept(&self) -> BTreeSet<u64> {
-        let records = self.objects.iter().filter(|(name, _)| name.starts_with("quarantine/"));
-        let originals = records.map(|(_, bytes)| {
-            let record: Value = serde_json::from_slice(bytes).unwrap();
-            number_of(record["original"].as_str().unwrap())
-        });
-        originals.collect()
+        let records = self.objects.iter().filter(|(name, _)| is_record(name));
+        records.flat_map(|(_, bytes)| self.kept_by(bytes)).collect()
+    }
+
+    /// The events of a record: its line's, or all from its line on in the file that it is kept with.
+    fn kept_by(&self, record: &Bytes) -> Vec<u64> {
+        let record: Value = serde_json::from_slice(record).unwrap();
+        let Some(file) = record["file_kept_as"].as_str() else {
+            return vec![number_of(record["original"].as_str().unwrap())];
+        };
+        // Without it, nothing is kept.
+        let Some(bytes) = self.objects.get(file) else { return Vec::new() };
+        let lines = std::str::from_utf8(bytes).unwrap().lines().map(number_of);
+        let from = lines.skip(record["line"].as_u64().unwrap() as usize - 1);
+        from.take(if record["event_id"] == "" { usize::MAX } else { 1 }).collect()
+    }
+
+    /// Something leaves quarantine: what it kept must have landed, or be kept still.
+    fn remove(&mut self, name: &str) {
+        let before = self.kept();
+        self.objects.remove(name);
+        for n in before.difference(&self.kept()).filter(|n| !self.landed.contains(n)) {
+            self.breaches.push(format!("{name}: event {n} left quarantine and did not land"));
+        }
+    }
+
+    /// The rows that the run in hand had accepted and that are kept still, with their bodies.
+    pub fn sent_and_kept(&self) -> BTreeMap<u64, usize> {
+        let kept = self.kept();
+        self.accepted.intersection(&kept).map(|n| (*n, self.bodies[n])).collect()
+    }
+
+    /// The names of the objects that begin so.
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        self.objects.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
     }
 
     pub fn checkpoints(&self) -> BTreeMap<String, Checkpoint> {
@@ -302,6 +408,11 @@ impl Outside {
 impl Shared {
     /// One effect: dies in it if it is its time, else does `work` and returns what it gives.
     async fn effect<T>(&self, what: Effect, work: impl FnOnce(&mut Outside) -> T) -> T {
+        self.request(what, async { work(&mut self.outside.lock().unwrap()) }).await
+    }
+
+    /// The same for work that takes its time.
+    async fn request<T>(&self, what: Effect, work: impl Future<Output = T>) -> T {
         let death = {
             let mut life = self.life.lock().unwrap();
             life.begun += 1;
@@ -314,11 +425,8 @@ impl Shared {
         if death == Some(Moment::Before) {
             self.die().await;
         }
-        let done = {
-            let mut outside = self.outside.lock().unwrap();
-            outside.done.push(what);
-            work(&mut outside)
-        };
+        self.outside.lock().unwrap().done.push(what);
+        let done = work.await;
         if death == Some(Moment::After) {
             self.die().await;
         }
@@ -327,6 +435,13 @@ impl Shared {
             self.die().await;
         }
         done
+    }
+
+    /// The blob, as the process in hand has it.
+    fn blob(&self) -> BlobOf {
+        let who = char::from_u32(self.life.lock().unwrap().number).unwrap();
+        self.steps.free(who);
+        BlobOf { who, blob: Arc::clone(&self.blob), steps: self.steps.clone() }
     }
 
     async fn die(&self) {
@@ -427,7 +542,8 @@ impl Source for StagedSource {
     }
 
     fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
-        let inner = MemorySource::default().records(input, skip);
+        let mended = self.shared.plan.streams.values().map(|source| source.mended).max().unwrap();
+        let inner = MemorySource { mended, ..MemorySource::default() }.records(input, skip);
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
         drop(self.turns.send(Turn::Begun(number)));
         Box::new(TurnReader { inner, number, turns: self.turns.clone() })
@@ -490,10 +606,16 @@ impl Sink for StagedSink {
     }
 }
 
-/// The store of a folder's kind: the lease ends with its holder.
 struct StagedStore(Arc<Shared>);
 
+/// Of a folder's kind.
 struct StagedLease(Arc<Shared>, String);
+
+struct StagedBlobLease {
+    shared: Arc<Shared>,
+    name: String,
+    inner: Box<dyn Lease>,
+}
 
 #[async_trait]
 impl Store for StagedStore {
@@ -511,19 +633,31 @@ impl Store for StagedStore {
         Ok(())
     }
 
-    async fn write_stream(&self, name: &str, _: ByteStream) -> Result<(), StoreError> {
-        unreachable!("{name}: no file is damaged")
+    async fn write_stream(&self, name: &str, bytes: ByteStream) -> Result<(), StoreError> {
+        let bytes: Vec<Bytes> = bytes.try_collect().await.unwrap();
+        let keep = |o: &mut Outside| drop(o.objects.insert(name.to_owned(), bytes.concat().into()));
+        self.0.effect(Effect::KeepFile(name.to_owned()), keep).await;
+        Ok(())
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        unreachable!("{prefix}: a run lists nothing")
+        Ok(self.0.effect(Effect::Names(prefix.to_owned()), |o| o.names(prefix)).await)
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
-        unreachable!("{name}: a run deletes nothing")
+        self.0.effect(Effect::Remove(name.to_owned()), |o| o.remove(name)).await;
+        Ok(())
     }
 
     async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        if self.0.plan.checkpoints == Checkpoints::Blob {
+            let blob = self.0.blob();
+            let lease = self.0.request(Effect::Lease(name.to_owned()), blob.lease(name)).await?;
+            let (shared, name) = (Arc::clone(&self.0), name.to_owned());
+            return Ok(lease.map(|inner| -> Box<dyn Lease> {
+                Box::new(StagedBlobLease { shared, name, inner })
+            }));
+        }
         let take = |outside: &mut Outside| outside.leased.insert(name.to_owned());
         let taken = self.0.effect(Effect::Lease(name.to_owned()), take).await;
         Ok(taken.then(|| -> Box<dyn Lease> {
@@ -560,5 +694,39 @@ impl Lease for StagedLease {
         let free = |outside: &mut Outside| outside.leased.remove(&self.1);
         self.0.effect(Effect::Release(self.1.clone()), free).await;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Lease for StagedBlobLease {
+    fn held(&self) -> bool {
+        self.inner.held()
+    }
+
+    fn watch(&self) -> LeaseWatch {
+        self.inner.watch()
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.shared.request(Effect::Read(self.name.clone()), self.inner.read()).await
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let Self { shared, name, inner } = self;
+        let saving = async {
+            inner.write(bytes.clone()).await?;
+            shared.outside.lock().unwrap().save(&shared.plan, name, &bytes);
+            Ok(())
+        };
+        shared.request(Effect::Save(name.clone()), saving).await
+    }
+
+    async fn clear(self: Box<Self>) -> Result<(), StoreError> {
+        unreachable!("{}: a run clears nothing", self.name)
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        let Self { shared, name, inner } = *self;
+        shared.request(Effect::Release(name), inner.release()).await
     }
 }
