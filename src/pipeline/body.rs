@@ -75,11 +75,23 @@ pub struct Span {
 }
 
 /// What bodies are filled into, shared by all streams of a run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct BodyBuffers {
     gzip: Buffers<u8>,
     originals: Buffers<u8>,
     rows: Buffers<BodyRow>,
+}
+
+impl Default for BodyBuffers {
+    /// With room for a full body of usual events, whose rows are longer than their lines, have some
+    /// 800 bytes, and shrink to a seventh.
+    fn default() -> Self {
+        Self {
+            gzip: Buffers::with_room(MAX_BODY_BYTES / 4),
+            originals: Buffers::with_room(MAX_BODY_BYTES),
+            rows: Buffers::with_room(2_048),
+        }
+    }
 }
 
 /// Fills bodies, across the files of one page.

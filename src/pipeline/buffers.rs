@@ -1,7 +1,8 @@
 //! Large buffers that are used again.
 //!
 //! A body's buffers are made on one thread and let go on another, a megabyte a time. Given back to
-//! the allocator they leave holes, and the process grows to twice what it uses.
+//! the allocator, or grown step by step, they leave holes, and the process grows to twice what it
+//! uses. Room that is not written to costs nothing.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -9,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers that wait to be used again. As many as were ever used at the same time.
 #[derive(Debug)]
-pub struct Buffers<T>(Arc<Mutex<Vec<Vec<T>>>>);
+pub struct Buffers<T> {
+    waiting: Arc<Mutex<Vec<Vec<T>>>>,
+    room: usize,
+}
 
 /// A buffer that goes back when it is dropped.
 pub struct Buffer<T> {
@@ -18,10 +22,16 @@ pub struct Buffer<T> {
 }
 
 impl<T> Buffers<T> {
+    /// Buffers that have room for so many items when they are made.
+    pub fn with_room(room: usize) -> Self {
+        Self { waiting: Arc::default(), room }
+    }
+
     /// An empty buffer, one that was used before if there is one.
     pub fn take(&self) -> Buffer<T> {
-        let items = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Buffer { items: items.unwrap_or_default(), home: self.clone() }
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let items = waiting.unwrap_or_else(|| Vec::with_capacity(self.room));
+        Buffer { items, home: self.clone() }
     }
 
     /// An empty buffer without any memory, for what may never need it.
@@ -32,13 +42,7 @@ impl<T> Buffers<T> {
 
 impl<T> Clone for Buffers<T> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<T> Default for Buffers<T> {
-    fn default() -> Self {
-        Self(Arc::default())
+        Self { waiting: Arc::clone(&self.waiting), room: self.room }
     }
 }
 
@@ -49,7 +53,7 @@ impl<T> Drop for Buffer<T> {
             return;
         }
         items.clear();
-        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(items);
+        self.home.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(items);
     }
 }
 
