@@ -75,7 +75,9 @@ pub(crate) enum CommandError {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        // What takes time runs on blocking threads, one for each stream: more threads beside this one
+        // would only take memory.
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 output::note(&format!("error: the runtime could not be started: {error}"));
