@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Policy;
 use super::body::{BodyBuffers, BodyBuilder};
@@ -18,8 +19,9 @@ use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
 
-/// Files that are opened before their turn comes, so that small ones do not wait for one another.
-const OPEN_AHEAD: usize = 2;
+/// Files that are open at a time, the one in hand with them, so that small ones do not wait for one
+/// another.
+const OPEN: usize = 3;
 
 /// How often in a row the same page is listed again because an address was refused.
 const RELISTINGS: u32 = 3;
@@ -180,12 +182,13 @@ impl PageReader {
         let (source, deadline) = (Arc::clone(&self.source), self.deadline);
         let opening = parts.into_iter().cloned().map(|part| {
             let source = Arc::clone(&source);
-            async move {
+            // A task of its own goes on while the files before it are read.
+            AbortOnDropHandle::new(tokio::spawn(async move {
                 let open = source.open(&part, deadline).await;
                 (part, open)
-            }
+            }))
         });
-        let mut opened = stream::iter(opening).buffered(OPEN_AHEAD);
+        let mut opened = stream::iter(opening).buffered(OPEN);
         loop {
             let due = builder.since().map(|since| since + self.policy.body_wait);
             let next = tokio::select! {
@@ -196,7 +199,8 @@ impl PageReader {
                     continue;
                 }
             };
-            let Some((part, open)) = next else { break };
+            let Some(opened) = next else { break };
+            let (part, open) = opened.map_err(internal)?;
             self.in_hand = Some(part.key.clone());
             self.read_part(&part, open, builder).await?;
         }
