@@ -73,7 +73,8 @@ struct Events {
     /// How many events there are before they come again, under other files' names
     #[arg(long, default_value_t = 200_000)]
     distinct: usize,
-    /// Pads each event with a field that no column takes, to this many bytes at least
+    /// Pads each event with a field that no column takes, to this many bytes at least; below 400,
+    /// events have few other fields
     #[arg(long, default_value_t = 0)]
     event_bytes: usize,
 }
@@ -115,7 +116,13 @@ impl Events {
     ) -> BatchFile {
         let first = FIRST_MS + i64::try_from(index * self.events_per_file).unwrap_or_default();
         let lines = (first..).take(count).map(|at| {
-            let mut line = made_up.event(stream, at);
+            let mut line = match self.event_bytes {
+                1..400 => {
+                    let id = format!("{:032x}", pad.u128(..));
+                    json!({"timestamp": at, "type": stream, "processingId": id}).to_string()
+                }
+                _ => made_up.event(stream, at),
+            };
             let missing = self.event_bytes.saturating_sub(line.len());
             if missing > 12 {
                 let filling = (12..missing).map(|_| pad.alphanumeric()).collect::<String>();
