@@ -13,8 +13,8 @@ mod json;
 mod row;
 
 pub use cloud_integrated::CLOUD_INTEGRATED;
-pub use event_id::{EventId, EventIdHasher};
 use column_start::ColumnStart;
+pub use event_id::{EventId, EventIdHasher};
 use field_index::FieldIndex;
 pub use row::{MAX_COLUMN_BYTES, RejectReason, Row};
 
