@@ -269,13 +269,15 @@ mod tests {
         use Position::{End, Line};
         // (steps, whether the last one is taken, where progress stands then)
         type Steps = &'static [(Position, Position)];
-        let cases: [(Steps, bool, Position); 8] = [
+        let cases: [(Steps, bool, Position); 10] = [
+            (&[(Line(0), Line(0))], true, Line(0)),
             (&[(Line(0), Line(3))], true, Line(3)),
             (&[(Line(0), Line(3)), (Line(3), Line(7))], true, Line(7)),
             (&[(Line(0), Line(3)), (Line(3), End)], true, End),
             (&[(Line(0), End)], true, End),
             (&[(Line(0), Line(3)), (Line(2), Line(7))], false, Line(3)),
             (&[(Line(0), Line(3)), (Line(4), Line(7))], false, Line(3)),
+            (&[(Line(0), Line(3)), (Line(3), Line(2))], false, Line(3)),
             (&[(Line(0), End), (End, End)], false, End),
             (&[(Line(0), End), (Line(0), Line(1))], false, End),
         ];
@@ -296,7 +298,8 @@ mod tests {
         checkpoint.apply(&delta(Position::Line(0), Position::End)).unwrap();
         let mut other = delta(Position::Line(3), Position::Line(5));
         other.version = version(9, "v2");
-        assert!(checkpoint.apply(&other).is_err());
+        let refused = checkpoint.apply(&other).unwrap_err().to_string();
+        assert_eq!(refused, "progress of f stands at line 0, not at line 3");
         other.from = Position::Line(0);
         checkpoint.apply(&other).unwrap();
         assert_eq!(checkpoint.files["f"].done, Position::Line(5));
@@ -307,6 +310,8 @@ mod tests {
         let mut checkpoint = checkpoint();
         checkpoint.apply(&delta(Position::Line(0), Position::Line(12))).unwrap();
         checkpoint.out_of_time_at = Some(("f".to_owned(), Position::Line(12)));
+        let of_another = Delta { file: "g".to_owned(), ..delta(Position::Line(0), Position::End) };
+        checkpoint.apply(&of_another).unwrap();
         let bytes = checkpoint.to_bytes();
         assert_eq!(Checkpoint::parse(&bytes), Ok(checkpoint));
 
@@ -314,5 +319,17 @@ mod tests {
         let error = Checkpoint::parse(newer.as_bytes()).unwrap_err();
         assert_eq!(error.to_string(), "has version 2; this release knows up to 1");
         assert!(matches!(Checkpoint::parse(b"{}"), Err(CheckpointError::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_place_in_a_file_that_is_none_is_told() {
+        for (done, said) in [("true", "boolean `true`"), ("\"ende\"", "string \"ende\"")] {
+            let bytes = String::from_utf8(checkpoint().to_bytes()).unwrap();
+            let bytes = bytes
+                .replace("\"files\": {}", &format!("\"files\": {{\"f\": {{\"done\": {done}}}}}"));
+            let error = Checkpoint::parse(bytes.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert!(error.contains("expected a number of lines or \"end\""), "{error}");
+        }
     }
 }
