@@ -582,7 +582,7 @@ mod tests {
         let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
         builder.begin_file("f", &FileVersion::default(), Position::Line(0));
         let mut lines = 0;
-        while builder.fits(10) {
+        while builder.fits(10) && lines < 5_000 {
             lines += 1;
             builder.push_rejection(rejection(&builder, lines, b"x"));
         }
