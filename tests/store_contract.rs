@@ -191,12 +191,14 @@ async fn a_lost_lease_overwrites_nothing(place: &dyn Place) {
     let store = place.store();
     let mut lease = store.lease("lost/a").await.unwrap().unwrap();
     lease.write("ours".into()).await.unwrap();
+    let watch = lease.watch();
+    assert!(lease.held() && watch.held());
     place.break_lease("lost/a").await;
     let mut theirs = store.lease("lost/a").await.unwrap().unwrap();
     theirs.write("theirs".into()).await.unwrap();
 
     assert_lost(lease.write("ours again".into()).await);
-    assert!(!lease.held());
+    assert!(!lease.held() && !watch.held());
     assert_lost(lease.write("and again".into()).await);
     assert_lost(lease.clear().await);
     assert_eq!(theirs.read().await.unwrap().unwrap(), "theirs");

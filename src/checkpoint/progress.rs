@@ -306,6 +306,23 @@ mod tests {
     }
 
     #[test]
+    fn a_page_is_half_read_until_its_files_are_at_their_end() {
+        let mut checkpoint = checkpoint();
+        assert!(!checkpoint.has_half_read());
+        checkpoint.apply(&delta(Position::Line(0), Position::End)).unwrap();
+        assert!(!checkpoint.has_half_read());
+        let other = Delta { file: "g".to_owned(), ..delta(Position::Line(0), Position::Line(3)) };
+        checkpoint.apply(&other).unwrap();
+        assert!(checkpoint.has_half_read());
+        checkpoint.out_of_time_at = Some(("g".to_owned(), Position::Line(3)));
+
+        checkpoint.advance(Cursor::Token("next".to_owned()));
+        let (owner, destination) = (checkpoint.owner.clone(), checkpoint.destination.clone());
+        let next = Checkpoint::new(owner, destination, Cursor::Token("next".to_owned()));
+        assert_eq!(checkpoint, next, "nothing of the last page is left");
+    }
+
+    #[test]
     fn a_stored_checkpoint_reads_back_and_a_newer_one_is_refused() {
         let mut checkpoint = checkpoint();
         checkpoint.apply(&delta(Position::Line(0), Position::Line(12))).unwrap();
@@ -313,10 +330,16 @@ mod tests {
         let of_another = Delta { file: "g".to_owned(), ..delta(Position::Line(0), Position::End) };
         checkpoint.apply(&of_another).unwrap();
         let bytes = checkpoint.to_bytes();
-        assert_eq!(Checkpoint::parse(&bytes), Ok(checkpoint));
+        assert_eq!(Checkpoint::parse(&bytes).as_ref(), Ok(&checkpoint));
 
-        let newer = String::from_utf8(bytes).unwrap().replace("\"version\": 1", "\"version\": 2");
-        let error = Checkpoint::parse(newer.as_bytes()).unwrap_err();
+        let text = String::from_utf8(bytes).unwrap();
+        let with_version = |n| text.replace("\"version\": 1", &format!("\"version\": {n}"));
+        assert_eq!(
+            Checkpoint::parse(with_version(0).as_bytes()),
+            Ok(checkpoint),
+            "written anew as 1"
+        );
+        let error = Checkpoint::parse(with_version(2).as_bytes()).unwrap_err();
         assert_eq!(error.to_string(), "has version 2; this release knows up to 1");
         assert!(matches!(Checkpoint::parse(b"{}"), Err(CheckpointError::Unreadable(_))));
     }

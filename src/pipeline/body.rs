@@ -434,6 +434,19 @@ mod tests {
         assert!(builder.take().unwrap().is_none(), "no file is in hand any more");
     }
 
+    /// Else each run would look for it anew.
+    #[test]
+    fn a_file_that_is_passed_is_at_its_end_and_no_event() {
+        let mut builder = begun();
+        let (event_id, kept) = (String::new(), Kept::Nothing);
+        let whole = Rejection { event_id, kept, ..rejection(&builder, 1, b"") };
+        builder.push_rejection(whole);
+        builder.pass_file();
+        let [span] = &builder.take().unwrap().unwrap().spans[..] else { panic!("one file") };
+        assert_eq!((span.delta.to, span.events_in_file), (Position::End, None));
+        assert_eq!((span.rows, span.rejected), (0, 0));
+    }
+
     /// One line of a file, with the sizes of its row and of its original.
     #[derive(Clone, Debug)]
     enum Line {
