@@ -158,8 +158,11 @@ async fn one_lease_at_a_time(store: &dyn Store) {
     assert!(store.lease("lease/a").await.unwrap().is_none());
     let other = store.lease("lease/b").await.unwrap().unwrap();
     assert!(first.held() && other.held());
+    // Whoever still watches it does not keep it.
+    let watch = first.watch();
     first.release().await.unwrap();
     let second = store.lease("lease/a").await.unwrap().unwrap();
+    drop(watch);
     assert!(store.lease("lease/a").await.unwrap().is_none());
     second.release().await.unwrap();
     other.release().await.unwrap();
@@ -188,12 +191,14 @@ async fn a_lost_lease_overwrites_nothing(place: &dyn Place) {
     let store = place.store();
     let mut lease = store.lease("lost/a").await.unwrap().unwrap();
     lease.write("ours".into()).await.unwrap();
+    let watch = lease.watch();
+    assert!(lease.held() && watch.held());
     place.break_lease("lost/a").await;
     let mut theirs = store.lease("lost/a").await.unwrap().unwrap();
     theirs.write("theirs".into()).await.unwrap();
 
     assert_lost(lease.write("ours again".into()).await);
-    assert!(!lease.held());
+    assert!(!lease.held() && !watch.held());
     assert_lost(lease.write("and again".into()).await);
     assert_lost(lease.clear().await);
     assert_eq!(theirs.read().await.unwrap().unwrap(), "theirs");
@@ -628,15 +633,52 @@ async fn a_dropped_lease_is_free_at_once() {
     assert!(folder.store.lease("a").await.unwrap().is_some());
 }
 
+/// Nor is it an empty one: a run would begin anew.
 #[tokio::test]
 async fn a_folder_that_cannot_be_one_is_refused_by_its_path() {
     let parent = tempfile::tempdir().unwrap();
     let file = parent.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = FolderStore::new(&file).write("a/b", "b".into()).await.unwrap_err();
-    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
-    assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
-    assert!(error.to_string().contains("CHECKPOINT_URL"), "{error}");
+    let store = FolderStore::new(&file);
+    let refusals = [
+        store.write("a/b", "b".into()).await.unwrap_err(),
+        store.read("a/b").await.map(drop).unwrap_err(),
+        store.read_stream("a/b").await.map(drop).unwrap_err(),
+        store.list("a/").await.map(drop).unwrap_err(),
+        store.delete("a/b").await.unwrap_err(),
+        store.lease("a/b").await.map(drop).unwrap_err(),
+    ];
+    for error in refusals {
+        assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.starts_with(&format!("{} refuses ", file.display())), "{said}");
+        assert!(said.contains("CHECKPOINT_URL"), "{said}");
+    }
+}
+
+/// It is told, and not tried for ever. (In `/proc` nobody makes a file.)
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_folder_that_takes_no_file_is_a_failure() {
+    let store = FolderStore::new("/proc/self");
+    for name in ["a", "a/b"] {
+        let error = store.write(name, "a".into()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Failed { .. }), "{error}");
+        assert!(error.to_string().contains("/proc/self"), "{error}");
+    }
+}
+
+/// In a container each process has the same id, and begins to count anew.
+#[tokio::test]
+async fn what_a_crash_left_half_written_is_in_nobodys_way() {
+    let folder = Folder::new();
+    folder.store.write("a", "old".into()).await.unwrap();
+    for count in 0..1_000 {
+        let draft = format!(".a.{}-{count}.tmp", std::process::id());
+        std::fs::write(folder.path.join(draft), "half").unwrap();
+    }
+    folder.store.write("a", "new".into()).await.unwrap();
+    assert_eq!(folder.store.read("a").await.unwrap().unwrap(), "new");
 }
 
 /// Where the process that the next test kills keeps its lease.

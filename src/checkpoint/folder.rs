@@ -301,3 +301,30 @@ impl Lock {
         self.file.unlock().at(&self.path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_file_system_says_what_to_do() {
+        let access = "give this account read and write access there, or choose another place";
+        let (place, space) = ("; choose another place with CHECKPOINT_URL", "; free space there");
+        let cases = [
+            (ErrorKind::PermissionDenied, true, access),
+            (ErrorKind::ReadOnlyFilesystem, true, access),
+            (ErrorKind::NotADirectory, true, place),
+            (ErrorKind::IsADirectory, true, place),
+            (ErrorKind::StorageFull, false, space),
+            (ErrorKind::QuotaExceeded, false, space),
+            (ErrorKind::TimedOut, false, "f: timed out"),
+        ];
+        let store = FolderStore::new("state");
+        for (kind, settings, says) in cases {
+            let error =
+                store.refused_or_failed("writing f".to_owned(), Path::new("f"), &kind.into());
+            assert_eq!(matches!(error, StoreError::Refused { .. }), settings, "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+}

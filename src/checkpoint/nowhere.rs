@@ -66,3 +66,21 @@ impl Lease for Nowhere {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_is_gone_and_everybody_may_write() {
+        let mut lease = Nowhere.lease("a").await.unwrap().unwrap();
+        assert!(Nowhere.lease("a").await.unwrap().is_some());
+        lease.write("a".into()).await.unwrap();
+        Nowhere.write("b", "b".into()).await.unwrap();
+        assert!(lease.held() && lease.watch().held());
+        assert_eq!(lease.read().await.unwrap(), None);
+        assert_eq!(Nowhere.read("b").await.unwrap(), None);
+        assert!(Nowhere.read_stream("b").await.unwrap().is_none());
+        assert_eq!(Nowhere.list("").await.unwrap(), [""; 0]);
+    }
+}

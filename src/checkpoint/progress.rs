@@ -269,13 +269,15 @@ mod tests {
         use Position::{End, Line};
         // (steps, whether the last one is taken, where progress stands then)
         type Steps = &'static [(Position, Position)];
-        let cases: [(Steps, bool, Position); 8] = [
+        let cases: [(Steps, bool, Position); 10] = [
+            (&[(Line(0), Line(0))], true, Line(0)),
             (&[(Line(0), Line(3))], true, Line(3)),
             (&[(Line(0), Line(3)), (Line(3), Line(7))], true, Line(7)),
             (&[(Line(0), Line(3)), (Line(3), End)], true, End),
             (&[(Line(0), End)], true, End),
             (&[(Line(0), Line(3)), (Line(2), Line(7))], false, Line(3)),
             (&[(Line(0), Line(3)), (Line(4), Line(7))], false, Line(3)),
+            (&[(Line(0), Line(3)), (Line(3), Line(2))], false, Line(3)),
             (&[(Line(0), End), (End, End)], false, End),
             (&[(Line(0), End), (Line(0), Line(1))], false, End),
         ];
@@ -296,10 +298,28 @@ mod tests {
         checkpoint.apply(&delta(Position::Line(0), Position::End)).unwrap();
         let mut other = delta(Position::Line(3), Position::Line(5));
         other.version = version(9, "v2");
-        assert!(checkpoint.apply(&other).is_err());
+        let refused = checkpoint.apply(&other).unwrap_err().to_string();
+        assert_eq!(refused, "progress of f stands at line 0, not at line 3");
         other.from = Position::Line(0);
         checkpoint.apply(&other).unwrap();
         assert_eq!(checkpoint.files["f"].done, Position::Line(5));
+    }
+
+    #[test]
+    fn a_page_is_half_read_until_its_files_are_at_their_end() {
+        let mut checkpoint = checkpoint();
+        assert!(!checkpoint.has_half_read());
+        checkpoint.apply(&delta(Position::Line(0), Position::End)).unwrap();
+        assert!(!checkpoint.has_half_read());
+        let other = Delta { file: "g".to_owned(), ..delta(Position::Line(0), Position::Line(3)) };
+        checkpoint.apply(&other).unwrap();
+        assert!(checkpoint.has_half_read());
+        checkpoint.out_of_time_at = Some(("g".to_owned(), Position::Line(3)));
+
+        checkpoint.advance(Cursor::Token("next".to_owned()));
+        let (owner, destination) = (checkpoint.owner.clone(), checkpoint.destination.clone());
+        let next = Checkpoint::new(owner, destination, Cursor::Token("next".to_owned()));
+        assert_eq!(checkpoint, next, "nothing of the last page is left");
     }
 
     #[test]
@@ -307,12 +327,32 @@ mod tests {
         let mut checkpoint = checkpoint();
         checkpoint.apply(&delta(Position::Line(0), Position::Line(12))).unwrap();
         checkpoint.out_of_time_at = Some(("f".to_owned(), Position::Line(12)));
+        let of_another = Delta { file: "g".to_owned(), ..delta(Position::Line(0), Position::End) };
+        checkpoint.apply(&of_another).unwrap();
         let bytes = checkpoint.to_bytes();
-        assert_eq!(Checkpoint::parse(&bytes), Ok(checkpoint));
+        assert_eq!(Checkpoint::parse(&bytes).as_ref(), Ok(&checkpoint));
 
-        let newer = String::from_utf8(bytes).unwrap().replace("\"version\": 1", "\"version\": 2");
-        let error = Checkpoint::parse(newer.as_bytes()).unwrap_err();
+        let text = String::from_utf8(bytes).unwrap();
+        let with_version = |n| text.replace("\"version\": 1", &format!("\"version\": {n}"));
+        assert_eq!(
+            Checkpoint::parse(with_version(0).as_bytes()),
+            Ok(checkpoint),
+            "written anew as 1"
+        );
+        let error = Checkpoint::parse(with_version(2).as_bytes()).unwrap_err();
         assert_eq!(error.to_string(), "has version 2; this release knows up to 1");
         assert!(matches!(Checkpoint::parse(b"{}"), Err(CheckpointError::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_place_in_a_file_that_is_none_is_told() {
+        for (done, said) in [("true", "boolean `true`"), ("\"ende\"", "string \"ende\"")] {
+            let bytes = String::from_utf8(checkpoint().to_bytes()).unwrap();
+            let bytes = bytes
+                .replace("\"files\": {}", &format!("\"files\": {{\"f\": {{\"done\": {done}}}}}"));
+            let error = Checkpoint::parse(bytes.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert!(error.contains("expected a number of lines or \"end\""), "{error}");
+        }
     }
 }
