@@ -29,7 +29,7 @@ First steps:
   mimecast-sentinel pull                    land it, once
 
 Exit codes:
-  0  done; also at the time limit, if all that was read is delivered
+  0  done; also at the time limit or the first signal: the next run goes on from the checkpoint
   1  nothing could be done
   2  wrong settings or usage
   3  some streams failed, the others did their work";
