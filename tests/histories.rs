@@ -597,16 +597,12 @@ impl<'a> Played<'a> {
             }
             kept.insert(text("event_id"));
         }
-        let damaged: BTreeMap<String, usize> = self
-            .rig
-            .simulator
-            .faults()
-            .into_iter()
-            .filter_map(|drawn| match drawn.fault {
-                Fault::Corrupt(at) => Some((drawn.identity, at)),
-                _ => None,
-            })
-            .collect();
+        let mut damaged: BTreeMap<String, usize> = BTreeMap::new();
+        for drawn in self.rig.simulator.faults() {
+            if let Fault::Corrupt(at) = drawn.fault {
+                damaged.entry(drawn.identity).or_insert(at);
+            }
+        }
         move |listed, line| {
             let id = &listed.events[&line];
             let path = format!("{}/{}", STREAMS[listed.stream], listed.file.name);

@@ -152,7 +152,7 @@ impl State {
         let fault = self.plan.draw(endpoint, &identity, *attempt);
         *attempt += 1;
         if let Fault::Corrupt(at) = fault {
-            self.damaged.insert(name.to_owned(), at);
+            self.damaged.entry(name.to_owned()).or_insert(at);
         }
         if fault != Fault::Nothing {
             self.drawn.push(Drawn { endpoint, identity, fault: fault.clone() });
