@@ -41,7 +41,7 @@ const DAMAGED: u32 = 60;
 /// More rows than any body holds.
 const ROWS_OF_A_BODY: u64 = 2_500;
 /// Bodies that may come again after a stream failed (docs/SEMANTICS.md).
-const BODIES_AGAIN: u64 = 8;
+const BODIES_AGAIN: u64 = 4;
 
 #[derive(Parser)]
 struct Soak {

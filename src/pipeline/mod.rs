@@ -74,7 +74,7 @@ impl Default for Policy {
             run_time_limit: Duration::from_secs(540),
             grace: Duration::from_secs(30),
             gzip_level: 2,
-            in_flight: 8,
+            in_flight: 4,
             body_wait: Duration::from_secs(5),
             save_after_bodies: 16,
             save_after: Duration::from_secs(5),
