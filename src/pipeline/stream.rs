@@ -1,6 +1,6 @@
 //! One stream's pull: take the lease, read page after page, end with a summary.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{NaiveDate, NaiveTime};
@@ -207,7 +207,7 @@ impl StreamPull<'_> {
             gone: Vec::new(),
             in_hand: None,
             events: BTreeMap::new(),
-            kept: BTreeSet::new(),
+            kept: BTreeMap::new(),
             expired: 0,
         };
         let poster = Arc::new(Poster {
