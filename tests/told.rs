@@ -8,9 +8,11 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, NaiveDate, NaiveTime};
+use mimecast_sentinel::checkpoint::FolderStore;
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
 use mimecast_sentinel::table::EventId;
 use serde_json::{Value, json};
+use support::doubles::{Act, WatchedStore, run_or_die};
 use support::rig::Rig;
 use tracing::subscriber::DefaultGuard;
 
@@ -85,6 +87,32 @@ async fn rows_in_quarantine_are_told_with_their_number_and_where_they_lie() {
     let folders = std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path());
     let records: usize = folders.map(|folder| std::fs::read_dir(folder).unwrap().count()).sum();
     assert_eq!(records, 2, "what it names is where they lie");
+
+    rig.pull().await;
+    assert_eq!(log.told("rows were put in quarantine").len(), 1, "once");
+}
+
+/// Killed as soon as it had written down that two rows lie in quarantine.
+#[tokio::test]
+async fn rows_that_a_killed_run_put_in_quarantine_are_told_by_the_next_one() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let lines = lines(10);
+    let bad = [2, 5].map(|n| EventId::of(lines[n].as_bytes()).to_string());
+    let faults = FaultPlan::none().poison(move |row| bad.iter().any(|id| row["EventId"] == **id));
+    let rig = Rig::new(world(&lines), faults).await.only(STREAM);
+    let store = WatchedStore::new(Arc::new(FolderStore::new(rig.state())), |_, call| {
+        let written = call.saved().is_some_and(|saved| saved.totals.rows_quarantined == 2);
+        if written { Act::HangAfter } else { Act::Pass }
+    });
+    let hung = store.hung();
+    assert!(run_or_die(rig.connector_on(Arc::new(store)), &hung).await.is_none());
+    assert_eq!(log.told("").len(), 0, "it died before it could");
+
+    assert_eq!(rig.pull_one().await.rows_quarantined, 0);
+    let told = log.told("rows were put in quarantine");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["stream"], &told[0]["rows_quarantined"]), (&json!(STREAM), &json!(2)));
 
     rig.pull().await;
     assert_eq!(log.told("rows were put in quarantine").len(), 1, "once");

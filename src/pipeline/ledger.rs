@@ -110,8 +110,11 @@ impl Ledger {
         let totals = &mut self.checkpoint.totals;
         totals.rows_delivered += body.delivered;
         totals.rows_quarantined += body.quarantined;
+        self.checkpoint.untold.rows_quarantined += body.quarantined;
+        self.checkpoint.untold.rows_truncated += body.truncated;
         add(&self.counters.rows_delivered, body.delivered);
         add(&self.counters.rows_quarantined, body.quarantined);
+        add(&self.counters.rows_truncated, body.truncated);
         self.newest_ms = self.newest_ms.max(body.newest_ms);
         let newest = body.newest_ms.and_then(DateTime::from_timestamp_millis);
         self.checkpoint.newest_event = self.checkpoint.newest_event.max(newest);
@@ -192,6 +195,7 @@ mod tests {
             newest_ms: None,
             delivered: settled,
             quarantined: 0,
+            truncated: 0,
             kept: Vec::new(),
         }
     }
