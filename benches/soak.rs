@@ -321,7 +321,7 @@ impl Oracle {
     }
 
     /// Reads what is in quarantine: `<stream>/<file>/<line>-<event id>.json` for a refused row,
-    /// `<stream>/<file>/file` for a file that is kept whole.
+    /// `<stream>/<file>/file-<version>` for a file that is kept whole.
     fn quarantined(&mut self, folder: &Path) -> Result<(), Failure> {
         if !folder.exists() {
             return Ok(());
@@ -338,7 +338,7 @@ impl Oracle {
 
     fn record(&mut self, path: &Path) -> Result<(), Failure> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name == "file"
+        if name.starts_with("file-")
             && let Some(ids) = self.damaged.remove(&Bytes::from(fs::read(path)?))
         {
             self.kept_files += 1;

@@ -175,30 +175,80 @@ mod bodies {
 mod a_400 {
     use super::*;
 
-    #[tokio::test]
-    async fn about_the_stream_the_rule_or_the_version_stops_the_stream() {
-        let cases = [
-            ("InvalidStream", "Custom-X was not configured"),
-            ("BadArgument", "The Stream was not configured in the collection"),
-            ("BadArgument", "Data collection RULE is of the wrong kind"),
-            ("UnsupportedApiVersion", "not supported"),
-            ("BadArgument", "The api-version '2023-01-01' is not supported"),
-        ];
-        for (code, message) in cases {
-            let fault = BadRequest { code: code.to_owned(), message: message.to_owned() };
-            let lines = events(30);
-            let rig = one_file(&lines, FaultPlan::none().once(Endpoint::Post, fault)).await;
-            let (_, fault) = fails(&rig, 2).await;
-            assert_eq!(fault.code, "ingestion-settings", "{fault}");
-            assert!(fault.message.contains(message), "{fault}");
-            assert!(fault.message.contains(rig.simulator.rule_id()), "{fault}");
-            assert!(fault.fix.contains("LOGS_INGESTION_STREAM"), "{fault}");
-            assert_eq!(rig.simulator.calls().posts, 1, "{code}: it is not halved");
-            assert_nothing_moved(&rig);
+    fn of(code: &str, message: &str) -> Fault {
+        BadRequest { code: code.to_owned(), message: message.to_owned() }
+    }
 
-            catches_up(&rig).await;
-            assert_landed_once(&rig, &lines);
+    /// With this 400 the stream stops at the first post, and nothing has moved.
+    async fn assert_stops_the_stream(rig: &Rig, lines: &[String], refusal: Fault) {
+        rig.simulator.script(Endpoint::Post, refusal.clone());
+        let (_, fault) = fails(rig, 2).await;
+        assert_eq!(fault.code, "ingestion-settings", "{fault}");
+        let BadRequest { code, message } = refusal else { panic!("{refusal:?}") };
+        assert!(fault.message.contains(&format!("{code} {message}")), "{fault}");
+        assert!(fault.message.contains(rig.simulator.rule_id()), "{fault}");
+        assert!(fault.fix.contains("LOGS_INGESTION_STREAM"), "{fault}");
+        assert_eq!(rig.simulator.calls().posts, 1, "{code}: it is not halved");
+        assert_nothing_moved(rig);
+
+        catches_up(rig).await;
+        assert_landed_once(rig, lines);
+    }
+
+    #[tokio::test]
+    async fn whose_code_names_a_setting_stops_the_stream() {
+        for (code, message) in [
+            ("InvalidStream", "Custom-X was not configured"),
+            ("InvalidDataCollectionRule", "it is of the wrong kind"),
+            ("UnsupportedApiVersion", "not supported"),
+        ] {
+            let lines = events(30);
+            let rig = one_file(&lines, FaultPlan::none()).await;
+            assert_stops_the_stream(&rig, &lines, of(code, message)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn that_names_the_rules_id_stops_the_stream() {
+        let lines = events(30);
+        let rig = one_file(&lines, FaultPlan::none()).await;
+        let message = format!("{} has no such input", rig.simulator.rule_id().to_uppercase());
+        assert_stops_the_stream(&rig, &lines, of("BadArgument", &message)).await;
+    }
+
+    /// Azure may quote a row, and who writes a subject knows the words.
+    #[tokio::test]
+    async fn that_quotes_a_row_is_about_the_row_whatever_its_words() {
+        for subject in
+            ["the rule of the stream", "Custom-Cloud_Integrated", "the api-version '2023-01-01'"]
+        {
+            let lines = events(8);
+            let refusal = of("InvalidRow", &format!("cannot take the value '{subject}'"));
+            // The body, its half, its quarter, and the row.
+            let rig = one_file(&lines, FaultPlan::none().times(4, Endpoint::Post, refusal)).await;
+            let stream = catches_up(&rig).await;
+            assert_eq!((stream.rows_delivered, stream.rows_quarantined), (7, 1), "{subject}");
+            assert_landed_once(&rig, &lines[1..]);
+            let records = rig.quarantined();
+            assert_eq!(records.len(), 1);
+            assert_eq!(records[0]["original"], lines[0]);
+        }
+    }
+
+    #[tokio::test]
+    async fn about_a_setting_in_other_words_is_told_and_loses_nothing() {
+        let lines = events(30);
+        let refusal = of("BadArgument", "The stream is not in the collection");
+        let rig = one_file(&lines, FaultPlan::none()).await;
+        // As often as a body of 30 is halved until its rows are alone.
+        (0..59).for_each(|_| rig.simulator.script(Endpoint::Post, refusal.clone()));
+        let (_, fault) = fails(&rig, 2).await;
+        assert_eq!(fault.code, "every-row-refused");
+        assert!(fault.message.contains("The stream is not in the collection"), "{fault}");
+        assert_nothing_moved(&rig);
+
+        catches_up(&rig).await;
+        assert_landed_once(&rig, &lines);
     }
 
     #[tokio::test]

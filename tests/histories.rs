@@ -586,7 +586,7 @@ impl<'a> Played<'a> {
         let mut gone: BTreeSet<(String, u64)> = BTreeSet::new();
         let mut files: BTreeSet<Bytes> = BTreeSet::new();
         for (name, bytes) in self.store.objects("quarantine/") {
-            if name.ends_with("/file") {
+            if name.contains("/file-") {
                 files.insert(bytes);
                 continue;
             }

@@ -5,7 +5,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -80,11 +80,13 @@ fn kept_files(program: &Program) -> usize {
     fn count(folder: &Path) -> usize {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         entries
-            .map(
-                |path| {
-                    if path.is_dir() { count(&path) } else { usize::from(path.ends_with("file")) }
-                },
-            )
+            .map(|path| {
+                if path.is_dir() {
+                    count(&path)
+                } else {
+                    usize::from(path.extension().is_none_or(|extension| extension != "json"))
+                }
+            })
             .sum()
     }
     count(&program.state().join("quarantine"))
@@ -570,6 +572,101 @@ async fn the_readable_part_of_a_file_leaves_and_the_rest_stays_from_its_line_on(
     assert_eq!(rest.streams[0].rows_delivered, 1_000 + 1 - line);
     assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
     assert_eq!(landed_ids(&rig), ids(&lines), "each once");
+}
+
+/// Ten events that are long, and short when compressed.
+fn long_lines(seed: u32) -> Vec<String> {
+    let subject = "s".repeat(50_000);
+    (0..10).map(|n| format!(r#"{{"type":"{STREAM}","subject":"{subject} {seed} {n}"}}"#)).collect()
+}
+
+/// A rig that has pulled a file of such lines, larger than it may be; it may be now.
+async fn rig_with_a_kept_file(lines: &[String]) -> Rig {
+    let world = World::default().page(STREAM, page_of("a.json.gz", lines));
+    let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
+    rig.options.max_file_bytes = 20_000;
+    rig.pull().await;
+    rig.options.max_file_bytes = 8 << 30;
+    rig
+}
+
+#[tokio::test]
+async fn two_contents_of_one_file_are_both_kept_and_both_sent_again() {
+    let (first, second) = (long_lines(1), long_lines(2));
+    let mut rig = rig_with_a_kept_file(&first).await;
+    rig.simulator.add_page(STREAM, page_of("a.json.gz", &second));
+    rig.options.max_file_bytes = 20_000;
+    rig.pull().await;
+    let records = rig.quarantined();
+    let places: BTreeSet<_> =
+        records.iter().map(|record| (text(record, "file"), record["line"].as_u64())).collect();
+    assert_eq!((records.len(), places.len()), (2, 1), "at the same place: {records:?}");
+    let contents: BTreeSet<Vec<u8>> = rig.kept_files().into_iter().collect();
+    let expected = [&first, &second].map(|lines| BatchFile::of_lines("a.json.gz", lines).bytes);
+    assert_eq!(contents, expected.iter().map(|bytes| bytes.to_vec()).collect());
+
+    rig.options.max_file_bytes = 8 << 30;
+    let replayed = replay_on(&rig, folder(&rig)).await;
+    assert_eq!(replayed.streams[0].rows_delivered, 20);
+    assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
+    let landed: BTreeSet<String> = landed_ids(&rig).into_iter().collect();
+    assert_eq!(landed, ids(&[first, second].concat()).into_iter().collect());
+}
+
+/// The only record of `rig`, and where it lies.
+fn only_record(rig: &Rig) -> (PathBuf, Value) {
+    let record = rig.quarantined().remove(0);
+    let kept = rig.state().join(text(&record, "file_kept_as"));
+    let beside = std::fs::read_dir(kept.parent().unwrap()).unwrap();
+    let mut paths = beside.map(|entry| entry.unwrap().path());
+    let path = paths.find(|path| path.extension().is_some_and(|end| end == "json")).unwrap();
+    (path, record)
+}
+
+#[tokio::test]
+async fn a_file_that_was_kept_before_names_had_versions_is_sent_again() {
+    let lines = long_lines(1);
+    let rig = rig_with_a_kept_file(&lines).await;
+    let (path, mut record) = only_record(&rig);
+    let new = text(&record, "file_kept_as").to_owned();
+    let old = format!("{}/file", new.rsplit_once('/').unwrap().0);
+    std::fs::rename(rig.state().join(new), rig.state().join(&old)).unwrap();
+    record["file_kept_as"] = old.into();
+    std::fs::remove_file(&path).unwrap();
+    let old = path.with_file_name("0000000001-file-too-large.json");
+    std::fs::write(old, record.to_string()).unwrap();
+
+    assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 10);
+    assert_eq!(landed_ids(&rig), ids(&lines));
+    assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
+}
+
+#[tokio::test]
+async fn a_record_takes_no_file_but_its_own() {
+    let lines = long_lines(1);
+    let rig = rig_with_a_kept_file(&lines).await;
+    let (path, record) = only_record(&rig);
+    let own = text(&record, "file_kept_as");
+    let (own_folder, own_name) = own.rsplit_once('/').unwrap();
+    let others = [
+        "checkpoints/mailflow.json".to_owned(),
+        format!("quarantine/urlclick/{}/{own_name}", "0".repeat(32)),
+        format!("{own_folder}/x/../{own_name}"),
+        format!("{own_folder}/{}", path.file_name().unwrap().to_str().unwrap()),
+        format!("{own_folder}/file-{}", "A".repeat(32)),
+        format!("/{own}"),
+        // Of its folder, but then its own name is another.
+        format!("{own_folder}/file-{}", "0".repeat(32)),
+    ];
+    for other in others {
+        let mut forged = record.clone();
+        forged["file_kept_as"] = other.clone().into();
+        std::fs::write(&path, forged.to_string()).unwrap();
+        let replayed = replay_on(&rig, folder(&rig)).await;
+        assert_eq!(replayed.streams[0].stay, [("unreadable".to_owned(), 1)].into(), "{other}");
+        assert_eq!(rig.quarantined(), [forged], "it stays as it is");
+        assert_eq!((rig.kept_files().len(), rig.simulator.landed_count()), (1, 0), "{other}");
+    }
 }
 
 #[tokio::test]

@@ -436,8 +436,13 @@ fn other_places_for_state_are_refused_without_showing_the_signature() {
         ("https://me:SIGN@acc.blob.core.windows.net/state", "a user name"),
         ("https://acc.blob.core.windows.net/state#sig=SIGN", "a user name"),
         ("https://acc.blob.core.windows.net/state?token=SIGN", "not a SAS"),
-        ("acc.blob.core.windows.net/state?sig=SIGN", "without its whole beginning"),
-        ("https:/acc.example.com/state?sv=1&SIGN", "without its whole beginning"),
+        ("acc.blob.core.windows.net/SIGN", "without its whole beginning"),
+        ("https:/acc.example.com/state?SIGN", "without its whole beginning"),
+        ("https:/acc.example.com/state?sv=1&SIGN", "it has an `=`"),
+        ("acc.blob.core.windows.net/state?sig=SIGN", "it has an `=`"),
+        ("DefaultEndpointsProtocol=https;AccountName=a;AccountKey=SIGN==", "it has an `=`"),
+        ("BlobEndpoint=https://a.blob.core.windows.net/;SharedAccessSignature=SIGN", "not a URL"),
+        ("SIGN==", "it has an `=`"),
         ("http://127.0.0.1:10000/state?sig=SIGN", "one container"),
         ("http://127.0.0.1:10000/devstoreaccount1/state", "no SAS"),
         ("https://[/state?sig=SIGN", "not a URL"),
@@ -448,6 +453,12 @@ fn other_places_for_state_are_refused_without_showing_the_signature() {
         assert!(faults.to_string().contains(expected), "{url}: {faults}");
         assert!(!format!("{faults} {faults:?}").contains("SIGN"), "{url}: {faults}");
     }
+}
+
+#[test]
+fn a_folder_with_an_equals_sign_is_written_as_a_url() {
+    let folder = location("file:///state/day=1").unwrap();
+    assert_eq!(folder.to_string(), "/state/day=1");
 }
 
 #[test]

@@ -7,9 +7,17 @@ mod support;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, NaiveTime};
+use mimecast_sentinel::checkpoint::FolderStore;
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
+use mimecast_sentinel::table::EventId;
+use serde_json::{Value, json};
+use support::doubles::{Act, WatchedStore, run_or_die};
 use support::rig::Rig;
+use tracing::subscriber::DefaultGuard;
+
+/// 2027-01-15T08:00:00Z.
+const AT: i64 = 1_800_000_000_000;
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -25,25 +33,120 @@ impl io::Write for Log {
     }
 }
 
+impl Log {
+    /// Hears the errors of this thread from now on. A test's runtime has one thread, so that this is
+    /// the whole run.
+    fn listen(&self) -> DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::ERROR)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    /// The fields of the lines with these words.
+    fn told(&self, words: &str) -> Vec<Value> {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let fields = lines.map(|mut line| line["fields"].take());
+        fields.filter(|told| told["message"].as_str().unwrap().contains(words)).collect()
+    }
+}
+
+const STREAM: &str = "entities";
+
+fn lines(count: i64) -> Vec<String> {
+    let mut made_up = MadeUp::new(1);
+    (0..count).map(|n| made_up.event(STREAM, AT + n)).collect()
+}
+
+fn world(lines: &[String]) -> World {
+    let page = Page::new(NaiveDate::from_ymd_opt(2027, 1, 15).unwrap());
+    World::default().page(STREAM, page.file(BatchFile::of_lines("a.json.gz", lines)))
+}
+
+#[tokio::test]
+async fn rows_in_quarantine_are_told_with_their_number_and_where_they_lie() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let lines = lines(10);
+    let bad = [2, 5].map(|n| EventId::of(lines[n].as_bytes()).to_string());
+    let faults = FaultPlan::none().poison(move |row| bad.iter().any(|id| row["EventId"] == **id));
+    let rig = Rig::new(world(&lines), faults).await.only(STREAM);
+
+    assert_eq!(rig.pull_one().await.rows_quarantined, 2);
+
+    let told = log.told("rows were put in quarantine");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["stream"], STREAM);
+    assert_eq!((&told[0]["rows_quarantined"], &told[0]["rows_truncated"]), (&json!(2), &json!(0)));
+    let place = told[0]["where"].as_str().unwrap();
+    assert!(place.ends_with("/quarantine/entities/"), "{place}");
+    let folders = std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path());
+    let records: usize = folders.map(|folder| std::fs::read_dir(folder).unwrap().count()).sum();
+    assert_eq!(records, 2, "what it names is where they lie");
+
+    rig.pull().await;
+    assert_eq!(log.told("rows were put in quarantine").len(), 1, "once");
+}
+
+/// Killed as soon as it had written down that two rows lie in quarantine.
+#[tokio::test]
+async fn rows_that_a_killed_run_put_in_quarantine_are_told_by_the_next_one() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let lines = lines(10);
+    let bad = [2, 5].map(|n| EventId::of(lines[n].as_bytes()).to_string());
+    let faults = FaultPlan::none().poison(move |row| bad.iter().any(|id| row["EventId"] == **id));
+    let rig = Rig::new(world(&lines), faults).await.only(STREAM);
+    let store = WatchedStore::new(Arc::new(FolderStore::new(rig.state())), |_, call| {
+        let written = call.saved().is_some_and(|saved| saved.totals.rows_quarantined == 2);
+        if written { Act::HangAfter } else { Act::Pass }
+    });
+    let hung = store.hung();
+    assert!(run_or_die(rig.connector_on(Arc::new(store)), &hung).await.is_none());
+    assert_eq!(log.told("").len(), 0, "it died before it could");
+
+    assert_eq!(rig.pull_one().await.rows_quarantined, 0);
+    let told = log.told("rows were put in quarantine");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["stream"], &told[0]["rows_quarantined"]), (&json!(STREAM), &json!(2)));
+
+    rig.pull().await;
+    assert_eq!(log.told("rows were put in quarantine").len(), 1, "once");
+}
+
+#[tokio::test]
+async fn a_gap_is_told_with_the_time_of_which_events_may_be_missing() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let mut rig = Rig::new(world(&lines(10)), FaultPlan::none()).await.only(STREAM);
+    let day = NaiveDate::from_ymd_opt(2027, 1, 16).unwrap();
+    rig.pull().await;
+    assert_eq!(log.told("").len(), 0);
+    rig.simulator.forget_page_tokens();
+    rig.options.start = day;
+
+    let gap = rig.pull_one().await.gap.unwrap();
+
+    let told = log.told("the source no longer accepts the stored cursor");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["stream"], STREAM);
+    assert!(told[0]["message"].as_str().unwrap().contains("may be missing"), "{told:?}");
+    let newest = DateTime::from_timestamp_millis(AT + 9).unwrap();
+    assert_eq!((gap.from, gap.to), (newest, day.and_time(NaiveTime::MIN).and_utc()));
+    assert_eq!(told[0]["from"], gap.from.to_string());
+    assert_eq!(told[0]["to"], gap.to.to_string());
+}
+
 #[tokio::test]
 async fn a_damaged_file_is_told_with_its_name_its_line_and_where_it_lies() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::ERROR)
-        .with_writer(move || writer.clone())
-        .finish();
-    // The test's runtime has one thread, so that this subscriber hears the whole run.
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let mut made_up = MadeUp::new(1);
-    let lines: Vec<String> =
-        (0..50).map(|n| made_up.event("entities", 1_800_000_000_000 + n)).collect();
-    let page = Page::new(NaiveDate::from_ymd_opt(2027, 1, 15).unwrap());
-    let world =
-        World::default().page("entities", page.file(BatchFile::of_lines("a.json.gz", &lines)));
+    let _guard = log.listen();
     let faults = FaultPlan::none().once(Endpoint::File, Fault::Corrupt(200));
-    let rig = Rig::new(world, faults).await.only("entities");
+    let rig = Rig::new(world(&lines(50)), faults).await.only(STREAM);
 
     let run = rig.pull_one().await;
 

@@ -26,13 +26,15 @@ const REPLY_LIMIT: usize = 64 * 1024;
 /// Words of a refusal that are shown at most, in characters.
 const SHOWN: usize = 300;
 
-/// A 400 that names one of these is about the settings, not about the rows.
+/// A 400 with one of these in its code is about the settings, not about the rows.
 const SETTINGS_WORDS: [&str; 4] = ["stream", "rule", "api-version", "apiversion"];
 
 /// One stream of one data collection rule.
 pub struct LogsIngestion {
     /// Where to post.
     url: Url,
+    /// The rule's immutable id.
+    rule: String,
     /// The rule and its stream, for a person.
     destination: String,
     client: Client,
@@ -87,7 +89,8 @@ impl LogsIngestion {
         url.set_query(Some(&format!("api-version={API_VERSION}")));
         let host = endpoint.host_str().unwrap_or_default();
         let destination = format!("stream {stream} of rule {rule} at {host}");
-        Self { url, destination, client, tokens, retry, clock, random }
+        let rule = rule.to_owned();
+        Self { url, rule, destination, client, tokens, retry, clock, random }
     }
 
     async fn attempt(&self, body: Bytes) -> Next {
@@ -131,7 +134,7 @@ impl LogsIngestion {
             }
             StatusCode::UNAUTHORIZED => Next::Renew(said.to_string()),
             StatusCode::PAYLOAD_TOO_LARGE => Next::Done(Err(PostError::TooLarge)),
-            StatusCode::BAD_REQUEST if !said.names_a_setting() => {
+            StatusCode::BAD_REQUEST if !said.names_a_setting(&self.rule) => {
                 Next::Done(Err(PostError::RowRefused(said.to_string())))
             }
             _ => Next::Done(Err(self.refused(status, &said.to_string()))),
@@ -242,13 +245,13 @@ impl Said {
         })
     }
 
-    fn names_a_setting(&self) -> bool {
-        // A code is one word (`InvalidStream`); a message may quote a row, so only whole words of it
-        // count.
-        let (code, message) = (self.code.to_lowercase(), self.message.to_lowercase());
-        let mut words = message.split(|c: char| !c.is_alphanumeric() && c != '-');
+    /// By its code, or by the id of the rule. Of other words in its message none counts: Azure may
+    /// quote a row there, and outsiders write what is in one. If it was a setting all the same, every
+    /// row is refused, which the pipeline tells.
+    fn names_a_setting(&self, rule: &str) -> bool {
+        let code = self.code.to_lowercase();
         SETTINGS_WORDS.iter().any(|word| code.contains(word))
-            || words.any(|word| SETTINGS_WORDS.contains(&word))
+            || self.message.to_lowercase().contains(&rule.to_lowercase())
     }
 }
 

@@ -82,6 +82,22 @@ pub struct Totals {
     pub rows_quarantined: u64,
 }
 
+/// What was put in quarantine since a log told it: a run that is killed leaves it to the next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    /// Rows and lines that were not delivered.
+    pub rows_quarantined: u64,
+    /// Rows delivered of which Azure cuts a column.
+    pub rows_truncated: u64,
+}
+
+impl Untold {
+    /// Whether there is nothing to tell.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A stream's progress, as it lies in `checkpoints/<stream>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -104,6 +120,9 @@ pub struct Checkpoint {
     pub newest_event: Option<DateTime<Utc>>,
     /// Counts since the beginning.
     pub totals: Totals,
+    /// What no log has told yet.
+    #[serde(default, skip_serializing_if = "Untold::is_nothing")]
+    pub untold: Untold,
     /// When it was written.
     pub updated_at: DateTime<Utc>,
 }
@@ -145,6 +164,7 @@ impl Checkpoint {
             out_of_time_at: None,
             newest_event: None,
             totals: Totals::default(),
+            untold: Untold::default(),
             updated_at: DateTime::UNIX_EPOCH,
         }
     }
@@ -331,6 +351,12 @@ mod tests {
         checkpoint.apply(&of_another).unwrap();
         let bytes = checkpoint.to_bytes();
         assert_eq!(Checkpoint::parse(&bytes).as_ref(), Ok(&checkpoint));
+
+        let without = r#"{"version":1,"owner":{},"destination":"","cursor":{"token":"t"},
+            "backfill_from":null,"files":{},"updated_at":"2026-11-22T00:00:00Z","totals":
+            {"pages":0,"files":0,"rows_delivered":0,"rows_quarantined":7}}"#;
+        let old = Checkpoint::parse(without.as_bytes()).unwrap();
+        assert!(old.untold.is_nothing(), "what an older release told is not told again");
 
         let text = String::from_utf8(bytes).unwrap();
         let with_version = |n| text.replace("\"version\": 1", &format!("\"version\": {n}"));

@@ -220,10 +220,7 @@ async fn show(quarantine: &Quarantine, name: String, json: bool) -> Result<u8, C
     }
     let (kept, bytes) = match record.kept() {
         Kept::Line(line) => (format!("the line, {} bytes:", line.len()), printable(&line)),
-        Kept::File => {
-            let (folder, _) = name.rsplit_once('/').unwrap_or_default();
-            (format!("the whole file, as {folder}/file"), String::new())
-        }
+        Kept::File(kept) => (format!("the whole file, as {kept}"), String::new()),
         Kept::Nothing => ("nothing".to_owned(), String::new()),
     };
     let fields = [

@@ -45,6 +45,7 @@ pub(super) struct Settled {
     pub(super) newest_ms: Option<i64>,
     pub(super) delivered: u64,
     pub(super) quarantined: u64,
+    pub(super) truncated: u64,
     /// What lies in quarantine of it.
     pub(super) kept: Vec<InQuarantine>,
 }
@@ -90,13 +91,13 @@ impl Poster {
         let truncated = cut.len() as u64;
         keep.extend(cut);
         kept.extend(self.keep(keep).await?);
-        add(&self.counters.rows_truncated, truncated);
         let quarantined = settled.iter().sum::<u64>() - delivered;
         Ok(Settled {
             spans: body.spans.into_iter().zip(settled).collect(),
             newest_ms,
             delivered,
             quarantined,
+            truncated,
             kept,
         })
     }

@@ -99,16 +99,22 @@ impl Ledger {
         if !self.lease.held() {
             return Err(lease_lost().into());
         }
-        let mut file_finished = false;
-        for (span, settled) in body.spans {
-            file_finished |= span.delta.to == Position::End;
-            self.move_over(&span, settled)?;
+        // All of the body or nothing: what is saved after a breach has its rows in its totals.
+        let before = (self.checkpoint.clone(), self.settled.clone());
+        let mut spans = body.spans.iter();
+        if let Err(breach) = spans.try_for_each(|(span, settled)| self.move_over(span, *settled)) {
+            (self.checkpoint, self.settled) = before;
+            return Err(breach.into());
         }
+        let file_finished = body.spans.iter().any(|(span, _)| span.delta.to == Position::End);
         let totals = &mut self.checkpoint.totals;
         totals.rows_delivered += body.delivered;
         totals.rows_quarantined += body.quarantined;
+        self.checkpoint.untold.rows_quarantined += body.quarantined;
+        self.checkpoint.untold.rows_truncated += body.truncated;
         add(&self.counters.rows_delivered, body.delivered);
         add(&self.counters.rows_quarantined, body.quarantined);
+        add(&self.counters.rows_truncated, body.truncated);
         self.newest_ms = self.newest_ms.max(body.newest_ms);
         let newest = body.newest_ms.and_then(DateTime::from_timestamp_millis);
         self.checkpoint.newest_event = self.checkpoint.newest_event.max(newest);
@@ -189,6 +195,7 @@ mod tests {
             newest_ms: None,
             delivered: settled,
             quarantined: 0,
+            truncated: 0,
             kept: Vec::new(),
         }
     }
@@ -213,6 +220,22 @@ mod tests {
             assert_eq!(done, Position::Line(3), "it stays before the file's end");
             assert_eq!(ledger.checkpoint.totals.rows_delivered, 3);
         }
+    }
+
+    #[tokio::test]
+    async fn a_breach_in_a_later_span_moves_over_none_of_the_body() {
+        let mut ledger = ledger();
+        ledger.record(body(0, Position::Line(3), 3, None)).await.unwrap();
+        let before = ledger.checkpoint.clone();
+        let mut both = body(3, Position::End, 5, Some(8));
+        let mut other = body(0, Position::End, 2, Some(3));
+        other.spans[0].0.delta.file = "g".to_owned();
+        both.spans.append(&mut other.spans);
+        assert!(matches!(ledger.record(both).await, Err(Interrupt::Fault(_))));
+        assert_eq!(ledger.checkpoint, before);
+
+        ledger.record(body(3, Position::End, 5, Some(8))).await.unwrap();
+        assert_eq!(ledger.checkpoint.totals.rows_delivered, 8);
     }
 
     #[tokio::test]

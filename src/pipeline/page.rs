@@ -1,6 +1,6 @@
 //! One page, read to its end: what happens when an address expires, or a file is no longer listed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
@@ -49,8 +49,8 @@ pub(super) struct PageReader {
     pub(super) in_hand: Option<String>,
     /// Events read in this run, of files that are not at their end.
     pub(super) events: BTreeMap<String, u64>,
-    /// Files that lie in quarantine whole.
-    pub(super) kept: BTreeSet<String>,
+    /// Files that lie in quarantine whole, and as what.
+    pub(super) kept: BTreeMap<String, String>,
     /// Addresses refused in a row.
     pub(super) expired: u32,
 }

@@ -62,20 +62,20 @@ impl PageReader {
             let error = match self.fill(part, open, from, builder).await? {
                 FillEnd::End => break,
                 FillEnd::Stopped => return Err(Interrupt::OutOfTime.into()),
-                FillEnd::KeepFile if self.keep_file(part, builder).await? => continue,
+                FillEnd::KeepFile if self.keep_file(part, builder).await?.is_some() => continue,
                 FillEnd::KeepFile => ReadError::Broken(io::Error::other("the file has changed")),
                 FillEnd::Failed(error) => error,
             };
             let line = self.line_of(part);
             let kept = match tries.after(&error, line) {
-                Some(reason) => self.keep_file(part, builder).await?.then_some(reason),
+                Some(reason) => self.keep_file(part, builder).await?.map(|name| (reason, name)),
                 None => None,
             };
-            let Some(reason) = kept else {
+            let Some((reason, name)) = kept else {
                 self.pause(part, &error, &tries, builder).await?;
                 continue;
             };
-            builder.push_rejection(self.whole_file(part, line, reason, &error));
+            builder.push_rejection(self.whole_file(part, line, reason, &error, name));
             tracing::error!(
                 stream = self.stream,
                 file = part.key,
@@ -135,7 +135,7 @@ impl PageReader {
             stop: self.stop.clone(),
             counters: Arc::clone(&self.counters),
             policy: self.policy,
-            file_kept: self.kept.contains(&part.key),
+            file_kept: self.kept.get(&part.key).cloned(),
             line: from,
             events: 0,
         };
@@ -149,15 +149,19 @@ impl PageReader {
         Ok(end)
     }
 
-    /// Copies the part to quarantine as it is, through as many downloads as it takes; `false` if it
-    /// is no longer that which was read.
-    async fn keep_file(&mut self, part: &Part, builder: &mut BodyBuilder) -> Result<bool, PutDown> {
+    /// Copies the part to quarantine as it is, through as many downloads as it takes, and says as
+    /// what; `None` if it is no longer that which was read.
+    async fn keep_file(
+        &mut self,
+        part: &Part,
+        builder: &mut BodyBuilder,
+    ) -> Result<Option<String>, PutDown> {
         let mut tries = Tries::default();
         loop {
             let open = self.source.open(part, self.deadline).await?;
             let version = FileVersion { size: part.size, etag: open.etag.clone() };
             if self.read.get(&part.key).is_none_or(|progress| progress.version != version) {
-                return Ok(false);
+                return Ok(None);
             }
             let broken = Arc::new(Mutex::new(None));
             let tell = Arc::clone(&broken);
@@ -165,12 +169,14 @@ impl PageReader {
                 *tell.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(io::Error::new(error.kind(), error.to_string()));
             });
-            let kept = self.quarantine.keep_file(&self.stream, &part.key, bytes.boxed()).await;
+            let keeping =
+                self.quarantine.keep_file(&self.stream, &part.key, &version, bytes.boxed());
+            let kept = keeping.await;
             let broken = broken.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(error) = broken else {
-                kept?;
-                self.kept.insert(part.key.clone());
-                return Ok(true);
+                let name = kept?;
+                self.kept.insert(part.key.clone(), name.clone());
+                return Ok(Some(name));
             };
             // A download that broke off is not the store's fault.
             let error = ReadError::Broken(error);
@@ -186,13 +192,14 @@ impl PageReader {
         }
     }
 
-    /// Stands in quarantine for what follows `line` in a file that is kept whole.
+    /// Stands in quarantine for what follows `line` in a file that is kept whole as `name`.
     fn whole_file(
         &self,
         part: &Part,
         line: u64,
         reason: &'static str,
         error: &ReadError,
+        name: String,
     ) -> Rejection {
         let (stream, file) = (self.stream.clone(), part.key.clone());
         Rejection {
@@ -201,7 +208,7 @@ impl PageReader {
             reason,
             detail: error.to_string(),
             delivered: false,
-            kept: Kept::File,
+            kept: Kept::File(name),
         }
     }
 

@@ -31,7 +31,7 @@ use super::summary::Outcome;
 use super::{Policy, Shared};
 use crate::checkpoint::{FileVersion, Lease, Names, Position, Store, StoreError};
 use crate::quarantine::{
-    self, FilePosition, Found, Kept, Quarantine, Rejection, in_quarantine, is_record,
+    self, FilePosition, Found, Kept, Quarantine, Rejection, in_quarantine, is_kept_file, is_record,
 };
 use crate::seams::Deadline;
 
@@ -249,7 +249,7 @@ impl<'a> Resend<'a> {
                     None => {}
                 }
             }
-            if let Some(file) = files.iter().find(|name| name.ends_with("/file")) {
+            for file in files.iter().filter(|name| is_kept_file(name)) {
                 self.flush().await?;
                 self.check_lease()?;
                 quarantine.remove_unneeded_file(file).await?;
@@ -267,14 +267,14 @@ impl<'a> Resend<'a> {
             return Ok(());
         }
         let (reader, file_kept) = match record.kept() {
-            Kept::Line(line) => ((self.replay.records)(Box::new(file_of(&line)?), 0), false),
+            Kept::Line(line) => ((self.replay.records)(Box::new(file_of(&line)?), 0), None),
             Kept::Nothing => {
                 self.told.stays(&record.reason);
                 return Ok(());
             }
-            Kept::File => match self.open_file(record).await? {
-                Some(rest) if record.is_event() => (rest, true),
-                Some(rest) => return self.send_rest(&name, record, rest).await,
+            Kept::File(kept) => match self.open_file(record, &kept).await? {
+                Some(rest) if record.is_event() => (rest, Some(kept)),
+                Some(rest) => return self.send_rest(&name, record, rest, kept).await,
                 None => {
                     self.unreadable(&name, "the file that was kept with it is gone");
                     return Ok(());
@@ -302,9 +302,10 @@ impl<'a> Resend<'a> {
         name: &str,
         record: &quarantine::Record<'_>,
         rest: Box<dyn RecordReader>,
+        kept: String,
     ) -> Result<(), Interrupt> {
         self.flush().await?;
-        let filled = self.fill(record, rest, true).await?;
+        let filled = self.fill(record, rest, Some(kept.clone())).await?;
         self.flush().await?;
         self.check_lease()?;
         let error = match filled.end {
@@ -323,7 +324,7 @@ impl<'a> Resend<'a> {
             reason,
             detail: error.to_string(),
             delivered: false,
-            kept: Kept::File,
+            kept: Kept::File(kept),
         };
         self.told.stays(reason);
         self.replay.quarantine.keep(&stays).await?;
@@ -333,12 +334,13 @@ impl<'a> Resend<'a> {
         Ok(())
     }
 
-    /// The file that is kept with a record, from the record's line on.
+    /// The file that is `kept` with a record, from the record's line on.
     async fn open_file(
         &self,
         record: &quarantine::Record<'_>,
+        kept: &str,
     ) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
-        let bytes = self.replay.quarantine.open_file(record).await?;
+        let bytes = self.replay.quarantine.open_file(kept).await?;
         Ok(bytes.map(|bytes| {
             let part = OpenPart { etag: None, bytes };
             let counters = Arc::clone(&self.poster.counters);
@@ -352,7 +354,7 @@ impl<'a> Resend<'a> {
         &mut self,
         record: &quarantine::Record<'_>,
         reader: Box<dyn RecordReader>,
-        file_kept: bool,
+        file_kept: Option<String>,
     ) -> Result<Filled, Interrupt> {
         let line = record.line.saturating_sub(1);
         self.builder.begin_file(&record.file, &FileVersion::default(), Position::Line(line));

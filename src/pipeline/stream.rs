@@ -1,6 +1,6 @@
 //! One stream's pull: take the lease, read page after page, end with a summary.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{NaiveDate, NaiveTime};
@@ -53,23 +53,26 @@ impl StreamPull<'_> {
         };
         connector.source.rest(self.stream);
         let summary = self.summary(ended, told);
-        self.log(&summary);
+        // Each failure once, where it is handled: here, as soon as the stream has ended.
+        log_failure(self.stream, summary.outcome, summary.error.as_ref());
         summary
     }
 
-    /// Each failure once, where it is handled: here, as soon as the stream has ended.
-    fn log(&self, summary: &StreamSummary) {
-        let name = self.stream;
-        log_failure(name, summary.outcome, summary.error.as_ref());
-        if summary.rows_quarantined + summary.rows_truncated > 0 {
-            tracing::error!(
-                stream = name,
-                rows_quarantined = summary.rows_quarantined,
-                rows_truncated = summary.rows_truncated,
-                r#where = self.connector.quarantine.location(name),
-                "rows were put in quarantine"
-            );
+    /// Tells what lies in quarantine and was not told yet, also by a run that was killed. First the
+    /// log, then the checkpoint: it is told twice rather than never.
+    fn tell_quarantine(&self, ledger: &mut Ledger) {
+        let untold = std::mem::take(&mut ledger.checkpoint.untold);
+        if untold.is_nothing() {
+            return;
         }
+        tracing::error!(
+            stream = self.stream,
+            rows_quarantined = untold.rows_quarantined,
+            rows_truncated = untold.rows_truncated,
+            r#where = self.connector.quarantine.location(self.stream),
+            "rows were put in quarantine"
+        );
+        ledger.touch();
     }
 
     async fn pull(&self, mut lease: Box<dyn Lease>, told: &mut Told) -> Result<Outcome, Interrupt> {
@@ -91,6 +94,7 @@ impl StreamPull<'_> {
         };
         told.newest_ms = ledger.newest_ms;
         told.backfill_from = ledger.checkpoint.backfill_from;
+        self.tell_quarantine(&mut ledger);
         let saved = ledger.save().await;
         release(self.stream, ledger.lease).await;
         match (ended, saved) {
@@ -207,7 +211,7 @@ impl StreamPull<'_> {
             gone: Vec::new(),
             in_hand: None,
             events: BTreeMap::new(),
-            kept: BTreeSet::new(),
+            kept: BTreeMap::new(),
             expired: 0,
         };
         let poster = Arc::new(Poster {

@@ -4,10 +4,13 @@
 //! after a crash overwrites itself. A batch file that cannot be read lies beside them as it came.
 //!
 //! ```text
-//! quarantine/<stream>/<file>/<line>-<event id>.json    one line of JSON: a Record
-//! quarantine/<stream>/<file>/file                      a whole batch file, byte for byte
+//! quarantine/<stream>/<file>/<line>-<event id>.json            one line of JSON: a Record
+//! quarantine/<stream>/<file>/<line>-<reason>-<version>.json    the same of a file from a line on
+//! quarantine/<stream>/<file>/file-<version>                    a whole batch file, byte for byte
 //! ```
-//! `<file>` is the first 128 bits of SHA-256 over the file's key, in hex.
+//! `<file>` is the first 128 bits of SHA-256 over the file's key, in hex; `<version>` those over its
+//! size and `ETag`, since one key may be listed again with other bytes. Before there were versions, a
+//! file was kept as `file`: it is still read.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{ByteStream, Names, Store, StoreError};
+use crate::checkpoint::{ByteStream, FileVersion, Names, Store, StoreError};
 
 /// What the event id and the overhead of a rejection's allocations come to, in bytes.
 const ALLOCATIONS: usize = 160;
@@ -46,10 +49,20 @@ pub struct Rejection {
 pub enum Kept {
     /// The line as received, without its line end.
     Line(Bytes),
-    /// The whole file, by [`Quarantine::keep_file`]: the line cannot be held or had.
-    File,
+    /// The whole file, under the name that [`Quarantine::keep_file`] gave: the line cannot be held or
+    /// had.
+    File(String),
     /// Nothing: the source no longer has it.
     Nothing,
+}
+
+impl Kept {
+    fn file(&self) -> Option<&str> {
+        match self {
+            Self::File(name) => Some(name),
+            Self::Line(_) | Self::Nothing => None,
+        }
+    }
 }
 
 /// A line of a batch file.
@@ -123,14 +136,17 @@ impl Quarantine {
         self.0.write(&rejection.name(), Bytes::from(bytes)).await
     }
 
-    /// Keeps a whole batch file as it comes. It is durable on return.
+    /// Keeps a whole batch file as it comes, and says as what. It is durable on return.
     pub async fn keep_file(
         &self,
         stream: &str,
         file: &str,
+        version: &FileVersion,
         bytes: ByteStream,
-    ) -> Result<(), StoreError> {
-        self.0.write_stream(&kept_file(stream, file), bytes).await
+    ) -> Result<String, StoreError> {
+        let name = kept_file(stream, file, version);
+        self.0.write_stream(&name, bytes).await?;
+        Ok(name)
     }
 
     /// The names of all that lies in `folder`, which is [`in_quarantine`] or below it: records, and
@@ -146,9 +162,9 @@ impl Quarantine {
         Ok(Some(Found { name, record }))
     }
 
-    /// The bytes of the file that a record says is kept whole.
-    pub async fn open_file(&self, record: &Record<'_>) -> Result<Option<ByteStream>, StoreError> {
-        self.0.read_stream(&kept_file(&record.stream, &record.file)).await
+    /// The bytes of the file that is [`Kept::File`] under this name.
+    pub async fn open_file(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
+        self.0.read_stream(name).await
     }
 
     /// Removes a record: its event was delivered.
@@ -158,12 +174,12 @@ impl Quarantine {
 
     /// Removes a file that is kept whole, unless a record still needs it.
     pub async fn remove_unneeded_file(&self, name: &str) -> Result<(), StoreError> {
-        let folder = name.strip_suffix("file").unwrap_or(name);
-        let mut names = self.names(folder).try_filter(|name| std::future::ready(is_record(name)));
-        while let Some(name) = names.try_next().await? {
-            match self.read(name).await?.map(|found| found.record) {
+        let folder = format!("{}/", parent(name));
+        let mut names = self.names(&folder).try_filter(|name| std::future::ready(is_record(name)));
+        while let Some(record) = names.try_next().await? {
+            match self.read(record).await?.map(|found| found.record) {
                 None => {}
-                Some(Ok(record)) if record.file_kept_as.is_none() => {}
+                Some(Ok(record)) if record.file_kept_as.as_deref() != Some(name) => {}
                 // One that cannot be read may need it.
                 Some(_) => return Ok(()),
             }
@@ -180,8 +196,9 @@ impl<'a> Record<'a> {
                 Ok(text) => (Some(text.into()), None),
                 Err(_) => (None, Some(BASE64.encode(bytes))),
             },
-            Kept::File | Kept::Nothing => (None, None),
+            Kept::File(_) | Kept::Nothing => (None, None),
         };
+        let file_kept_as = rejection.kept.file().map(str::to_owned);
         Self {
             stream: stream.into(),
             file: file.into(),
@@ -192,16 +209,20 @@ impl<'a> Record<'a> {
             delivered: rejection.delivered,
             original,
             original_base64,
-            file_kept_as: (rejection.kept == Kept::File).then(|| kept_file(stream, file)),
+            file_kept_as,
         }
     }
 
     /// A record that was edited, or moved, is none: what it says is not what was received.
     fn parse(name: &str, bytes: &[u8]) -> Result<Self, String> {
         let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        let tail = if record.is_event() { &record.event_id } else { &record.reason };
-        if object(&record.stream, &record.file, record.line, tail) != name {
+        let kept = record.file_kept_as.as_deref();
+        let tail = tail(&record.event_id, &record.reason, kept);
+        if object(&record.stream, &record.file, record.line, &tail) != name {
             return Err("its name is not that of what it says".to_owned());
+        }
+        if kept.is_some_and(|kept| !is_kept_file(kept) || parent(kept) != parent(name)) {
+            return Err("the file that it names was not kept with it".to_owned());
         }
         match &record.original_base64 {
             Some(text) if BASE64.decode(text).is_err() => Err("its base64 is damaged".to_owned()),
@@ -212,11 +233,11 @@ impl<'a> Record<'a> {
     /// What is kept of it.
     pub fn kept(&self) -> Kept {
         let decoded = self.original_base64.as_ref().and_then(|text| BASE64.decode(text).ok());
-        match (&self.original, decoded) {
-            (Some(text), _) => Kept::Line(Bytes::copy_from_slice(text.as_bytes())),
-            (None, Some(bytes)) => Kept::Line(bytes.into()),
-            (None, None) if self.file_kept_as.is_some() => Kept::File,
-            (None, None) => Kept::Nothing,
+        match (&self.original, decoded, &self.file_kept_as) {
+            (Some(text), _, _) => Kept::Line(Bytes::copy_from_slice(text.as_bytes())),
+            (None, Some(bytes), _) => Kept::Line(bytes.into()),
+            (None, None, Some(name)) => Kept::File(name.clone()),
+            (None, None, None) => Kept::Nothing,
         }
     }
 
@@ -242,7 +263,8 @@ impl Rejection {
     pub fn size(&self) -> usize {
         let kept = match &self.kept {
             Kept::Line(bytes) => bytes.len(),
-            Kept::File | Kept::Nothing => 0,
+            Kept::File(name) => name.len(),
+            Kept::Nothing => 0,
         };
         let FilePosition { stream, file, .. } = &self.position;
         size_of::<Self>() + kept + stream.len() + file.len() + self.detail.len() + ALLOCATIONS
@@ -251,8 +273,7 @@ impl Rejection {
     /// The name under which it is kept.
     pub fn name(&self) -> String {
         let FilePosition { stream, file, line } = &self.position;
-        let tail = if self.is_event() { &self.event_id } else { self.reason };
-        object(stream, file, *line, tail)
+        object(stream, file, *line, &tail(&self.event_id, self.reason, self.kept.file()))
     }
 }
 
@@ -272,16 +293,43 @@ pub fn is_record(name: &str) -> bool {
     name.starts_with("quarantine/") && name.ends_with(".json")
 }
 
+/// Whether an object of this name is a file that is kept whole.
+pub fn is_kept_file(name: &str) -> bool {
+    let is_hash = |text: &str| {
+        text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let own = name.strip_prefix("quarantine/").and_then(|name| name.rsplit_once('/'));
+    own.is_some_and(|(_, own)| own == "file" || own.strip_prefix("file-").is_some_and(is_hash))
+}
+
+fn hash(text: &str) -> String {
+    Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn folder(stream: &str, file: &str) -> String {
-    let digest = Sha256::digest(file);
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}{hex}", in_quarantine(Some(stream)))
+    format!("{}{}", in_quarantine(Some(stream)), hash(file))
+}
+
+/// What tells a record from others of the same line: two contents of one file may break at one line.
+fn tail<'a>(event_id: &'a str, reason: &'a str, file_kept_as: Option<&str>) -> Cow<'a, str> {
+    let version = file_kept_as.and_then(|kept| kept.rsplit_once("/file-"));
+    match version {
+        _ if !event_id.is_empty() => event_id.into(),
+        Some((_, version)) => format!("{reason}-{version}").into(),
+        None => reason.into(),
+    }
+}
+
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 fn object(stream: &str, file: &str, line: u64, tail: &str) -> String {
     format!("{}/{line:010}-{tail}.json", folder(stream, file))
 }
 
-fn kept_file(stream: &str, file: &str) -> String {
-    format!("{}/file", folder(stream, file))
+fn kept_file(stream: &str, file: &str, FileVersion { size, etag }: &FileVersion) -> String {
+    let size = size.map(|size| size.to_string()).unwrap_or_default();
+    let version = hash(&format!("{size}\n{}", etag.as_deref().unwrap_or_default()));
+    format!("{}/file-{version}", folder(stream, file))
 }

@@ -101,11 +101,15 @@ pub(super) fn warning(location: &StateLocation, reader: &Reader<'_>) -> Option<S
 /// Never repeats the text, which may hold a signature.
 fn place(text: &str) -> Result<Place, Wrong> {
     if !text.contains("://") {
-        // A slip such as `https:/…` must not become a folder, whose name is shown.
+        // What may hold a secret must not become a folder, whose name is shown.
+        if text.contains('=') {
+            return wrong(
+                "it has an `=`, as a connection string or a signature has",
+                format!("{FIX} A folder with an `=` in its path is written file:///…"),
+            );
+        }
         let slip = Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-        let of_a_container =
-            text.contains("sig=") || BLOB_SUFFIXES.iter().any(|suffix| text.contains(suffix));
-        if slip || of_a_container {
+        if slip || BLOB_SUFFIXES.iter().any(|suffix| text.contains(suffix)) {
             return wrong("it is a container's URL without its whole beginning", FIX);
         }
         return Ok(Place::Folder(PathBuf::from(text)));

@@ -188,7 +188,7 @@ impl Rig {
     pub fn kept_files(&self) -> Vec<Vec<u8>> {
         let mut paths = Vec::new();
         files_below(&self.state().join("quarantine"), &mut paths);
-        paths.retain(|path| path.file_name().is_some_and(|name| name == "file"));
+        paths.retain(|path| path.extension().is_none_or(|extension| extension != "json"));
         paths.sort();
         paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
     }
