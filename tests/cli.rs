@@ -12,7 +12,9 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use futures::FutureExt as _;
 use mimecast_sentinel::seams::Clock;
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Page, Simulator};
+use mimecast_sentinel::simulator::{
+    BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Options, Page, Simulator, World,
+};
 use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};
 use support::program::{
@@ -21,6 +23,7 @@ use support::program::{
 };
 use support::tls::Certificates;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
@@ -135,6 +138,27 @@ async fn a_dry_run_prints_rows_and_changes_nothing() {
     assert_eq!(simulator.calls().azure_tokens.len(), 0);
     assert_eq!(program.folder.path().read_dir().unwrap().count(), 0, "nothing is written");
     assert_eq!(simulator.violations(), Vec::<String>::new());
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_whose_rows_nobody_reads_on_can_be_stopped() {
+    let mut made_up = MadeUp::new(1);
+    let lines: Vec<String> =
+        (0..1_000).map(|n| made_up.event("entities", 1_800_000_000_000 + n)).collect();
+    let page = Page::new(NaiveDate::from_ymd_opt(2026, 11, 15).unwrap());
+    let page = page.file(BatchFile::of_lines("a.json.gz", &lines));
+    let world = World::default().page("entities", page);
+    let simulator = Simulator::start(world, FaultPlan::none(), Options::default()).await.unwrap();
+    let mut dry = Program::of(&simulator).command(&["pull", "--dry-run"]).spawn().unwrap();
+    // A reader that takes one row and keeps the pipe open: it is full long before the body's end.
+    let mut rows = BufReader::new(dry.stdout.take().unwrap()).lines();
+    assert!(rows.next_line().await.unwrap().is_some());
+    let mut told = BufReader::new(dry.stderr.take().unwrap()).lines();
+    support::program::signal(&dry, "TERM");
+    while !told.next_line().await.unwrap().unwrap().contains("stopping") {}
+    support::program::signal(&dry, "TERM");
+    ended(dry).await.assert_code(130);
 }
 
 #[tokio::test(flavor = "multi_thread")]

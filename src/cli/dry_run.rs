@@ -69,7 +69,10 @@ impl Sink for Rows {
     }
 
     async fn post(&self, body: Bytes, _: Deadline) -> Posted {
-        let answer = Self::print(&body).map_err(|error| {
+        // Whoever reads stdout may take his time; signals and the time limit must not wait for him.
+        let printing = tokio::task::spawn_blocking(move || Self::print(&body));
+        let printed = printing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let answer = printed.map_err(|error| {
             if error.kind() == ErrorKind::BrokenPipe {
                 self.0.store(true, Ordering::Relaxed);
                 return PostError::Interrupt(Interrupt::OutOfTime);
