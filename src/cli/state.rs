@@ -97,12 +97,12 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
 
 async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandError> {
     let name = checkpoint_name(stream);
-    if store.read(&name).await.map_err(failed)?.is_none() {
+    let Some(checkpoint) = store.read(&name).await.map_err(failed)? else {
         let location = store.location();
         return Err(CommandError::Usage(format!(
             "there is no {name} in {location}; `mimecast-sentinel state show` prints those there are"
         )));
-    }
+    };
     if !yes && !confirmed(stream, &store.location())? {
         note("nothing was changed");
         return Ok(DONE);
@@ -113,6 +113,10 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
         )));
     };
     lease.clear().await.map_err(failed)?;
+    // What a run that was killed did not tell goes with the checkpoint that remembered it.
+    if Checkpoint::parse(&checkpoint).is_ok_and(|checkpoint| !checkpoint.untold.is_nothing()) {
+        note("rows of it lie in quarantine that no log tells: `mimecast-sentinel quarantine list`");
+    }
     let what = "the next run begins anew and delivers again what Mimecast keeps";
     say(&format!("{name} is cleared: {what}"))?;
     Ok(DONE)

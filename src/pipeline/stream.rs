@@ -86,6 +86,8 @@ impl StreamPull<'_> {
         let connector = self.connector;
         let (counters, clock) = (Arc::clone(&self.counters), connector.clock.clone());
         let mut ledger = Ledger::new(checkpoint, lease, counters, clock, connector.policy);
+        // Of runs before this one: it may be killed too.
+        self.tell_quarantine(&mut ledger);
         let mut in_hand = None;
         let ended = self.pages(&mut ledger, told, &mut in_hand).await;
         let ended = match (ended, in_hand) {
