@@ -696,7 +696,11 @@ impl<'a> Played<'a> {
 
     /// Every event is safe, and nothing foreign landed.
     fn check_conserved(&self, run: RunSummary) -> Result<(), TestCaseError> {
-        let violations = self.rig.simulator.violations();
+        let mut violations = self.rig.simulator.violations();
+        // A flipped bit can make a number that is JSON and beyond what most readers hold: it is
+        // delivered as it stands, and who refuses it is the sink.
+        let too_large = |violation: &String| violation.contains("number out of range");
+        violations.retain(|violation| !(self.history.has_damage() && too_large(violation)));
         prop_assert!(violations.is_empty(), "{violations:#?}");
         let safe = self.safe();
         for listed in &self.given.listed {
