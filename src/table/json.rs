@@ -1,7 +1,7 @@
 //! Reads the JSON of one event, in one pass and without making values of it.
 //!
-//! `serde_json` reads the same with a `RawValue` for each field, at twice the cost, and lets pass
-//! what Azure must not see, which takes a second pass (docs/PERFORMANCE.md has the figures). What is
+//! `serde_json` reads the same with a `RawValue` for each field, at a higher cost, and lets pass what
+//! Azure must not see, which takes a second pass (docs/PERFORMANCE.md has the figures). What is
 //! JSON here is what `serde_json` takes; the tests and a fuzz target hold one against the other.
 
 use std::borrow::Cow;
