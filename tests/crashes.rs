@@ -13,7 +13,7 @@ use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::{Outcome, Policy};
 use mimecast_sentinel::quarantine::is_record;
 use support::doubles::MemorySource;
-use support::stage::{Answers, Checkpoints, Death, Effect, Moment, Stage, Staged};
+use support::stage::{Answers, Checkpoints, Death, Effect, Moment, Outside, Stage, Staged};
 use tokio::time::Instant;
 
 /// With the waits of production. The clock goes on by 400 ms with each record, so that a body, which
@@ -130,6 +130,30 @@ fn counts(landed: &[u64]) -> BTreeMap<u64, usize> {
     counts
 }
 
+/// Each row has landed as often as `before`, and once more if it comes again; what is no row lies in
+/// quarantine, and nothing else does.
+fn assert_safe(
+    outside: &Outside,
+    plan: &Staged,
+    before: &BTreeMap<u64, usize>,
+    comes_again: impl Fn(u64) -> bool,
+    after: &str,
+) {
+    assert_eq!(outside.breaches, Vec::<String>::new(), "{after}");
+    let landed = counts(&outside.landed);
+    let times = |counts: &BTreeMap<u64, usize>, n| counts.get(&n).copied().unwrap_or(0);
+    let mut kept = BTreeSet::new();
+    for (n, is_row) in plan.events() {
+        let expected = times(before, n) + usize::from(is_row && comes_again(n));
+        assert_eq!(times(&landed, n), expected, "{after}: event {n}");
+        assert!(expected > 0 || !is_row, "{after}: event {n} is lost");
+        if !is_row {
+            kept.insert(n);
+        }
+    }
+    assert_eq!(outside.kept(), kept, "{after}");
+}
+
 /// Runs that die one after the other, and one that does not. Returns how many bodies came again
 /// after the last death, at most of one stream.
 async fn survives(plan: &Staged, deaths: &[Death]) -> usize {
@@ -150,20 +174,8 @@ async fn survives(plan: &Staged, deaths: &[Death]) -> usize {
     let run = stage.run(None).await.unwrap();
     assert_eq!(run.outcome, Outcome::CaughtUp, "{deaths:?}: {run:#?}");
     let outside = stage.outside();
-    assert_eq!(outside.breaches, Vec::<String>::new(), "{deaths:?}");
-    let landed = counts(&outside.landed);
-    let mut kept = BTreeSet::new();
-    for (n, is_row) in plan.events() {
-        // What no checkpoint covered comes again, and nothing else.
-        let again = usize::from(!covered.contains(&n));
-        let expected = before.get(&n).copied().unwrap_or(0) + if is_row { again } else { 0 };
-        assert_eq!(landed.get(&n).copied().unwrap_or(0), expected, "{deaths:?}: event {n}");
-        assert!(expected > 0 || !is_row, "{deaths:?}: event {n} is lost");
-        if !is_row {
-            kept.insert(n);
-        }
-    }
-    assert_eq!(outside.kept(), kept, "{deaths:?}");
+    // What no checkpoint covered comes again, and nothing else.
+    assert_safe(&outside, plan, &before, |n| !covered.contains(&n), &format!("{deaths:?}"));
     for (stream, checkpoint) in outside.checkpoints() {
         let end = plan.streams[&stream].pages.len().to_string();
         assert_eq!(checkpoint.cursor, Cursor::Token(end), "{deaths:?}: {stream}");
@@ -309,23 +321,11 @@ async fn replays(pulled: &Stage, plan: &Staged, death: Death) -> usize {
     let replay = stage.replay(None).await.unwrap();
     assert_eq!(replay.outcome, Outcome::CaughtUp, "{death:?}: {replay:#?}");
     let outside = stage.outside();
-    assert_eq!(outside.breaches, Vec::<String>::new(), "{death:?}");
-    let landed = counts(&outside.landed);
-    let mut stay = BTreeSet::new();
-    for (n, is_row) in plan.events() {
-        // What was in quarantine is sent, and nothing else.
-        let sent = usize::from(is_row && to_send.contains(&n));
-        let expected = before.get(&n).copied().unwrap_or(0) + sent;
-        assert_eq!(landed.get(&n).copied().unwrap_or(0), expected, "{death:?}: event {n}");
-        assert!(expected > 0 || !is_row, "{death:?}: event {n} is lost");
-        if !is_row {
-            stay.insert(n);
-        }
-    }
-    assert_eq!(outside.kept(), stay, "{death:?}");
+    // What was in quarantine is sent, and nothing else.
+    assert_safe(&outside, plan, &before, |n| to_send.contains(&n), &format!("{death:?}"));
     let files = outside.names("quarantine/").iter().filter(|name| !is_record(name)).count();
     // The damaged one, while any of it is to be sent.
-    assert_eq!(files, usize::from(stay.contains(&19)), "{death:?}");
+    assert_eq!(files, usize::from(outside.kept().contains(&19)), "{death:?}");
     again.len()
 }
 

@@ -67,14 +67,19 @@ fn world(lines: &[String]) -> World {
     World::default().page(STREAM, page.file(BatchFile::of_lines("a.json.gz", lines)))
 }
 
+/// Ten events, of which Azure refuses two.
+async fn with_two_refused_rows() -> Rig {
+    let lines = lines(10);
+    let bad = [2, 5].map(|n| EventId::of(lines[n].as_bytes()).to_string());
+    let faults = FaultPlan::none().poison(move |row| bad.iter().any(|id| row["EventId"] == **id));
+    Rig::new(world(&lines), faults).await.only(STREAM)
+}
+
 #[tokio::test]
 async fn rows_in_quarantine_are_told_with_their_number_and_where_they_lie() {
     let log = Log::default();
     let _guard = log.listen();
-    let lines = lines(10);
-    let bad = [2, 5].map(|n| EventId::of(lines[n].as_bytes()).to_string());
-    let faults = FaultPlan::none().poison(move |row| bad.iter().any(|id| row["EventId"] == **id));
-    let rig = Rig::new(world(&lines), faults).await.only(STREAM);
+    let rig = with_two_refused_rows().await;
 
     assert_eq!(rig.pull_one().await.rows_quarantined, 2);
 
@@ -97,10 +102,7 @@ async fn rows_in_quarantine_are_told_with_their_number_and_where_they_lie() {
 async fn rows_that_a_killed_run_put_in_quarantine_are_told_by_the_next_one() {
     let log = Log::default();
     let _guard = log.listen();
-    let lines = lines(10);
-    let bad = [2, 5].map(|n| EventId::of(lines[n].as_bytes()).to_string());
-    let faults = FaultPlan::none().poison(move |row| bad.iter().any(|id| row["EventId"] == **id));
-    let rig = Rig::new(world(&lines), faults).await.only(STREAM);
+    let rig = with_two_refused_rows().await;
     let store = WatchedStore::new(Arc::new(FolderStore::new(rig.state())), |_, call| {
         let written = call.saved().is_some_and(|saved| saved.totals.rows_quarantined == 2);
         if written { Act::HangAfter } else { Act::Pass }
