@@ -1,7 +1,7 @@
 //! One request to the sink: rows, and what their acceptance means for progress.
 //!
-//! A body is deflated while it is filled, so that a row is held once, small. Its rows' originals
-//! are kept beside it until it is settled, for the row that is refused.
+//! A body is deflated while it is filled, so that a row is held once, small. The lines that the rows
+//! were made of are not held: `originals.rs` has them again for a row that is refused.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -25,10 +25,6 @@ pub const MAX_BODY_BYTES: usize = 1_000_000;
 /// Rejected lines of this many bytes close a body, so that they do not pile up in memory.
 const MAX_REJECTED_BYTES: usize = MAX_BODY_BYTES;
 
-/// So many bytes of lines close a body, however short their rows: white space and nulls are not in
-/// the row. (Other lines are shorter than their rows, and never get there.)
-const MAX_ORIGINAL_BYTES: usize = 2 * MAX_BODY_BYTES;
-
 /// A full body on its way to the sink.
 #[derive(Debug)]
 pub struct Body {
@@ -42,7 +38,8 @@ pub struct Body {
     pub rejections: Vec<Rejection>,
     /// The progress that is made once all of it is settled, in order.
     pub spans: Vec<Span>,
-    originals: Buffer<u8>,
+    /// Bytes of the rejections.
+    rejected_bytes: usize,
 }
 
 /// One row of a body.
@@ -57,8 +54,6 @@ pub struct BodyRow {
     line: u64,
     /// Where its JSON ends in the array, uncompressed.
     json_end: usize,
-    /// Where its original ends among the originals.
-    original_end: usize,
 }
 
 /// A piece of one file.
@@ -72,25 +67,22 @@ pub struct Span {
     pub rejected: u64,
     /// At the end of a file: how many events the reader saw in this run.
     pub events_in_file: Option<u64>,
+    /// As what its whole file lies in quarantine, if it does.
+    pub file_kept: Option<String>,
 }
 
 /// What bodies are filled into, shared by all streams of a run.
 #[derive(Clone, Debug)]
 pub struct BodyBuffers {
     gzip: Buffers<u8>,
-    originals: Buffers<u8>,
     rows: Buffers<BodyRow>,
 }
 
 impl Default for BodyBuffers {
-    /// With room for a full body of usual events, whose rows are longer than their lines, have some
-    /// 800 bytes, and shrink to a seventh.
+    /// With room for a full body of usual events, whose rows have some 800 bytes and shrink to a
+    /// seventh.
     fn default() -> Self {
-        Self {
-            gzip: Buffers::with_room(MAX_BODY_BYTES / 4),
-            originals: Buffers::with_room(MAX_BODY_BYTES),
-            rows: Buffers::with_room(2_048),
-        }
+        Self { gzip: Buffers::with_room(MAX_BODY_BYTES / 4), rows: Buffers::with_room(2_048) }
     }
 }
 
@@ -105,7 +97,6 @@ pub struct BodyBuilder {
     /// Bytes of JSON so far, without the closing bracket.
     json_len: usize,
     rows: Buffer<BodyRow>,
-    originals: Buffer<u8>,
     rejections: Vec<Rejection>,
     rejected_bytes: usize,
     spans: Vec<Span>,
@@ -122,7 +113,6 @@ impl BodyBuilder {
             deflater: None,
             json_len: 0,
             rows: buffers.rows.none(),
-            originals: buffers.originals.none(),
             rejections: Vec::new(),
             rejected_bytes: 0,
             spans: Vec::new(),
@@ -138,9 +128,7 @@ impl BodyBuilder {
     /// Whether a row of this many bytes still fits into this one.
     pub fn fits(&self, row_len: usize) -> bool {
         // A separator (or the opening bracket) before it, the closing bracket after it.
-        self.json_len + 1 + row_len < MAX_BODY_BYTES
-            && self.rejected_bytes < MAX_REJECTED_BYTES
-            && self.originals.len() < MAX_ORIGINAL_BYTES
+        self.json_len + 1 + row_len < MAX_BODY_BYTES && self.rejected_bytes < MAX_REJECTED_BYTES
     }
 
     /// Since when something waits in it.
@@ -148,10 +136,22 @@ impl BodyBuilder {
         self.since
     }
 
-    /// What follows comes from this file, from behind `from`.
-    pub fn begin_file(&mut self, file: &str, version: &FileVersion, from: Position) {
+    /// What follows comes from this file, from behind `from`. It lies in quarantine whole as
+    /// `file_kept`, if it does.
+    pub fn begin_file(
+        &mut self,
+        file: &str,
+        version: &FileVersion,
+        from: Position,
+        file_kept: Option<String>,
+    ) {
         let delta = Delta { file: file.to_owned(), version: version.clone(), from, to: from };
-        self.spans.push(Span { delta, rows: 0, rejected: 0, events_in_file: None });
+        self.spans.push(Span { delta, rows: 0, rejected: 0, events_in_file: None, file_kept });
+    }
+
+    /// As what the file in hand lies in quarantine, if it does.
+    pub fn file_kept(&self) -> Option<&str> {
+        self.spans.last()?.file_kept.as_deref()
     }
 
     /// Adds a row that [`BodyBuilder::fits`].
@@ -163,7 +163,6 @@ impl BodyBuilder {
     ) -> io::Result<()> {
         let separator = if self.rows.is_empty() {
             self.rows = self.buffers.rows.take();
-            self.originals = self.buffers.originals.take();
             b"["
         } else {
             b","
@@ -172,14 +171,12 @@ impl BodyBuilder {
         deflater.write(separator)?;
         deflater.write(row)?;
         self.json_len += 1 + row.len();
-        self.originals.extend_from_slice(record.original);
         self.rows.push(BodyRow {
             id: record.id,
             time_ms,
             line: record.line,
             span: self.spans.len().saturating_sub(1),
             json_end: self.json_len,
-            original_end: self.originals.len(),
         });
         self.reach(Position::Line(record.line), |span| span.rows += 1);
         Ok(())
@@ -213,26 +210,24 @@ impl BodyBuilder {
     /// The body so far, if it holds anything; what follows goes on in the same file.
     pub fn take(&mut self) -> io::Result<Option<Body>> {
         let Some(last) = self.spans.last() else { return Ok(None) };
-        let (file, version, at) =
-            (last.delta.file.clone(), last.delta.version.clone(), last.delta.to);
+        let (Delta { file, version, to, .. }, file_kept) =
+            (last.delta.clone(), last.file_kept.clone());
         let end: &[u8] = if self.rows.is_empty() { b"[]" } else { b"]" };
         let deflater = self.deflater();
         deflater.write(end)?;
         let gzip = deflater.finish()?;
-        let (no_rows, no_originals) = (self.buffers.rows.none(), self.buffers.originals.none());
         let body = Body {
             stream: self.stream.clone(),
             gzip,
-            rows: std::mem::replace(&mut self.rows, no_rows),
+            rows: std::mem::replace(&mut self.rows, self.buffers.rows.none()),
             rejections: std::mem::take(&mut self.rejections),
             spans: std::mem::take(&mut self.spans),
-            originals: std::mem::replace(&mut self.originals, no_originals),
+            rejected_bytes: std::mem::take(&mut self.rejected_bytes),
         };
         self.json_len = 0;
-        self.rejected_bytes = 0;
         self.since = None;
-        if at != Position::End {
-            self.begin_file(&file, &version, at);
+        if to != Position::End {
+            self.begin_file(&file, &version, to, file_kept);
         }
         let moved = body.spans.iter().any(|span| span.delta.from != span.delta.to);
         Ok(moved.then_some(body))
@@ -253,6 +248,11 @@ impl BodyBuilder {
 }
 
 impl Body {
+    /// About how many bytes it holds in memory.
+    pub fn size(&self) -> usize {
+        self.gzip.len() + self.rejected_bytes
+    }
+
     /// The rows' JSON array, inflated again: for a body that must be split.
     pub fn json(&self) -> io::Result<Vec<u8>> {
         let mut json = Vec::new();
@@ -272,19 +272,17 @@ impl Body {
         Ok(Bytes::from(gzip.finish()?))
     }
 
-    /// The rejection of one of its rows.
-    pub fn reject(&self, row: usize, reason: &'static str, detail: String) -> Rejection {
-        let begin = row.checked_sub(1).map_or(0, |before| self.rows[before].original_end);
+    /// The rejection of one of its rows, as yet without its line.
+    pub fn reject(&self, row: usize, reason: &'static str, detail: &str) -> Rejection {
         let row = &self.rows[row];
-        let delta = &self.spans[row.span].delta;
-        let stream = self.stream.clone();
+        let file = self.spans[row.span].delta.file.clone();
         Rejection {
-            position: FilePosition { stream, file: delta.file.clone(), line: row.line },
+            position: FilePosition { stream: self.stream.clone(), file, line: row.line },
             event_id: hex(&row.id),
             reason,
-            detail,
+            detail: detail.to_owned(),
             delivered: false,
-            kept: Kept::Line(Bytes::copy_from_slice(&self.originals[begin..row.original_end])),
+            kept: Kept::Nothing,
         }
     }
 
@@ -319,10 +317,10 @@ mod tests {
         format!("{head}{}\"}}", "x".repeat(pad)).into_bytes()
     }
 
-    fn push(builder: &mut BodyBuilder, line: u64, row: &[u8], original: &[u8]) {
+    fn push(builder: &mut BodyBuilder, line: u64, row: &[u8]) {
         let kind = RecordKind::Row { time_ms: None, oversize: Vec::new() };
         let id = u128::from(line).to_be_bytes();
-        let record = Record { line, id, original, kind };
+        let record = Record { line, id, original: b"", kind };
         builder.push_row(row, &record, Some(line as i64)).unwrap();
     }
 
@@ -340,7 +338,7 @@ mod tests {
     /// A builder with one file in hand.
     fn begun() -> BodyBuilder {
         let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
-        builder.begin_file("f", &FileVersion::default(), Position::Line(0));
+        builder.begin_file("f", &FileVersion::default(), Position::Line(0), None);
         builder
     }
 
@@ -361,10 +359,10 @@ mod tests {
         // [ + 400,000 + , + 599,997 + ] = 1,000,000
         for (second, fits) in [(599_996, true), (599_997, true), (599_998, false)] {
             let mut builder = begun();
-            push(&mut builder, 1, &row(1, 400_000), b"");
+            push(&mut builder, 1, &row(1, 400_000));
             assert_eq!(builder.fits(second), fits, "{second}");
             if fits {
-                push(&mut builder, 2, &row(2, second), b"");
+                push(&mut builder, 2, &row(2, second));
                 let json = builder.take().unwrap().unwrap().json().unwrap();
                 assert_eq!(json.len(), 400_003 + second);
                 assert_eq!(rows_of(&json).len(), 2);
@@ -379,7 +377,7 @@ mod tests {
             assert_eq!(begun().fits(len), fits, "{len}");
         }
         let mut builder = begun();
-        push(&mut builder, 1, &row(1, 999_998), b"");
+        push(&mut builder, 1, &row(1, 999_998));
         assert!(!builder.fits(2));
         let body = builder.take().unwrap().unwrap();
         assert_eq!(body.json().unwrap().len(), MAX_BODY_BYTES);
@@ -390,7 +388,7 @@ mod tests {
     #[test]
     fn a_million_rejected_bytes_close_a_body() {
         let mut builder = begun();
-        push(&mut builder, 1, b"{}", b"");
+        push(&mut builder, 1, b"{}");
         let around = rejection(&builder, 2, b"").size();
         let long = vec![b'x'; 500_000 - around];
         for line in [2, 3] {
@@ -404,30 +402,15 @@ mod tests {
         assert!(builder.fits(2));
     }
 
-    /// A line may be long and its row short: what is white space or null is not in the row.
-    #[test]
-    fn the_originals_of_a_body_stay_bounded() {
-        let mut builder = begun();
-        let long = vec![b' '; 500_000];
-        let pushed = (1..100).take_while(|line| {
-            let fits = builder.fits(2);
-            if fits {
-                push(&mut builder, *line, b"{}", &long);
-            }
-            fits
-        });
-        assert_eq!(pushed.count(), 4);
-    }
-
     #[test]
     fn what_holds_nothing_is_no_body() {
         let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
         assert!(builder.take().unwrap().is_none());
-        builder.begin_file("f", &FileVersion::default(), Position::Line(7));
+        builder.begin_file("f", &FileVersion::default(), Position::Line(7), None);
         assert!(builder.take().unwrap().is_none());
         assert_eq!(builder.since(), None);
         // The file is still in hand, at the same place.
-        push(&mut builder, 8, b"{}", b"");
+        push(&mut builder, 8, b"{}");
         assert!(builder.since().is_some());
         let body = builder.take().unwrap().unwrap();
         assert_eq!(body.spans.len(), 1);
@@ -459,10 +442,10 @@ mod tests {
         assert_eq!((span.rows, span.rejected), (0, 0));
     }
 
-    /// One line of a file, with the sizes of its row and of its original.
+    /// One line of a file, with the size of its row, or its own.
     #[derive(Clone, Debug)]
     enum Line {
-        Row(usize, usize),
+        Row(usize),
         Rejected(usize),
     }
 
@@ -474,7 +457,7 @@ mod tests {
             1 => 999_900_usize..=999_998,
         ];
         prop_oneof![
-            12 => (size, 0_usize..300).prop_map(|(row, original)| Line::Row(row, original)),
+            12 => size.prop_map(Line::Row),
             1 => (1_usize..400_000).prop_map(Line::Rejected),
         ]
     }
@@ -489,7 +472,6 @@ mod tests {
     #[derive(Default)]
     struct Given {
         rows: Vec<Vec<u8>>,
-        originals: Vec<Vec<u8>>,
         rejected: Vec<Vec<u8>>,
     }
 
@@ -498,20 +480,23 @@ mod tests {
         let (mut bodies, mut given) = (Vec::new(), Given::default());
         let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
         for (number, lines) in files.iter().enumerate() {
-            builder.begin_file(&format!("f{number}"), &FileVersion::default(), Position::Line(0));
+            builder.begin_file(
+                &format!("f{number}"),
+                &FileVersion::default(),
+                Position::Line(0),
+                None,
+            );
             for ((line, due), at) in lines.iter().zip(1..) {
-                let size = if let Line::Row(size, _) = line { *size } else { 0 };
+                let size = if let Line::Row(size) = line { *size } else { 0 };
                 if *due || !builder.fits(size) {
                     bodies.extend(builder.take().unwrap());
                 }
                 let unique = given.rows.len() as u64;
                 match line {
-                    Line::Row(size, original) => {
+                    Line::Row(size) => {
                         let row = row(unique, *size);
-                        let original = format!("{unique} {}", "o".repeat(*original)).into_bytes();
-                        push(&mut builder, at, &row, &original);
+                        push(&mut builder, at, &row);
                         given.rows.push(row);
-                        given.originals.push(original);
                     }
                     Line::Rejected(size) => {
                         let original = vec![b'r'; *size];
@@ -534,7 +519,7 @@ mod tests {
         #[test]
         fn rows_come_out_in_order_and_once(files in files()) {
             let (bodies, given) = fill(&files);
-            let (mut rows, mut originals, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut rows, mut rejected) = (Vec::new(), Vec::new());
             for body in &bodies {
                 let json = body.json().unwrap();
                 prop_assert!(json.len() <= MAX_BODY_BYTES);
@@ -543,10 +528,8 @@ mod tests {
                 prop_assert_eq!(in_body.len(), body.rows.len());
                 rows.extend(in_body);
                 for row in 0..body.rows.len() {
-                    let Rejection { kept, position, .. } = body.reject(row, "", String::new());
-                    let Kept::Line(original) = kept else { panic!("a row has its line") };
+                    let Rejection { position, .. } = body.reject(row, "", "");
                     prop_assert_eq!(&position.file, &body.spans[body.rows[row].span].delta.file);
-                    originals.push(original.to_vec());
                 }
                 for rejection in &body.rejections {
                     let Kept::Line(line) = &rejection.kept else { panic!("it has its line") };
@@ -554,7 +537,6 @@ mod tests {
                 }
             }
             prop_assert!(rows == given.rows);
-            prop_assert!(originals == given.originals);
             prop_assert!(rejected == given.rejected);
         }
 
@@ -605,7 +587,7 @@ mod tests {
     #[test]
     fn short_bad_lines_close_a_body_too() {
         let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
-        builder.begin_file("f", &FileVersion::default(), Position::Line(0));
+        builder.begin_file("f", &FileVersion::default(), Position::Line(0), None);
         let mut lines = 0;
         while builder.fits(10) && lines < 5_000 {
             lines += 1;

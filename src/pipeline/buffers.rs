@@ -53,6 +53,8 @@ impl<T> Drop for Buffer<T> {
             return;
         }
         items.clear();
+        // A body that does not compress needs much more than the next.
+        items.shrink_to(self.home.room);
         self.home.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(items);
     }
 }

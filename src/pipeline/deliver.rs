@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Policy;
 use super::body::{Body, Span};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
+use super::originals::Originals;
 use super::sink::{PostError, Sink};
 use super::summary::{Counters, add};
 use crate::checkpoint::{LeaseWatch, StoreError};
@@ -28,6 +29,7 @@ const KEPT_AT_ONCE: usize = 8;
 pub(super) struct Poster {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) quarantine: Quarantine,
+    pub(super) originals: Arc<dyn Originals>,
     pub(super) lease: LeaseWatch,
     pub(super) stop: CancellationToken,
     /// When even bodies in flight must end.
@@ -83,8 +85,7 @@ impl Poster {
         }
         let is_refused = |row: usize| refused.binary_search_by_key(&row, |r| r.row).is_ok();
         let newest_ms = body.newest_ms(|row| !is_refused(row));
-        let refused = refused.into_iter().map(|r| body.reject(r.row, r.reason, r.detail));
-        let mut keep: Vec<Rejection> = refused.collect();
+        let mut keep = self.rejections(&body, &refused).await?;
         // A row of which Azure would have cut a column, and which it refused, was not delivered.
         let mut cut: Vec<Rejection> = cut;
         cut.retain(|cut| keep.iter().all(|refused| refused.position != cut.position));
@@ -181,6 +182,26 @@ impl Poster {
                 Err(PostError::Interrupt(Interrupt::OutOfTime))
             }
         }
+    }
+
+    /// The rejections of rows that were refused, with what is to be kept of them.
+    async fn rejections(
+        &self,
+        body: &Body,
+        refused: &[Refusal],
+    ) -> Result<Vec<Rejection>, Interrupt> {
+        let mut rejections = Vec::new();
+        let span = |refusal: &Refusal| body.rows[refusal.row].span;
+        for of_span in refused.chunk_by(|a, b| span(a) == span(b)) {
+            let begin = rejections.len();
+            rejections.extend(of_span.iter().map(|r| body.reject(r.row, r.reason, &r.detail)));
+            let file_kept = body.spans[span(&of_span[0])].file_kept.as_deref();
+            tokio::select! {
+                had = self.originals.complete(&mut rejections[begin..], file_kept) => had?,
+                () = self.grace_over() => return Err(Interrupt::OutOfTime),
+            }
+        }
+        Ok(rejections)
     }
 
     /// Makes rejections durable.

@@ -73,19 +73,19 @@ impl Ledger {
             tokio::select! {
                 biased;
                 Some(settled) = in_flight.next() => {
-                    let (settled, _slot): (Result<_, JoinError>, _) = settled;
+                    let (settled, _slots): (Result<_, JoinError>, _) = settled;
                     self.record(settled.map_err(internal)??).await?;
                 }
                 () = sleep_until(save_at.unwrap_or_else(Instant::now)), if save_at.is_some() => {
                     self.save().await?;
                 }
                 next = outgoing.recv(), if more => match next {
-                    Some(Outgoing { body, slot }) => {
+                    Some(Outgoing { body, slots }) => {
                         let settling = tokio::spawn(Arc::clone(&poster).settle(body));
                         let settling = AbortOnDropHandle::new(settling);
-                        // The slot is free when the body is recorded, not when it is settled: else
+                        // The slots are free when the body is recorded, not when it is settled: else
                         // a body that must be tried again would let the others run far ahead.
-                        in_flight.push_back(async move { (settling.await, slot) });
+                        in_flight.push_back(async move { (settling.await, slots) });
                     }
                     None => more = false,
                 }
@@ -189,7 +189,7 @@ mod tests {
     fn body(from: u64, to: Position, settled: u64, events_in_file: Option<u64>) -> Settled {
         let from = Position::Line(from);
         let delta = Delta { file: "f".to_owned(), version: FileVersion::default(), from, to };
-        let span = Span { delta, rows: settled, rejected: 0, events_in_file };
+        let span = Span { delta, rows: settled, rejected: 0, events_in_file, file_kept: None };
         Settled {
             spans: vec![(span, settled)],
             newest_ms: None,

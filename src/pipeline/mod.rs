@@ -10,6 +10,7 @@ mod deflate;
 mod deliver;
 mod fault;
 mod ledger;
+mod originals;
 mod outbox;
 mod page;
 mod part;
@@ -26,7 +27,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::sync::Semaphore;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -41,6 +41,7 @@ use crate::checkpoint::Store;
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Deadline, Random};
 use body::BodyBuffers;
+use outbox::Slots;
 use stream::StreamPull;
 
 /// How a run goes about its work.
@@ -52,7 +53,8 @@ pub struct Policy {
     pub grace: Duration,
     /// How a body is deflated: 0 (not at all) to 9.
     pub gzip_level: u32,
-    /// Bodies of all streams that are posted at the same time, or not yet recorded.
+    /// Slots for bodies, of all streams, that are posted at the same time or not yet recorded. A
+    /// body takes one for each 256 KiB that it holds, and one at least.
     pub in_flight: usize,
     /// A body that has waited this long is posted though it is not full.
     pub body_wait: Duration,
@@ -74,7 +76,7 @@ impl Default for Policy {
             run_time_limit: Duration::from_secs(540),
             grace: Duration::from_secs(30),
             gzip_level: 2,
-            in_flight: 4,
+            in_flight: 16,
             body_wait: Duration::from_secs(5),
             save_after_bodies: 16,
             save_after: Duration::from_secs(5),
@@ -126,8 +128,7 @@ pub struct Connector {
 /// What the streams of one run share.
 #[derive(Clone)]
 struct Shared {
-    /// One for each body that may be in flight.
-    slots: Arc<Semaphore>,
+    slots: Slots,
     buffers: BodyBuffers,
     /// Whether the sink has accepted a row in this run, of whatever stream.
     accepted: Arc<AtomicBool>,
@@ -135,7 +136,7 @@ struct Shared {
 
 impl Shared {
     fn new(policy: &Policy) -> Self {
-        let slots = Arc::new(Semaphore::new(policy.in_flight));
+        let slots = Slots::new(policy.in_flight);
         Self { slots, buffers: BodyBuffers::default(), accepted: Arc::default() }
     }
 }

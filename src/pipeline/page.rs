@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Policy;
 use super::body::{BodyBuffers, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
+use super::originals::Addresses;
 use super::outbox::Outbox;
 use super::part::PutDown;
 use super::source::{Page, Part, Source};
@@ -35,6 +36,8 @@ pub(super) struct PageReader {
     pub(super) quarantine: Quarantine,
     pub(super) stream: String,
     pub(super) cursor: Cursor,
+    /// Where the page's files are.
+    pub(super) addresses: Addresses,
     /// How far each file is read: at first what the checkpoint says.
     pub(super) read: BTreeMap<String, FileProgress>,
     pub(super) outbox: Outbox,
@@ -105,8 +108,9 @@ impl PageReader {
         }
     }
 
-    /// Remembers what is listed: it must not go without a word.
+    /// Remembers what is listed, which must not go without a word, and where it is.
     fn note(&mut self, page: &Page) {
+        self.addresses.note(&page.parts);
         for part in &page.parts {
             self.read.entry(part.key.clone()).or_insert_with(|| FileProgress {
                 done: Position::Line(0),
@@ -154,7 +158,7 @@ impl PageReader {
     fn give_up(&mut self, missing: &[FilePosition], builder: &mut BodyBuilder) {
         for position in missing {
             let Some(progress) = self.read.get_mut(&position.file) else { continue };
-            builder.begin_file(&position.file, &progress.version, progress.done);
+            builder.begin_file(&position.file, &progress.version, progress.done, None);
             builder.push_rejection(Rejection {
                 position: position.clone(),
                 event_id: String::new(),

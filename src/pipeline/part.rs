@@ -16,7 +16,7 @@ use crate::checkpoint::{FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Rejection};
 
 /// How often a file is downloaded without one new line before it is given up.
-const DOWNLOADS: u32 = 5;
+pub(super) const DOWNLOADS: u32 = 5;
 
 /// How many downloads must break at the same place before a file counts as corrupt.
 const CORRUPT_DOWNLOADS: u32 = 3;
@@ -112,7 +112,7 @@ impl PageReader {
             }
         };
         let done = Position::Line(from);
-        builder.begin_file(&part.key, &version, done);
+        builder.begin_file(&part.key, &version, done, self.kept.get(&part.key).cloned());
         self.read.insert(part.key.clone(), FileProgress { done, version });
         from
     }
@@ -135,7 +135,6 @@ impl PageReader {
             stop: self.stop.clone(),
             counters: Arc::clone(&self.counters),
             policy: self.policy,
-            file_kept: self.kept.get(&part.key).cloned(),
             line: from,
             events: 0,
         };
@@ -235,7 +234,7 @@ impl PageReader {
     }
 }
 
-fn unreadable(part: &Part, downloads: u32, error: &dyn std::fmt::Display) -> Fault {
+pub(super) fn unreadable(part: &Part, downloads: u32, error: &dyn std::fmt::Display) -> Fault {
     Fault::passing(
         "file-unreadable",
         format!("batch file {}: {downloads} downloads in a row failed: {error}", part.key),

@@ -33,8 +33,6 @@ pub(super) struct Filler {
     pub(super) stop: CancellationToken,
     pub(super) counters: Arc<Counters>,
     pub(super) policy: Policy,
-    /// As what the whole file lies in quarantine, if it does already.
-    pub(super) file_kept: Option<String>,
     /// How many lines of the file are read.
     pub(super) line: u64,
     /// How many of them were events, in this run.
@@ -64,10 +62,9 @@ impl Filler {
             row.clear();
             match self.reader.next(&mut row) {
                 Ok(Some(record)) => {
-                    let kept = self.file_kept.as_deref();
-                    let taken =
-                        take(&mut self.builder, &self.outbox, &self.policy, kept, &record, &row);
-                    if let Err(end) = taken {
+                    if let Err(end) =
+                        take(&mut self.builder, &self.outbox, &self.policy, &record, &row)
+                    {
                         break end;
                     }
                     self.line = record.line;
@@ -88,7 +85,6 @@ fn take(
     builder: &mut BodyBuilder,
     outbox: &Outbox,
     policy: &Policy,
-    file_kept: Option<&str>,
     record: &Record<'_>,
     row: &[u8],
 ) -> Result<(), FillEnd> {
@@ -126,7 +122,7 @@ fn take(
             builder.push_rejection(rejection);
         }
         RecordKind::TooLong(length) => {
-            let kept = Kept::File(file_kept.ok_or(FillEnd::KeepFile)?.to_owned());
+            let kept = Kept::File(builder.file_kept().ok_or(FillEnd::KeepFile)?.to_owned());
             let detail = format!("the line has {length} bytes, more than MAX_LINE_BYTES");
             let rejection = reject(builder, record, "line-too-long", detail, false, kept);
             builder.push_rejection(rejection);

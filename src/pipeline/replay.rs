@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::{BodyBuilder, hex};
 use super::deliver::{Poster, Settled};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
+use super::originals::Reread;
 use super::outbox::{Outbox, Outgoing};
 use super::read::{Download, FillEnd, Filler};
 use super::resume::{lease, release, stored};
@@ -212,13 +213,20 @@ impl<'a> Resend<'a> {
         lease: &dyn Lease,
         told: &'a mut Told,
     ) -> Self {
+        let counters = Arc::default();
+        let originals = Reread {
+            quarantine: replay.quarantine.clone(),
+            records: Arc::clone(&replay.records),
+            counters: Arc::clone(&counters),
+        };
         let poster = Poster {
             sink: Arc::clone(&replay.sink),
             quarantine: replay.quarantine.clone(),
+            originals: Arc::new(originals),
             lease: lease.watch(),
             stop: stop.clone(),
             deadline: deadline.plus(replay.policy.grace),
-            counters: Arc::default(),
+            counters,
             policy: replay.policy,
             accepted: Arc::clone(&shared.accepted),
         };
@@ -357,8 +365,9 @@ impl<'a> Resend<'a> {
         file_kept: Option<String>,
     ) -> Result<Filled, Interrupt> {
         let line = record.line.saturating_sub(1);
-        self.builder.begin_file(&record.file, &FileVersion::default(), Position::Line(line));
-        let (outbox, mut outgoing) = Outbox::new(Arc::clone(&self.shared.slots));
+        let (version, from) = (FileVersion::default(), Position::Line(line));
+        self.builder.begin_file(&record.file, &version, from, file_kept);
+        let (outbox, mut outgoing) = Outbox::new(self.shared.slots.clone());
         let policy = self.replay.policy;
         let empty = BodyBuilder::new(self.stream, policy.gzip_level, &self.shared.buffers);
         let filler = Filler {
@@ -368,7 +377,6 @@ impl<'a> Resend<'a> {
             stop: self.stop.clone(),
             counters: Arc::clone(&self.poster.counters),
             policy,
-            file_kept,
             line,
             events: 0,
         };
@@ -382,13 +390,13 @@ impl<'a> Resend<'a> {
         let settling = async {
             // Moved in, so that a failure here ends the filling.
             let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
-            let settling = outgoing.map(|Outgoing { body, slot }| {
+            let settling = outgoing.map(|Outgoing { body, slots }| {
                 let settling = Arc::clone(&poster).settle(body);
-                async move { (settling.await, slot) }
+                async move { (settling.await, slots) }
             });
             let mut settling = settling.buffered(policy.in_flight);
             let mut any = false;
-            while let Some((settled, _slot)) = settling.next().await {
+            while let Some((settled, _slots)) = settling.next().await {
                 self.settled(settled?);
                 any = true;
             }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::deliver::Poster;
 use super::fault::{Fault, Interrupt};
 use super::ledger::Ledger;
+use super::originals::{Addresses, Refetch};
 use super::outbox::Outbox;
 use super::page::PageReader;
 use super::resume::{lease, release};
@@ -195,14 +196,16 @@ impl StreamPull<'_> {
         in_hand: &mut Option<String>,
     ) -> Result<Page, Interrupt> {
         let connector = self.connector;
-        let (outbox, outgoing) = Outbox::new(Arc::clone(&self.shared.slots));
+        let (outbox, outgoing) = Outbox::new(self.shared.slots.clone());
         // Ends the reading side when the delivering side fails.
         let stop = self.stop.child_token();
+        let addresses = Addresses::default();
         let mut reader = PageReader {
             source: Arc::clone(&connector.source),
             quarantine: connector.quarantine.clone(),
             stream: self.stream.to_owned(),
             cursor: ledger.checkpoint.cursor.clone(),
+            addresses: addresses.clone(),
             read: ledger.checkpoint.files.clone(),
             outbox,
             buffers: self.shared.buffers.clone(),
@@ -219,6 +222,13 @@ impl StreamPull<'_> {
         let poster = Arc::new(Poster {
             sink: Arc::clone(&connector.sink),
             quarantine: connector.quarantine.clone(),
+            originals: Arc::new(Refetch {
+                source: Arc::clone(&connector.source),
+                addresses,
+                deadline: self.deadline.plus(connector.policy.grace),
+                policy: connector.policy,
+                counters: Arc::clone(&self.counters),
+            }),
             lease: ledger.lease.watch(),
             stop: self.stop.clone(),
             deadline: self.deadline.plus(connector.policy.grace),

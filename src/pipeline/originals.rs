@@ -1,0 +1,171 @@
+//! The lines of rows that the sink refuses.
+//!
+//! A body does not carry the lines that it was made of: they would be most of what a run holds in
+//! memory, for a case that hardly comes. When it comes, the line is read again where it came from. If
+//! that fails, the body is not recorded, and the next run comes to the same row.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::Policy;
+use super::body::hex;
+use super::fault::{Interrupt, internal};
+use super::part::{DOWNLOADS, unreadable};
+use super::read::Download;
+use super::source::{OpenError, OpenPart, OpenRecords, Part, ReadError, RecordReader, Source};
+use super::summary::Counters;
+use crate::quarantine::{Kept, Quarantine, Rejection};
+use crate::seams::Deadline;
+
+/// Where lines are had again.
+#[async_trait]
+pub(super) trait Originals: Send + Sync {
+    /// Puts what is to be kept into rejections of rows of one file, which are in the order of its
+    /// lines. The file lies in quarantine as `file_kept`, if it does.
+    async fn complete(
+        &self,
+        refused: &mut [Rejection],
+        file_kept: Option<&str>,
+    ) -> Result<(), Interrupt>;
+}
+
+/// Where the files of a page are, by the last listing of it.
+#[derive(Clone, Default)]
+pub(super) struct Addresses(Arc<Mutex<HashMap<String, Part>>>);
+
+impl Addresses {
+    pub(super) fn note(&self, parts: &[Part]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(parts.iter().map(|part| (part.key.clone(), part.clone())));
+    }
+
+    fn of(&self, file: &str) -> Option<Part> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned()
+    }
+}
+
+/// In a pull: the batch file is downloaded again.
+pub(super) struct Refetch {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) addresses: Addresses,
+    pub(super) deadline: Deadline,
+    pub(super) policy: Policy,
+    pub(super) counters: Arc<Counters>,
+}
+
+#[async_trait]
+impl Originals for Refetch {
+    async fn complete(
+        &self,
+        refused: &mut [Rejection],
+        _file_kept: Option<&str>,
+    ) -> Result<(), Interrupt> {
+        let file = refused.first().map_or("", |first| &first.position.file);
+        let part = self.addresses.of(file).ok_or_else(|| internal("a file is not in its page"))?;
+        let mut downloads = 0;
+        loop {
+            downloads += 1;
+            let read = match self.source.open(&part, self.deadline).await {
+                Ok(open) => {
+                    let records = |input, skip| self.source.records(input, skip);
+                    read_lines(refused, open, part.size, records, &self.counters).await?
+                }
+                Err(OpenError::Expired) => Err(broken("its address has expired")),
+                Err(OpenError::Interrupt(interrupt)) => return Err(interrupt),
+            };
+            match read {
+                Ok(()) => return Ok(()),
+                Err(error) if downloads == DOWNLOADS => {
+                    return Err(unreadable(&part, downloads, &error).into());
+                }
+                Err(_) => tokio::time::sleep(self.policy.download_pause * downloads).await,
+            }
+        }
+    }
+}
+
+/// In a replay: the row's record keeps what it kept. A row of a file that is kept whole has none; its
+/// line is read out of that.
+pub(super) struct Reread {
+    pub(super) quarantine: Quarantine,
+    pub(super) records: OpenRecords,
+    pub(super) counters: Arc<Counters>,
+}
+
+#[async_trait]
+impl Originals for Reread {
+    async fn complete(
+        &self,
+        refused: &mut [Rejection],
+        file_kept: Option<&str>,
+    ) -> Result<(), Interrupt> {
+        for rejection in refused.iter_mut() {
+            if let Some(found) = self.quarantine.read(rejection.name()).await? {
+                rejection.kept = found.record.map_err(internal)?.kept();
+            }
+        }
+        let of_file = refused.iter().position(|rejection| rejection.kept == Kept::Nothing);
+        let Some(first) = of_file else { return Ok(()) };
+        let name = file_kept.ok_or_else(|| internal("a record went while its row was sent"))?;
+        let bytes = self.quarantine.open_file(name).await?;
+        let bytes = bytes.ok_or_else(|| internal("a kept file went while it was sent"))?;
+        let open = OpenPart { etag: None, bytes };
+        let refused = &mut refused[first..];
+        let read = read_lines(refused, open, None, &*self.records, &self.counters).await?;
+        Ok(read.map_err(internal)?)
+    }
+}
+
+/// Reads the lines out of one download.
+async fn read_lines(
+    refused: &mut [Rejection],
+    open: OpenPart,
+    size: Option<u64>,
+    records: impl Fn(Box<dyn Read + Send>, u64) -> Box<dyn RecordReader>,
+    counters: &Arc<Counters>,
+) -> Result<Result<(), ReadError>, Interrupt> {
+    // Ends the reading thread if nobody waits for it any more.
+    let stop = CancellationToken::new();
+    let _ends = stop.clone().drop_guard();
+    let download = Download::begin(open, size, stop, Arc::clone(counters));
+    let wanted: Vec<(u64, String)> =
+        refused.iter().map(|r| (r.position.line, r.event_id.clone())).collect();
+    let skip = wanted.first().map_or(0, |(line, _)| line.saturating_sub(1));
+    let reader = records(Box::new(download), skip);
+    let finding = tokio::task::spawn_blocking(move || find(reader, &wanted));
+    Ok(finding.await.map_err(internal)?.map(|lines| {
+        for (rejection, line) in refused.iter_mut().zip(lines) {
+            rejection.kept = Kept::Line(line);
+        }
+    }))
+}
+
+/// The lines with these numbers, if their events have these ids.
+fn find(
+    mut reader: Box<dyn RecordReader>,
+    wanted: &[(u64, String)],
+) -> Result<Vec<Bytes>, ReadError> {
+    let (mut lines, mut row) = (Vec::with_capacity(wanted.len()), Vec::new());
+    while let Some((line, id)) = wanted.get(lines.len()) {
+        row.clear();
+        match reader.next(&mut row)? {
+            Some(record) if record.line < *line => {}
+            Some(record) if record.line == *line && hex(&record.id) == *id => {
+                lines.push(Bytes::copy_from_slice(record.original));
+            }
+            _ => {
+                return Err(broken(&format!("line {line} is no longer what it was")));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+fn broken(why: &str) -> ReadError {
+    ReadError::Broken(io::Error::other(why.to_owned()))
+}
