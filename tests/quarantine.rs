@@ -484,6 +484,60 @@ async fn rig_with_one_refused() -> (Rig, Vec<String>) {
     (rig, lines)
 }
 
+/// Its line is downloaded again, and must be durable before anything is recorded.
+#[tokio::test]
+async fn a_refused_row_whose_line_cannot_be_had_is_not_recorded() {
+    let lines = events(1, STREAM, 10);
+    let other = events(2, STREAM, 10);
+    for (fault, told) in [
+        (Fault::Expired, "its address has expired"),
+        (Fault::CutShort(20), "the download broke off"),
+        (Fault::Corrupt(20), "the file is damaged"),
+    ] {
+        let (_refused, plan) = Refused::plan(ids(&lines[3..4]));
+        // The first download is read, the others are for the line.
+        let plan = plan.once(Endpoint::File, Fault::Nothing).times(5, Endpoint::File, fault);
+        let world = World::default()
+            .page(STREAM, page_of("a.json.gz", &lines))
+            .page(STREAM, page_of("b.json.gz", &other));
+        let rig = Rig::new(world, plan).await.only(STREAM);
+        let run = rig.pull().await;
+        let error = run.streams[0].error.as_ref().unwrap();
+        assert_eq!(error.code, "file-unreadable");
+        assert!(error.message.contains("a.json.gz: 5 downloads in a row failed"), "{error}");
+        assert!(error.message.contains(told), "{error}");
+        assert_eq!((rig.quarantined().len(), rig.simulator.landed_count()), (0, 9));
+        assert_eq!(run.streams[0].rows_delivered, 0);
+        if told == "the file is damaged" {
+            continue;
+        }
+        let again = rig.pull_one().await;
+        assert_eq!((again.rows_delivered, again.rows_quarantined), (19, 1));
+        assert_eq!(rig.simulator.landed_count(), 9 + 19);
+        assert_eq!(rig.quarantined()[0]["original"], lines[3]);
+    }
+}
+
+/// Rows are refused again out of a file that is kept whole: then each has its own line.
+#[tokio::test]
+async fn a_row_of_a_kept_file_that_is_refused_gets_a_record_of_its_own() {
+    let lines = events(1, STREAM, 40);
+    let (_refused, plan) = Refused::plan(ids(&lines[30..32]));
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let mut rig = Rig::new(world, plan).await.only(STREAM);
+    rig.options.max_file_bytes = 12_000;
+    assert_eq!(rig.pull_one().await.rows_quarantined, 0);
+    rig.options.max_file_bytes = 8 << 30;
+    for _ in 0..2 {
+        let replay = replay_on(&rig, folder(&rig)).await;
+        assert_eq!(replay.streams[0].stay, [("row-refused".to_owned(), 2)].into());
+        let records = rig.quarantined();
+        let originals: Vec<&str> = records.iter().map(|record| text(record, "original")).collect();
+        assert_eq!(originals, lines[30..32]);
+    }
+    assert_eq!(rig.simulator.landed_count(), 38);
+}
+
 #[tokio::test]
 async fn a_stream_that_another_pulls_is_busy() {
     let (rig, _) = rig_with_one_refused().await;
