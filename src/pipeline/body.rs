@@ -23,7 +23,7 @@ use crate::quarantine::{FilePosition, Kept, Rejection};
 pub const MAX_BODY_BYTES: usize = 1_000_000;
 
 /// Rejected lines of this many bytes close a body, so that they do not pile up in memory.
-const MAX_REJECTED_BYTES: usize = MAX_BODY_BYTES;
+const MAX_REJECTED_BYTES: usize = MAX_BODY_BYTES / 4;
 
 /// A full body on its way to the sink.
 #[derive(Debug)]
@@ -386,11 +386,11 @@ mod tests {
     }
 
     #[test]
-    fn a_million_rejected_bytes_close_a_body() {
+    fn a_quarter_of_a_million_rejected_bytes_close_a_body() {
         let mut builder = begun();
         push(&mut builder, 1, b"{}");
         let around = rejection(&builder, 2, b"").size();
-        let long = vec![b'x'; 500_000 - around];
+        let long = vec![b'x'; 125_000 - around];
         for line in [2, 3] {
             assert!(builder.fits(2));
             let rejection = rejection(&builder, line, &long);

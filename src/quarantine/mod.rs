@@ -130,8 +130,11 @@ impl Quarantine {
 
     /// Keeps one line. It is durable on return.
     pub async fn keep(&self, rejection: &Rejection) -> Result<(), StoreError> {
-        // Strings and numbers: nothing in it can fail to serialise.
-        let mut bytes = serde_json::to_vec(&Record::of(rejection)).unwrap_or_default();
+        // Room for the line with its quotes escaped: a long one that grows step by step takes twice
+        // its size.
+        let mut bytes = Vec::with_capacity(rejection.size() + rejection.size() / 4);
+        // Strings and numbers into memory: nothing in it can fail.
+        drop(serde_json::to_writer(&mut bytes, &Record::of(rejection)));
         bytes.push(b'\n');
         self.0.write(&rejection.name(), Bytes::from(bytes)).await
     }
