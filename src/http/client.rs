@@ -10,6 +10,10 @@ use futures::StreamExt;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response, StatusCode};
+use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::version::{TLS12, TLS13};
+use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::public_hosts::PublicHosts;
 
@@ -34,16 +38,28 @@ pub struct Clients {
     pub local: Client,
 }
 
+/// Why there are no clients.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientsError {
+    /// Without root certificates, mostly.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    /// The HTTP library refuses its settings.
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+}
+
 impl Clients {
     /// Builds them. With `loopback`, files may come from this machine too: for tests.
-    pub fn new(loopback: bool) -> reqwest::Result<Self> {
+    pub fn new(loopback: bool) -> Result<Self, ClientsError> {
+        let tls = tls()?;
         let builder = || {
             Client::builder()
                 .user_agent(concat!("mimecast-sentinel/", env!("CARGO_PKG_VERSION")))
                 .redirect(Policy::none())
                 .connect_timeout(CONNECT_TIMEOUT)
                 .read_timeout(READ_TIMEOUT)
-                .tls_version_min(reqwest::tls::Version::TLS_1_2)
+                .tls_backend_preconfigured(tls.clone())
         };
         let files = |builder: ClientBuilder| match loopback {
             true => builder,
@@ -55,6 +71,17 @@ impl Clients {
             local: builder().timeout(CALL_TIMEOUT).no_proxy().build()?,
         })
     }
+}
+
+/// TLS 1.2 and 1.3, with the system's root certificates, for all clients: to load those is most of
+/// what a run with nothing new costs, so they are loaded once.
+fn tls() -> Result<ClientConfig, rustls::Error> {
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_platform_verifier()?
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
 }
 
 /// A reply that was read whole.

@@ -6,7 +6,7 @@ mod retry;
 mod retry_after;
 mod token_cache;
 
-pub use client::{Clients, Reply, ReplyError, describe, read_reply};
+pub use client::{Clients, ClientsError, Reply, ReplyError, describe, read_reply};
 pub use public_hosts::is_public;
 pub use retry::{GaveUp, Retries, RetryPolicy};
 pub use retry_after::retry_after;
