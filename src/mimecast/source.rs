@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::NaiveDate;
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT_ENCODING, ETAG};
 use secrecy::{ExposeSecret, SecretString};
@@ -21,6 +21,10 @@ use crate::pipeline::source::{OpenError, OpenPart, OpenRecords, Page, Part, Reco
 use crate::pipeline::{Fault, Interrupt, Source};
 use crate::seams::{Clock, Deadline, Random};
 use crate::table::CLOUD_INTEGRATED;
+
+/// A file of at most so many bytes counts as open when they are here, so that nobody is woken to wait
+/// for them. More would only be held for longer.
+const SMALL: u64 = 16 * 1024;
 
 /// What to pull, and how.
 #[derive(Clone, Debug)]
@@ -140,7 +144,7 @@ impl Source for MimecastSource {
             let request = api.clients.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
             let (failed, waited) = match request.send().await {
                 Ok(response) => match response.status() {
-                    StatusCode::OK => return Ok(opened(response, self.limits.file)),
+                    StatusCode::OK => return Ok(opened(response, self.limits.file).await),
                     StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
                         return Err(OpenError::Expired);
                     }
@@ -182,11 +186,12 @@ fn records(
 }
 
 /// A download, which breaks off where no file within the limit can still go on: gzip makes none much
-/// larger.
-fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
+/// larger. The bytes of a small file are here then.
+async fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
     let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok().map(str::to_owned));
+    let small = response.content_length().is_some_and(|length| length <= SMALL);
     let mut left = limit.saturating_add(limit / 8);
-    let bytes = response.bytes_stream().map(move |chunk| {
+    let bytes = response.bytes_stream().fuse().map(move |chunk| {
         let chunk = chunk.map_err(|error| io::Error::other(describe(&error)))?;
         left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
             let reason = format!("it is larger than {limit} bytes even as it comes");
@@ -194,7 +199,9 @@ fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
         })?;
         Ok(chunk)
     });
-    OpenPart { etag, bytes: bytes.boxed() }
+    let mut bytes = bytes.boxed();
+    let first = if small { bytes.next().await } else { None };
+    OpenPart { etag, bytes: stream::iter(first).chain(bytes).boxed() }
 }
 
 fn unreachable(part: &Part, failed: &str) -> Fault {

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -147,7 +147,7 @@ fn reject(
 pub(super) struct Download {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     chunk: Bytes,
-    _fetching: AbortOnDropHandle<()>,
+    _fetching: Option<AbortOnDropHandle<()>>,
 }
 
 impl Download {
@@ -159,8 +159,11 @@ impl Download {
         counters: Arc<Counters>,
     ) -> Self {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let fetching = tokio::spawn(fetch(not_nothing(part.bytes, size), sender, stop, counters));
-        Self { chunks, chunk: Bytes::new(), _fetching: AbortOnDropHandle::new(fetching) }
+        let mut fetching = fetch(not_nothing(part.bytes, size), sender, stop, counters).boxed();
+        // A small file is here already, and nobody need wait for it.
+        let fetched = (&mut fetching).now_or_never().is_some();
+        let fetching = (!fetched).then(|| AbortOnDropHandle::new(tokio::spawn(fetching)));
+        Self { chunks, chunk: Bytes::new(), _fetching: fetching }
     }
 }
 
