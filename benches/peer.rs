@@ -1,9 +1,10 @@
-//! The other end of a bench: the simulator in a process of its own, or the floor.
+//! The other end of a bench: the simulator in a process of its own, or a floor.
 //!
 //! `benches/run` starts it. Both make the same events from the same seed, so that their bytes are
 //! the same.
 
 use std::io::{BufRead, Read, Write, stdin, stdout};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate};
@@ -16,7 +17,8 @@ use mimecast_sentinel::simulator::{
     BatchFile, FaultPlan, Keep, MadeUp, Options, Page, Simulator, World,
 };
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId};
-use serde_json::json;
+use serde_json::{Value, json};
+use url::Url;
 
 const SEED: u64 = 1;
 /// 2026-08-01T00:00:00Z, in milliseconds.
@@ -49,6 +51,9 @@ enum Role {
         /// Takes bodies of any program: up to 1,100,000 bytes, also without gzip
         #[arg(long)]
         any_program: bool,
+        /// Serves with TLS, but for the managed identity, which is never asked over it
+        #[arg(long)]
+        tls: bool,
     },
     /// Serves the events with a fault, and tells what became of each event
     Faulty(faulty::Faulty),
@@ -59,6 +64,12 @@ enum Role {
         /// The gzip level
         #[arg(long)]
         level: u32,
+    },
+    /// Fetches each of the events' files over one connection, in a plain loop, on one thread, and no
+    /// more
+    Requests {
+        #[command(flatten)]
+        events: Events,
     },
 }
 
@@ -149,13 +160,14 @@ impl Events {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Peer::parse().role {
-        Role::Serve { events, latency_ms, any_program } => {
+        Role::Serve { events, latency_ms, any_program, tls } => {
             let latency = Duration::from_millis(latency_ms);
             let options = Options { latency, keep: Keep::Count, ..options(any_program) };
-            serve(&events, options).await
+            serve(&events, options, tls).await
         }
         Role::Faulty(faulty) => faulty.serve().await,
         Role::Floor { events, level } => floor(&events, level),
+        Role::Requests { events } => requests(&events).await,
     }
 }
 
@@ -166,9 +178,23 @@ fn options(any_program: bool) -> Options {
     Options { any_program, max_body_bytes, ..strict }
 }
 
-async fn serve(events: &Events, options: Options) -> Result<(), Box<dyn std::error::Error>> {
+async fn serve(
+    events: &Events,
+    options: Options,
+    tls: bool,
+) -> Result<(), Box<dyn std::error::Error>> {
     let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
-    tell(&settings(&simulator))?;
+    let mut told = settings(&simulator);
+    let folder = tempfile::tempdir()?;
+    let certificates = faulty::tls::Certificates::write(folder.path());
+    let port = certificates.serve(&simulator).await;
+    if tls {
+        simulator.serve_files_at(port.url());
+        told["MIMECAST_BASE_URL"] = port.url().into();
+        told["LOGS_INGESTION_ENDPOINT"] = port.url().into();
+        told["SSL_CERT_FILE"] = certificates.ca.display().to_string().into();
+    }
+    tell(&told)?;
     let mut lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());
     while let Some(line) = lines.await? {
         line?;
@@ -186,7 +212,7 @@ async fn serve(events: &Events, options: Options) -> Result<(), Box<dyn std::err
     Ok(())
 }
 
-fn settings(simulator: &Simulator) -> serde_json::Value {
+fn settings(simulator: &Simulator) -> Value {
     json!({
         "MIMECAST_BASE_URL": simulator.url(),
         "MIMECAST_CLIENT_ID": simulator.client_id(),
@@ -231,6 +257,82 @@ fn floor(events: &Events, level: u32) -> Result<(), Box<dyn std::error::Error>> 
     Ok(())
 }
 
+/// The CPU time is the caller's to measure, as above: that of the first thread, since the simulator
+/// has others.
+async fn requests(events: &Events) -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options { keep: Keep::Count, ..Options::default() };
+    let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
+    let requests = requests_of(&simulator).await?;
+    let host = simulator.url().trim_start_matches("http://");
+    let mut connection = TcpStream::connect(host)?;
+    connection.set_nodelay(true)?;
+    tell(&json!("ready"))?;
+    stdin().lock().read_line(&mut String::new())?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut read = 0;
+    for request in &requests {
+        connection.write_all(request.as_bytes())?;
+        let mut filled = 0;
+        while whole(&buffer[..filled]).is_none_or(|length| filled < length) {
+            match connection.read(&mut buffer[filled..])? {
+                0 => return Err("a reply broke off, or is larger than 64 KiB".into()),
+                count => filled += count,
+            }
+        }
+        if !buffer.starts_with(b"HTTP/1.1 200 ") {
+            return Err("a file was refused".into());
+        }
+        read += filled;
+    }
+    tell(&json!({"requests": requests.len(), "bytes_read": read}))?;
+    stdin().lock().read_line(&mut String::new())?;
+    Ok(())
+}
+
+/// How long a reply is, if its head is there.
+fn whole(reply: &[u8]) -> Option<usize> {
+    let head = memchr::memmem::find(reply, b"\r\n\r\n")? + 4;
+    let name = b"content-length: ";
+    let value = &reply[memchr::memmem::find(&reply[..head], name)? + name.len()..];
+    let digits = value.split(|byte| !byte.is_ascii_digit()).next()?;
+    Some(head + std::str::from_utf8(digits).ok()?.parse::<usize>().ok()?)
+}
+
+/// The least request for each file that the listings name.
+async fn requests_of(simulator: &Simulator) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", simulator.client_id()),
+        ("client_secret", simulator.client_secret()),
+    ];
+    let base = simulator.url();
+    let granted = http.post(format!("{base}/oauth/token")).form(&form).send().await?;
+    let granted: Value = serde_json::from_slice(&granted.bytes().await?)?;
+    let token = granted["access_token"].as_str().unwrap_or_default();
+    let mut requests = Vec::new();
+    for stream in ["entities", "mailflow", "urlclick"] {
+        let mut place = ("dateRangeStartsAt", "2026-08-01".to_owned());
+        loop {
+            let query = [("type", stream), ("pageSize", "100"), (place.0, &place.1)];
+            let list = http.get(format!("{base}/siem/v1/batch/events/ci")).query(&query);
+            let page = list.bearer_auth(token).send().await?.bytes().await?;
+            let page: Value = serde_json::from_slice(&page)?;
+            let files = page["value"].as_array().ok_or("a listing without files")?;
+            for file in files {
+                let url = Url::parse(file["url"].as_str().unwrap_or_default())?;
+                let path = &url[url::Position::BeforePath..];
+                requests.push(format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", url.authority()));
+            }
+            if files.is_empty() {
+                break;
+            }
+            place = ("nextPage", page["@nextPage"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    Ok(requests)
+}
+
 /// The bytes of all bodies, which a pull deflates: the events' rows, each with a comma.
 fn rows(files: &[BatchFile]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut rows = Vec::new();
@@ -245,7 +347,7 @@ fn rows(files: &[BatchFile]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     Ok(rows)
 }
 
-fn tell(value: &serde_json::Value) -> std::io::Result<()> {
+fn tell(value: &Value) -> std::io::Result<()> {
     let mut out = stdout().lock();
     writeln!(out, "{value}")?;
     out.flush()

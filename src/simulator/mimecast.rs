@@ -185,7 +185,7 @@ fn reply_for(shared: &Shared, stream: &str, index: usize) -> Value {
         let url = format!(
             "{}/files/{key}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=3600\
              &X-Amz-SignedHeaders=host&X-Amz-Signature={signature}",
-            shared.url
+            state.files_at
         );
         state.signatures.insert(signature, (key, number));
         json!({"url": url, "expiry": file.expiry.as_ref().unwrap_or(&expiry), "size": file.size})

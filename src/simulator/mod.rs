@@ -161,6 +161,12 @@ impl Simulator {
         self.handler.clone()
     }
 
+    /// From now on listings name files below this address, where the test serves them (with TLS,
+    /// say).
+    pub fn serve_files_at(&self, url: String) {
+        self.state().files_at = url;
+    }
+
     /// The rows that were accepted, in order; empty unless they are kept in memory.
     pub fn landed(&self) -> Vec<Value> {
         self.state().landed.rows.clone()

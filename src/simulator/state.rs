@@ -25,7 +25,6 @@ const KNOWN_STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: Options,
-    pub(super) url: String,
     state: Mutex<State>,
 }
 
@@ -36,8 +35,8 @@ impl Shared {
         options: Options,
         url: String,
     ) -> io::Result<Self> {
-        let state = Mutex::new(State::new(world, plan, Landed::new(&options.keep)?));
-        Ok(Self { options, url, state })
+        let state = Mutex::new(State::new(world, plan, url, Landed::new(&options.keep)?));
+        Ok(Self { options, state })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -56,6 +55,8 @@ impl Shared {
 
 #[derive(Debug)]
 pub(super) struct State {
+    /// Below what address listings name files.
+    pub(super) files_at: String,
     pub(super) streams: HashMap<String, Vec<Page>>,
     /// Every file that was ever listed, by `<stream>/<name>`.
     pub(super) files: HashMap<String, BatchFile>,
@@ -85,8 +86,9 @@ pub(super) struct State {
 }
 
 impl State {
-    fn new(world: World, plan: FaultPlan, landed: Landed) -> Self {
+    fn new(world: World, plan: FaultPlan, files_at: String, landed: Landed) -> Self {
         let mut state = Self {
+            files_at,
             streams: KNOWN_STREAMS.map(|name| (name.to_owned(), Vec::new())).into(),
             files: HashMap::new(),
             damaged: HashMap::new(),

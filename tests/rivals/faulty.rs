@@ -16,7 +16,7 @@ use super::{Events, options, settings, tell};
 #[path = "../support/tls.rs"]
 #[allow(dead_code, missing_docs, missing_debug_implementations, unreachable_pub)]
 #[allow(clippy::unwrap_used)]
-mod tls;
+pub(super) mod tls;
 
 type Failure = Box<dyn std::error::Error>;
 

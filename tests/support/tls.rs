@@ -86,6 +86,8 @@ impl Certificates {
         let handler = simulator.handler();
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                // Else answers in two packets wait for the client's delayed acknowledgement.
+                stream.set_nodelay(true).ok();
                 let (acceptor, handler) = (acceptor.clone(), handler.clone());
                 tokio::spawn(async move {
                     // A client that does not trust the CA ends the handshake.
