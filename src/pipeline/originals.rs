@@ -132,7 +132,7 @@ async fn read_lines(
     // Ends the reading thread if nobody waits for it any more.
     let stop = CancellationToken::new();
     let _ends = stop.clone().drop_guard();
-    let download = Download::begin(open, size, stop, Arc::clone(counters));
+    let download = Download::new(open, size, stop, Arc::clone(counters));
     let wanted: Vec<(u64, String)> =
         refused.iter().map(|r| (r.position.line, r.event_id.clone())).collect();
     let skip = wanted.first().map_or(0, |(line, _)| line.saturating_sub(1));

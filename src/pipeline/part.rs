@@ -126,7 +126,7 @@ impl PageReader {
         builder: &mut BodyBuilder,
     ) -> Result<FillEnd, PutDown> {
         let download =
-            Download::begin(open, part.size, self.stop.clone(), Arc::clone(&self.counters));
+            Download::new(open, part.size, self.stop.clone(), Arc::clone(&self.counters));
         let empty = self.builder();
         let filler = Filler {
             reader: self.source.records(Box::new(download), from),

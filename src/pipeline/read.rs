@@ -7,11 +7,9 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use futures::{FutureExt, StreamExt, stream};
+use futures::StreamExt;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Policy;
 use super::body::{BodyBuilder, hex};
@@ -20,10 +18,6 @@ use super::source::{OpenPart, ReadError, Record, RecordKind, RecordReader};
 use super::summary::{Counters, add};
 use crate::checkpoint::ByteStream;
 use crate::quarantine::{Kept, Rejection};
-
-/// Pieces of a download that wait to be inflated. One has up to 16 KiB over TLS (a record), and up
-/// to 400 KiB without (hyper's buffer); the kernel keeps more.
-const CHUNKS_AHEAD: usize = 2;
 
 /// Fills bodies from one opened part.
 pub(super) struct Filler {
@@ -143,72 +137,52 @@ fn reject(
     Rejection { position, event_id: hex(&record.id), reason, detail, delivered, kept }
 }
 
-/// A download as a blocking reader. The bytes are fetched ahead by a task that ends with it.
+/// A download as a blocking reader, for a thread that may block. HTTP reads on meanwhile, by two
+/// pieces.
 pub(super) struct Download {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    bytes: ByteStream,
     chunk: Bytes,
-    _fetching: Option<AbortOnDropHandle<()>>,
+    /// No byte has arrived, and the listing gives the file a `size`.
+    is_nothing: bool,
+    stop: CancellationToken,
+    counters: Arc<Counters>,
+    runtime: Handle,
 }
 
 impl Download {
-    /// Begins to fetch. Nothing at all is not a file to which the listing gives a `size`.
-    pub(super) fn begin(
+    /// A reader of the part's bytes, which the listing says to be `size`.
+    pub(super) fn new(
         part: OpenPart,
         size: Option<u64>,
         stop: CancellationToken,
         counters: Arc<Counters>,
     ) -> Self {
-        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let mut fetching = fetch(not_nothing(part.bytes, size), sender, stop, counters).boxed();
-        // A small file is here already, and nobody need wait for it.
-        let fetched = (&mut fetching).now_or_never().is_some();
-        let fetching = (!fetched).then(|| AbortOnDropHandle::new(tokio::spawn(fetching)));
-        Self { chunks, chunk: Bytes::new(), _fetching: fetching }
+        let bytes = part.bytes.fuse().boxed();
+        let is_nothing = size.is_some_and(|size| size > 0);
+        Self { bytes, chunk: Bytes::new(), is_nothing, stop, counters, runtime: Handle::current() }
     }
-}
 
-/// The bytes, with an error at their end if there were none where the listing says there are.
-fn not_nothing(bytes: ByteStream, size: Option<u64>) -> ByteStream {
-    let mut missing = size.is_some_and(|size| size > 0);
-    let bytes = bytes.map(Some).chain(stream::once(async { None }));
-    let checked = bytes.filter_map(move |chunk| {
-        let checked = match chunk {
-            Some(chunk) => {
-                missing &= chunk.as_ref().is_ok_and(Bytes::is_empty);
-                Some(chunk)
-            }
-            None => missing.then(|| Err(io::Error::other("no byte of the file arrived"))),
-        };
-        std::future::ready(checked)
-    });
-    checked.boxed()
-}
-
-async fn fetch(
-    mut bytes: ByteStream,
-    chunks: mpsc::Sender<io::Result<Bytes>>,
-    stop: CancellationToken,
-    counters: Arc<Counters>,
-) {
-    loop {
+    /// The next piece; nothing at the end.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
         let chunk = tokio::select! {
-            chunk = bytes.next() => chunk,
-            () = stop.cancelled() => Some(Err(io::Error::other("the run must stop"))),
+            chunk = self.bytes.next() => chunk.transpose()?,
+            () = self.stop.cancelled() => return Err(io::Error::other("the run must stop")),
         };
-        let Some(chunk) = chunk else { break };
-        let ended = chunk.is_err();
-        add(&counters.bytes_read, chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
-        if chunks.send(chunk).await.is_err() || ended {
-            break;
+        self.is_nothing &= chunk.as_ref().is_none_or(Bytes::is_empty);
+        if chunk.is_none() && self.is_nothing {
+            return Err(io::Error::other("no byte of the file arrived"));
         }
+        add(&self.counters.bytes_read, chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        Ok(chunk)
     }
 }
 
 impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.chunk = chunk?,
+            let runtime = self.runtime.clone();
+            match runtime.block_on(self.next())? {
+                Some(chunk) => self.chunk = chunk,
                 None => return Ok(0),
             }
         }

@@ -352,7 +352,7 @@ impl<'a> Resend<'a> {
         Ok(bytes.map(|bytes| {
             let part = OpenPart { etag: None, bytes };
             let counters = Arc::clone(&self.poster.counters);
-            let download = Download::begin(part, None, self.stop.clone(), counters);
+            let download = Download::new(part, None, self.stop.clone(), counters);
             (self.replay.records)(Box::new(download), record.line.saturating_sub(1))
         }))
     }
