@@ -263,8 +263,8 @@ fn table_document() -> String {
     let table = &CLOUD_INTEGRATED;
     let mut text = format!(
         "# {}\n\n\
-         The columns of the table, in the order in which rows have them. Rows are posted to the \
-         stream\n`{}`. This page is generated from `src/table/cloud_integrated.rs`:\n\
+         The columns of the table. Rows are posted to the stream `{}`. This page is\n\
+         generated from `src/table/cloud_integrated.rs`:\n\
          `UPDATE_DOCS=1 cargo test --test docs` writes it anew.\n\n\
          A column whose value an event does not have is empty. The type in brackets is that in the \
          stream, where\nthe rule's transform makes another of it.\n\n\

@@ -1,6 +1,6 @@
 //! What stands in a row before a column's value, put together when the table is compiled.
 
-use super::{Column, Table};
+use super::{Column, From, Table};
 
 /// Room for the longest name that Log Analytics takes (45 characters) and what is around it.
 const ROOM: usize = 49;
@@ -10,20 +10,24 @@ const ROOM: usize = 49;
 pub(super) struct ColumnStart {
     bytes: [u8; ROOM],
     len: usize,
+    /// Whether the column's field has the same name.
+    pub(super) same_name: bool,
 }
 
 impl ColumnStart {
     pub(super) const fn of_all(columns: &[Column]) -> [Self; Table::MAX_COLUMNS] {
-        let mut starts = [Self { bytes: [0; ROOM], len: 0 }; Table::MAX_COLUMNS];
+        let none = Self { bytes: [0; ROOM], len: 0, same_name: false };
+        let mut starts = [none; Table::MAX_COLUMNS];
         let mut column = 0;
         while column < columns.len() {
-            starts[column] = Self::of(columns[column].name.as_bytes());
+            starts[column] = Self::of(&columns[column]);
             column += 1;
         }
         starts
     }
 
-    const fn of(name: &[u8]) -> Self {
+    const fn of(column: &Column) -> Self {
+        let name = column.name.as_bytes();
         let mut bytes = [0; ROOM];
         let len = name.len() + 4;
         bytes[0] = b',';
@@ -32,10 +36,22 @@ impl ColumnStart {
         rest.split_at_mut(name.len()).0.copy_from_slice(name);
         bytes[len - 2] = b'"';
         bytes[len - 1] = b':';
-        Self { bytes, len }
+        let same_name = match column.from {
+            From::Field(field) => same(field.as_bytes(), name),
+            _ => false,
+        };
+        Self { bytes, len, same_name }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+}
+
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    match (a, b) {
+        ([], []) => true,
+        ([first, a @ ..], [other, b @ ..]) => *first == *other && same(a, b),
+        _ => false,
     }
 }

@@ -4,36 +4,53 @@ use super::{Column, From, Table};
 
 /// A power of two, at least twice [`Table::MAX_COLUMNS`]: there is always a free slot to stop at.
 const SLOTS: usize = 128;
-const FREE: u8 = u8::MAX;
 
 /// An open-addressed hash table of positions in a table's columns, made when it is compiled.
 #[derive(Debug)]
-pub(super) struct FieldIndex([u8; SLOTS]);
+pub(super) struct FieldIndex([Slot; SLOTS]);
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    name: Name,
+    column: u8,
+}
+
+/// A field's name as numbers, which are compared sooner than slices are.
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    len: u8,
+    first: u64,
+    /// It may overlap the first.
+    last: u64,
+}
 
 impl FieldIndex {
     pub(super) const fn new(columns: &[Column]) -> Self {
         assert!(columns.len() <= Table::MAX_COLUMNS && Table::MAX_COLUMNS * 2 <= SLOTS);
-        let mut slots = [FREE; SLOTS];
+        let free = Slot { name: Name::NONE, column: 0 };
+        let mut slots = [free; SLOTS];
         let mut column = 0;
         while column < columns.len() {
             if let From::Field(field) = columns[column].from {
-                let mut slot = home(field.as_bytes());
-                while slots[slot] != FREE {
+                let name = Name::of(field.as_bytes());
+                assert!(name.len > 0);
+                let mut slot = name.home();
+                while slots[slot].name.len > 0 {
                     slot = (slot + 1) % SLOTS;
                 }
-                slots[slot] = column as u8;
+                slots[slot] = Slot { name, column: column as u8 };
             }
             column += 1;
         }
         Self(slots)
     }
 
-    pub(super) fn find(&self, columns: &[Column], field: &str) -> Option<usize> {
-        let mut slot = home(field.as_bytes());
-        while self.0[slot] != FREE {
-            let column = usize::from(self.0[slot]);
-            if matches!(columns[column].from, From::Field(name) if name == field) {
-                return Some(column);
+    pub(super) const fn find(&self, field: &[u8]) -> Option<usize> {
+        let name = Name::of(field);
+        let mut slot = name.home();
+        while self.0[slot].name.len > 0 {
+            if self.0[slot].name.is(name) {
+                return Some(self.0[slot].column as usize);
             }
             slot = (slot + 1) % SLOTS;
         }
@@ -41,14 +58,32 @@ impl FieldIndex {
     }
 }
 
-/// The slot where the search for a field begins. Any multipliers would do; these give each of the
-/// Cloud Integrated fields a slot of its own.
-const fn home(field: &[u8]) -> usize {
-    match field {
-        [] => 0,
-        [.., last] => {
-            let middle = field[field.len() / 2];
-            (field.len() * 39 + middle as usize * 38 + *last as usize * 3) % SLOTS
-        }
+impl Name {
+    /// Of a free slot, and of what is no field's name.
+    const NONE: Self = Self { len: 0, first: 0, last: 0 };
+
+    /// A name of 4 to 16 bytes; any other is none.
+    const fn of(name: &[u8]) -> Self {
+        let (first, last) = if name.len() > 16 {
+            return Self::NONE;
+        } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+            (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
+        } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+            (u32::from_le_bytes(*first) as u64, u32::from_le_bytes(*last) as u64)
+        } else {
+            return Self::NONE;
+        };
+        Self { len: name.len() as u8, first, last }
+    }
+
+    const fn is(self, other: Self) -> bool {
+        self.len == other.len && self.first == other.first && self.last == other.last
+    }
+
+    /// The slot where the search begins. Any multiplier would do; this one gives each of the
+    /// Cloud Integrated fields a slot of its own.
+    const fn home(self) -> usize {
+        let mixed = (self.first ^ self.last.rotate_left(32)).wrapping_mul(0xDAA6_6D2C_7DDF_743F);
+        (mixed >> 57) as usize % SLOTS
     }
 }

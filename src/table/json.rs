@@ -5,6 +5,7 @@
 //! JSON here is what `serde_json` takes; the tests and a fuzz target hold one against the other.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::RejectReason;
 
@@ -15,33 +16,57 @@ const MAX_DEPTH: usize = 128;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JsonString<'a> {
     /// With its quotes.
-    pub(super) raw: &'a str,
+    pub(super) raw: &'a [u8],
     /// Whether anything in it is written as an escape.
     pub(super) escaped: bool,
 }
 
 impl<'a> JsonString<'a> {
     /// What it means, or nothing if it has a lone surrogate.
-    pub(super) fn text(self) -> Option<Cow<'a, str>> {
+    #[inline]
+    pub(super) fn text(self) -> Option<Cow<'a, [u8]>> {
         if self.escaped {
-            serde_json::from_str(self.raw).ok().map(Cow::Owned)
-        } else {
-            self.raw.get(1..self.raw.len() - 1).map(Cow::Borrowed)
+            return self.unescaped().map(Cow::Owned);
         }
+        self.raw.get(1..self.raw.len() - 1).map(Cow::Borrowed)
+    }
+
+    #[cold]
+    fn unescaped(self) -> Option<Vec<u8>> {
+        serde_json::from_slice(self.raw).ok().map(String::into_bytes)
     }
 }
 
-/// Gives each field of the object that `line` is to `take`: its key, and the text of its value.
+/// A field of the event.
+#[derive(Clone, Debug)]
+pub(super) struct Field<'a> {
+    pub(super) key: JsonString<'a>,
+    /// Its value's text.
+    pub(super) value: &'a [u8],
+    /// Where both stand in the line.
+    pub(super) place: Range<usize>,
+}
+
+impl Field<'_> {
+    /// Whether its key stands for itself, with only a colon between it and the value.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.key.escaped && self.key.raw.len() + 1 + self.value.len() == self.place.len()
+    }
+}
+
+/// Gives each field of the object that `line` is to `take`.
 ///
 /// # Errors
 /// Why the line is no event: JSON, object, surrogates; then depth or keys that repeat within a value.
 /// That keys of the event itself repeat is for the caller to see.
 pub(super) fn read_fields<'a>(
     line: &'a [u8],
-    mut take: impl FnMut(JsonString<'a>, &'a str),
+    mut take: impl FnMut(Field<'a>),
 ) -> Result<(), RejectReason> {
-    let text = std::str::from_utf8(line).map_err(|_| RejectReason::InvalidUtf8)?;
-    let mut reader = Reader::new(text);
+    if !line.is_ascii() && std::str::from_utf8(line).is_err() {
+        return Err(RejectReason::InvalidUtf8);
+    }
+    let mut reader = Reader::new(line);
     let object = reader.whole(&mut take).ok_or(RejectReason::NotJson)?;
     if !object {
         return Err(RejectReason::NotObject);
@@ -52,34 +77,41 @@ pub(super) fn read_fields<'a>(
     reader.refused.map_or(Ok(()), Err)
 }
 
+/// So many names are sooner compared with each other than sorted.
+const FEW: usize = 8;
+
 /// Whether a name occurs twice. Sorts, since a hostile object has very many.
 pub(super) fn repeats<T: Ord>(names: &mut [T]) -> bool {
+    if names.len() <= FEW {
+        return (1..names.len()).any(|name| names[..name].contains(&names[name]));
+    }
     names.sort_unstable();
     names.windows(2).any(|pair| pair[0] == pair[1])
 }
 
-/// Goes through a text without recursion, since a hostile one is nested as deep as it is long. Its
-/// methods give `None` where the text is not JSON.
+/// Goes through a text without recursion, since a hostile one is nested as deep as it is long.
+///
+/// Its methods take the place where something begins, and give the one behind it, or `None` where
+/// the text is not JSON. A place that is handed on stays in a register; as a field it was read and
+/// written at each step, and each step waits for the one before.
 struct Reader<'a> {
-    text: &'a str,
-    at: usize,
+    line: &'a [u8],
     /// Whether an escape is half of a surrogate pair without the other half.
     lone_surrogate: bool,
     /// The first thing that is JSON, and that no row may have.
     refused: Option<RejectReason>,
     /// What closes each array and object that is open within a field, outermost first.
     closers: Vec<u8>,
-    /// Of each of these, while none is too deep: how many of `keys` stand before its own.
+    /// Of each of the objects, while nothing is refused: how many of `keys` stand before its own.
     first_keys: Vec<usize>,
     /// The keys of all objects that are open within a field, outermost first.
-    keys: Vec<Cow<'a, str>>,
+    keys: Vec<Cow<'a, [u8]>>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(text: &'a str) -> Self {
+    fn new(line: &'a [u8]) -> Self {
         Self {
-            text,
-            at: 0,
+            line,
             lone_surrogate: false,
             refused: None,
             closers: Vec::new(),
@@ -89,225 +121,205 @@ impl<'a> Reader<'a> {
     }
 
     /// The whole text, one value; whether that is an object.
-    fn whole(&mut self, take: &mut impl FnMut(JsonString<'a>, &'a str)) -> Option<bool> {
-        let object = self.next()? == b'{';
-        if object {
-            self.object(take)?;
-        } else {
-            self.value()?;
-        }
-        self.blanks();
-        (self.at == self.text.len()).then_some(object)
+    fn whole(&mut self, take: &mut impl FnMut(Field<'a>)) -> Option<bool> {
+        let begin = self.next(0);
+        let object = self.byte(begin)? == b'{';
+        let end = if object { self.object(begin, take)? } else { self.value(begin)? };
+        (self.next(end) == self.line.len()).then_some(object)
     }
 
     /// The event's own object.
-    fn object(&mut self, take: &mut impl FnMut(JsonString<'a>, &'a str)) -> Option<()> {
-        self.at += 1;
-        if self.next()? == b'}' {
-            self.at += 1;
-            return Some(());
+    fn object(&mut self, at: usize, take: &mut impl FnMut(Field<'a>)) -> Option<usize> {
+        let mut at = self.next(at + 1);
+        if self.byte(at)? == b'}' {
+            return Some(at + 1);
         }
         loop {
-            let key = self.key()?;
-            self.next()?;
-            let start = self.at;
-            self.value()?;
-            take(key, self.text.get(start..self.at)?);
-            let next = self.next()?;
-            self.at += 1;
-            match next {
-                b',' => {}
-                b'}' => return Some(()),
+            let begin = at;
+            let (key, after) = self.key(at)?;
+            let start = self.next(after);
+            let end = match self.byte(start)? {
+                // Most are strings.
+                b'"' => self.string(start)?.0,
+                _ => self.value(start)?,
+            };
+            take(Field { key, value: self.line.get(start..end)?, place: begin..end });
+            at = self.next(end);
+            match self.byte(at)? {
+                b',' => at = self.next(at + 1),
+                b'}' => return Some(at + 1),
                 _ => return None,
             }
         }
     }
 
     /// Any value, with all that is in it.
-    fn value(&mut self) -> Option<()> {
+    fn value(&mut self, mut at: usize) -> Option<usize> {
         loop {
-            let opens = match self.next()? {
-                b'"' => self.string().map(|_| false),
-                b'{' => self.open(b'}'),
-                b'[' => self.open(b']'),
-                b'-' | b'0'..=b'9' => self.number().map(|()| false),
-                b't' => self.word("true"),
-                b'f' => self.word("false"),
-                b'n' => self.word("null"),
-                _ => None,
-            }?;
+            let opened = self.closers.len();
+            at = match self.byte(at)? {
+                b'"' => self.string(at)?.0,
+                b'{' => self.open(at, b'}')?,
+                b'[' => self.open(at, b']')?,
+                b'-' | b'0'..=b'9' => self.number(at)?,
+                b't' => self.word(at, b"true")?,
+                b'f' => self.word(at, b"false")?,
+                b'n' => self.word(at, b"null")?,
+                _ => return None,
+            };
             // Behind a value, up to the next one.
-            let mut ended = !opens;
+            let mut ended = self.closers.len() <= opened;
             while ended {
-                let Some(&closer) = self.closers.last() else { return Some(()) };
-                match self.next()? {
+                let Some(&closer) = self.closers.last() else { return Some(at) };
+                at = self.next(at);
+                match self.byte(at)? {
                     b',' => {
-                        self.at += 1;
+                        at = self.next(at + 1);
                         if closer == b'}' {
-                            self.nested_key()?;
+                            at = self.nested_key(at)?;
                         }
                         ended = false;
                     }
-                    next if next == closer => self.close(),
+                    next if next == closer => at = self.close(at),
                     _ => return None,
                 }
             }
         }
     }
 
-    /// Goes into an array or an object; `false` if it is empty, and passed.
-    fn open(&mut self, closer: u8) -> Option<bool> {
-        self.at += 1;
+    /// Goes into an array or an object, or past it if it is empty.
+    fn open(&mut self, at: usize, closer: u8) -> Option<usize> {
         self.closers.push(closer);
         // The event is a level too.
         if self.closers.len() == MAX_DEPTH {
             self.refused.get_or_insert(RejectReason::TooDeep);
         }
-        if self.refused.is_none() {
+        if self.refused.is_none() && closer == b'}' {
             self.first_keys.push(self.keys.len());
         }
-        if self.next()? == closer {
-            self.close();
-            return Some(false);
+        let at = self.next(at + 1);
+        if self.byte(at)? == closer {
+            return Some(self.close(at));
         }
-        if closer == b'}' {
-            self.nested_key()?;
-        }
-        Some(true)
+        if closer == b'}' { self.nested_key(at) } else { Some(at) }
     }
 
-    fn close(&mut self) {
-        self.at += 1;
-        self.closers.pop();
-        if self.refused.is_some() {
-            return;
+    fn close(&mut self, at: usize) -> usize {
+        let closer = self.closers.pop();
+        if self.refused.is_none() && closer == Some(b'}') {
+            let first = self.first_keys.pop().unwrap_or_default();
+            if repeats(&mut self.keys[first..]) {
+                self.refused = Some(RejectReason::DuplicateKey);
+            }
+            self.keys.truncate(first);
         }
-        let first = self.first_keys.pop().unwrap_or_default();
-        if repeats(&mut self.keys[first..]) {
-            self.refused = Some(RejectReason::DuplicateKey);
-        }
-        self.keys.truncate(first);
+        at + 1
     }
 
-    fn nested_key(&mut self) -> Option<()> {
-        let key = self.key()?;
-        if self.refused.is_none() {
-            // What is no text has a lone surrogate.
-            self.keys.extend(key.text());
+    fn nested_key(&mut self, at: usize) -> Option<usize> {
+        let (key, at) = self.key(at)?;
+        // What is no text has a lone surrogate.
+        if self.refused.is_none()
+            && let Some(text) = key.text()
+        {
+            self.keys.push(text);
         }
-        Some(())
+        Some(self.next(at))
     }
 
-    /// A key and its colon. Inlined: what is returned in memory costs more than it is worth.
+    /// A key and its colon.
     #[inline]
-    fn key(&mut self) -> Option<JsonString<'a>> {
-        if self.next()? != b'"' {
+    fn key(&mut self, at: usize) -> Option<(JsonString<'a>, usize)> {
+        if self.byte(at)? != b'"' {
             return None;
         }
-        let start = self.at;
-        let escaped = self.string()?;
-        let raw = self.text.get(start..self.at)?;
-        if self.next()? != b':' {
-            return None;
-        }
-        self.at += 1;
-        Some(JsonString { raw, escaped })
+        let (end, escaped) = self.string(at)?;
+        let raw = self.line.get(at..end)?;
+        let colon = self.next(end);
+        (self.byte(colon)? == b':').then_some((JsonString { raw, escaped }, colon + 1))
     }
 
-    /// A string; whether it has escapes.
-    fn string(&mut self) -> Option<bool> {
-        let mut escaped = false;
-        self.at += 1;
+    /// A string, and whether it has escapes.
+    fn string(&mut self, at: usize) -> Option<(usize, bool)> {
+        let end = plain(self.line, at + 1);
+        match self.byte(end)? {
+            b'"' => Some((end + 1, false)),
+            _ => Some((self.escaped_string(end)?, true)),
+        }
+    }
+
+    /// The rest of a string, from its first escape.
+    fn escaped_string(&mut self, mut at: usize) -> Option<usize> {
         loop {
-            self.at += plain(self.text.as_bytes().get(self.at..)?);
-            match self.byte()? {
-                b'"' => {
-                    self.at += 1;
-                    return Some(escaped);
-                }
-                b'\\' => self.escape()?,
+            at = match self.byte(at)? {
+                b'"' => return Some(at + 1),
+                b'\\' => self.escape(at + 1)?,
                 // A control character.
                 _ => return None,
-            }
-            escaped = true;
+            };
+            at = plain(self.line, at);
         }
     }
 
-    fn escape(&mut self) -> Option<()> {
-        self.at += 1;
-        match self.byte()? {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
+    /// What follows a backslash.
+    fn escape(&mut self, at: usize) -> Option<usize> {
+        match self.byte(at)? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(at + 1),
             b'u' => {
-                let unit = self.unit()?;
+                let (unit, end) = (hex(self.line.get(at + 1..)?)?, at + 5);
+                let rest = self.line.get(end..)?;
                 let pairs = unit & 0xFC00 == 0xD800
-                    && self.rest().starts_with(b"\\u")
-                    && self.rest().get(2..).and_then(hex).is_some_and(|low| low & 0xFC00 == 0xDC00);
+                    && rest.starts_with(b"\\u")
+                    && hex(&rest[2..]).is_some_and(|low| low & 0xFC00 == 0xDC00);
                 if pairs {
-                    self.at += 6;
-                } else if unit & 0xF800 == 0xD800 {
-                    self.lone_surrogate = true;
+                    return Some(end + 6);
                 }
+                self.lone_surrogate |= unit & 0xF800 == 0xD800;
+                Some(end)
             }
-            _ => return None,
+            _ => None,
         }
-        Some(())
     }
 
-    /// The `uXXXX` of an escape.
-    fn unit(&mut self) -> Option<u16> {
-        let unit = hex(self.rest().get(1..)?)?;
-        self.at += 5;
-        Some(unit)
-    }
-
-    fn number(&mut self) -> Option<()> {
-        self.at += usize::from(self.byte()? == b'-');
-        match self.byte()? {
-            b'0' => self.at += 1,
-            _ => self.digits()?,
+    fn number(&self, mut at: usize) -> Option<usize> {
+        at += usize::from(self.byte(at)? == b'-');
+        at = match self.byte(at)? {
+            b'0' => at + 1,
+            _ => self.digits(at)?,
+        };
+        if self.byte(at) == Some(b'.') {
+            at = self.digits(at + 1)?;
         }
-        if self.byte() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
+        if matches!(self.byte(at), Some(b'e' | b'E')) {
+            at += 1;
+            at += usize::from(matches!(self.byte(at), Some(b'+' | b'-')));
+            at = self.digits(at)?;
         }
-        if matches!(self.byte(), Some(b'e' | b'E')) {
-            self.at += 1;
-            self.at += usize::from(matches!(self.byte(), Some(b'+' | b'-')));
-            self.digits()?;
-        }
-        Some(())
+        Some(at)
     }
 
     /// One digit or more.
-    fn digits(&mut self) -> Option<()> {
-        let digits = self.rest().iter().take_while(|byte| byte.is_ascii_digit()).count();
-        self.at += digits;
-        (digits > 0).then_some(())
+    fn digits(&self, at: usize) -> Option<usize> {
+        let digits = self.line.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        (digits > 0).then_some(at + digits)
     }
 
-    fn word(&mut self, word: &str) -> Option<bool> {
-        self.at += word.len();
-        (self.text.get(self.at - word.len()..self.at)? == word).then_some(false)
+    fn word(&self, at: usize, word: &[u8]) -> Option<usize> {
+        self.line.get(at..)?.starts_with(word).then_some(at + word.len())
     }
 
-    /// The next byte that is not blank, where it stands.
-    fn next(&mut self) -> Option<u8> {
-        self.blanks();
-        self.byte()
-    }
-
-    fn blanks(&mut self) {
-        while matches!(self.byte(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
+    /// Where the next byte stands that is not blank.
+    #[inline]
+    fn next(&self, mut at: usize) -> usize {
+        while matches!(self.byte(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            at += 1;
         }
+        at
     }
 
-    fn byte(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.text.as_bytes().get(self.at..).unwrap_or_default()
+    #[inline]
+    fn byte(&self, at: usize) -> Option<u8> {
+        self.line.get(at).copied()
     }
 }
 
@@ -320,25 +332,29 @@ fn hex(digits: &[u8]) -> Option<u16> {
     })
 }
 
-/// How many bytes stand before the first that ends a string, begins an escape, or is a control
-/// character. Eight at a time: most of an event is strings.
-fn plain(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH_BITS: u64 = ONES << 7;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
+/// Which byte from `at` on is the first that ends a string, begins an escape, or is a control
+/// character; `bytes.len()` if there is none. Sixteen at a time: most of an event is strings, and
+/// most of them are short.
+#[inline]
+fn plain(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u128 = u128::from_ne_bytes([1; 16]);
+    const HIGH_BITS: u128 = ONES << 7;
+    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let word = u128::from_le_bytes(*word);
+        // Lets a quote and a space change places; control characters stay below both.
+        let quote = word ^ (ONES * 2);
+        let backslash = word ^ (ONES * b'\\' as u128);
         // Taking n from a byte borrows if it is smaller, which shows in its highest bit, unless that
         // was set before. The lowest byte found is right; what it borrows may spoil those above.
-        let found = (quote.wrapping_sub(ONES) & !quote)
-            | (backslash.wrapping_sub(ONES) & !backslash)
-            | (word.wrapping_sub(ONES * b' ' as u64) & !word);
-        if found & HIGH_BITS != 0 {
-            return index * 8 + (found & HIGH_BITS).trailing_zeros() as usize / 8;
+        let found = (quote.wrapping_sub(ONES * (b' ' as u128 + 1)) | backslash.wrapping_sub(ONES))
+            & !word
+            & HIGH_BITS;
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
         }
+        at += 16;
     }
     let ends = |byte: &u8| matches!(byte, b'"' | b'\\' | ..b' ');
-    words.len() * 8 + rest.iter().position(ends).unwrap_or(rest.len())
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(ends).unwrap_or(rest.len())
 }

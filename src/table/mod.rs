@@ -28,10 +28,14 @@ pub struct Table {
     /// The API's field that holds the event's time in milliseconds since 1970; `EventTime` and
     /// `TimeGenerated` are made from it.
     pub time_field: &'static str,
-    /// All columns, in the order in which they are shown and written.
+    /// All columns, in the order in which they are shown.
     pub columns: &'static [Column],
+    /// The position of the first column that takes a field; before it are our own.
+    first_field: usize,
     index: FieldIndex,
-    /// Of each column.
+    /// The position of the column that takes the time field.
+    time_column: Option<usize>,
+    /// What stands before the value of each column.
     starts: [ColumnStart; Self::MAX_COLUMNS],
 }
 
@@ -40,7 +44,8 @@ impl Table {
     pub const MAX_COLUMNS: usize = 64;
 
     /// A table, checked when it is compiled: its first column is [`From::TimeOrArrival`], so that
-    /// no row is empty, and its last [`From::Rest`], so that no field is lost.
+    /// no row is empty, its last [`From::Rest`], so that no field is lost, and those of fields stand
+    /// together before that.
     const fn new(
         name: &'static str,
         stream: &'static str,
@@ -50,13 +55,24 @@ impl Table {
         assert!(columns.len() >= 2 && columns.len() <= Self::MAX_COLUMNS);
         assert!(matches!(columns[0].from, From::TimeOrArrival));
         assert!(matches!(columns[columns.len() - 1].from, From::Rest));
+        let mut first_field = 0;
+        while !matches!(columns[first_field].from, From::Field(_) | From::Rest) {
+            first_field += 1;
+        }
+        let mut field = first_field;
+        while field < columns.len() - 1 {
+            assert!(matches!(columns[field].from, From::Field(_)));
+            field += 1;
+        }
         let (index, starts) = (FieldIndex::new(columns), ColumnStart::of_all(columns));
-        Self { name, stream, time_field, columns, index, starts }
+        let time_column = index.find(time_field.as_bytes());
+        assert!(time_column.is_some());
+        Self { name, stream, time_field, columns, first_field, index, time_column, starts }
     }
 
     /// The position in [`Table::columns`] of the column that takes the API's field of this name.
-    fn column_of(&self, field: &str) -> Option<usize> {
-        self.index.find(self.columns, field)
+    fn column_of(&self, field: &[u8]) -> Option<usize> {
+        self.index.find(field)
     }
 }
 

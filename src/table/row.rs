@@ -5,7 +5,7 @@ use std::ops::Range;
 use chrono::{DateTime, Datelike, Timelike, Utc};
 
 use super::column_start::ColumnStart;
-use super::json::{JsonString, read_fields, repeats};
+use super::json::{Field, read_fields, repeats};
 use super::{ColumnType, EventId, From, Table};
 
 /// What Azure keeps of one column's value, in UTF-8 bytes; it cuts the rest without a word (64 KB
@@ -16,7 +16,7 @@ pub const MAX_COLUMN_BYTES: usize = 65_536;
 /// negative numbers and seconds lie outside.
 const USABLE_TIME: Range<i64> = 946_684_800_000..4_102_444_800_000;
 
-const NULL: &str = "null";
+const NULL: &[u8] = b"null";
 
 /// What [`Table::write_row`] says of the row it wrote.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,7 +70,8 @@ impl Table {
     ///
     /// Values are copied as they stand, so that no digit and no escape changes. Each field of the
     /// event is in the row once: in its column, or under its own name in the [`From::Rest`] column.
-    /// Columns without a value are left out.
+    /// Columns without a value are left out. The columns of fields come first, in the order of the
+    /// event.
     ///
     /// # Errors
     /// Why the line is not an event, in this order if it has several faults: UTF-8, JSON, object,
@@ -82,103 +83,167 @@ impl Table {
         arrival: DateTime<Utc>,
         out: &mut Vec<u8>,
     ) -> Result<Row, RejectReason> {
-        let fields = Fields::read(self, line)?;
-        let event_time = self
-            .column_of(self.time_field)
-            .and_then(|column| fields.values[column]?.parse().ok())
+        let begin = out.len();
+        // About what a row has more than its line.
+        out.reserve(line.len() + 256);
+        let written = self.write_columns(line, id, arrival, out);
+        match written {
+            // The first column's comma.
+            Ok(_) => out[begin] = b'{',
+            Err(_) => out.truncate(begin),
+        }
+        written
+    }
+
+    fn write_columns(
+        &self,
+        line: &[u8],
+        id: EventId,
+        arrival: DateTime<Utc>,
+        out: &mut Vec<u8>,
+    ) -> Result<Row, RejectReason> {
+        let mut fields = Fields::new(self, line, out);
+        read_fields(line, |field| fields.add(field))?;
+        fields.write_alike();
+        if fields.repeat() {
+            return Err(RejectReason::DuplicateKey);
+        }
+        let Fields { time, rest, mut oversize, .. } = fields;
+
+        let event_time = time
+            .and_then(long)
             .filter(|ms| USABLE_TIME.contains(ms))
             .and_then(DateTime::from_timestamp_millis);
         let time = iso_8601_ms(event_time.unwrap_or(arrival));
-
-        let mut oversize = Vec::new();
-        let row = out.len();
-        // About what a row has more than its line.
-        out.reserve(line.len() + 256);
-        let columns = self.columns.iter().zip(&self.starts);
-        for ((column, start), value) in columns.zip(&fields.values) {
+        for (column, start) in self.columns[..self.first_field].iter().zip(&self.starts) {
             match column.from {
-                From::TimeOrArrival => write_text(out, start, &time),
                 From::Time if event_time.is_none() => {}
-                From::Time => write_text(out, start, &time),
+                From::TimeOrArrival | From::Time => write_text(out, start, &time),
                 From::Id => write_text(out, start, &id.hex()),
-                From::Field(_) => {
-                    if let Some(raw) = value.filter(|raw| *raw != NULL) {
-                        out.extend_from_slice(start.bytes());
-                        out.extend_from_slice(raw.as_bytes());
-                        if is_oversize(column.stream_type, raw) {
-                            oversize.push(column.name);
-                        }
-                    }
-                }
-                From::Rest => {
-                    if write_rest(out, start, &fields.rest) > MAX_COLUMN_BYTES {
-                        oversize.push(column.name);
-                    }
-                }
+                From::Field(_) | From::Rest => {}
             }
         }
-        // The first column's comma.
-        out[row] = b'{';
+        let last = self.columns.len() - 1;
+        if write_rest(out, &self.starts[last], &rest) > MAX_COLUMN_BYTES {
+            oversize.push(self.columns[last].name);
+        }
         out.push(b'}');
         Ok(Row { event_time_ms: event_time.map(|time| time.timestamp_millis()), oversize })
     }
 }
 
-/// An event's fields, as they stand in its line.
-struct Fields<'a> {
-    /// By column: the value of its field if that fits; else, if the event has the field, `null`.
-    values: [Option<&'a str>; Table::MAX_COLUMNS],
-    /// Keys and values of the fields that no column takes.
-    rest: Vec<(JsonString<'a>, &'a str)>,
+/// Writes the columns of an event's fields.
+struct Fields<'a, 'o> {
+    table: &'a Table,
+    line: &'a [u8],
+    out: &'o mut Vec<u8>,
+    /// Fields that the row has as they stand in the line, one behind the other, and that are yet to
+    /// be written: one copy instead of two for each.
+    alike: Range<usize>,
+    /// The columns whose field has come, as bits.
+    seen: u64,
     /// Whether a field that has a column came twice.
     repeated: bool,
+    /// The table's time field.
+    time: Option<&'a [u8]>,
+    /// The fields that no column takes.
+    rest: Vec<Field<'a>>,
+    /// Columns whose value is too large.
+    oversize: Vec<&'static str>,
 }
 
-impl<'a> Fields<'a> {
-    fn read(table: &Table, line: &'a [u8]) -> Result<Self, RejectReason> {
-        let values = [None; Table::MAX_COLUMNS];
-        let mut fields = Self { values, rest: Vec::new(), repeated: false };
-        read_fields(line, |key, value| fields.add(table, key, value))?;
-        let mut others: Vec<_> = fields.rest.iter().filter_map(|(key, _)| key.text()).collect();
-        if fields.repeated || repeats(&mut others) {
-            return Err(RejectReason::DuplicateKey);
+impl<'a, 'o> Fields<'a, 'o> {
+    fn new(table: &'a Table, line: &'a [u8], out: &'o mut Vec<u8>) -> Self {
+        Self {
+            table,
+            line,
+            out,
+            alike: 0..0,
+            seen: 0,
+            repeated: false,
+            time: None,
+            rest: Vec::new(),
+            oversize: Vec::new(),
         }
-        Ok(fields)
     }
 
-    fn add(&mut self, table: &Table, key: JsonString<'a>, raw: &'a str) {
-        let column = key.text().and_then(|name| table.column_of(&name));
-        let Some(column) = column else {
-            return self.rest.push((key, raw));
+    fn add(&mut self, field: Field<'a>) {
+        let position = field.key.text().and_then(|name| self.table.column_of(&name));
+        let Some(position) = position else {
+            self.rest.push(field);
+            return;
         };
-        let fits = raw == NULL || fits(table.columns[column].stream_type, raw);
-        if !fits {
-            self.rest.push((key, raw));
+        let (column, start) = (&self.table.columns[position], &self.table.starts[position]);
+        self.repeated |= self.seen >> position & 1 == 1;
+        self.seen |= 1 << position;
+        if field.value == NULL {
+            return;
         }
-        let before = self.values[column].replace(if fits { raw } else { NULL });
-        self.repeated |= before.is_some();
+        if !fits(column.stream_type, field.value) {
+            self.rest.push(field);
+            return;
+        }
+        if self.table.time_column == Some(position) {
+            self.time = Some(field.value);
+        }
+        if is_oversize(column.stream_type, field.value) {
+            self.oversize.push(column.name);
+        }
+        if start.same_name && field.is_plain() {
+            // Only a comma may stand between them.
+            if self.alike.is_empty() || self.alike.end + 1 != field.place.start {
+                self.write_alike();
+                self.alike.start = field.place.start;
+            }
+            self.alike.end = field.place.end;
+        } else {
+            self.write_alike();
+            self.out.extend_from_slice(start.bytes());
+            self.out.extend_from_slice(field.value);
+        }
+    }
+
+    fn write_alike(&mut self) {
+        let alike = std::mem::take(&mut self.alike);
+        if !alike.is_empty() {
+            self.out.push(b',');
+            self.out.extend_from_slice(&self.line[alike]);
+        }
+    }
+
+    /// Whether one of them came twice.
+    fn repeat(&self) -> bool {
+        let mut others: Vec<_> = self.rest.iter().filter_map(|field| field.key.text()).collect();
+        self.repeated || repeats(&mut others)
     }
 }
 
 /// Whether a JSON value is of a column's type.
-fn fits(column: ColumnType, raw: &str) -> bool {
-    match column {
-        ColumnType::String | ColumnType::Datetime => raw.starts_with('"'),
-        ColumnType::Long => raw.parse::<i64>().is_ok(),
-        ColumnType::Boolean => matches!(raw, "true" | "false"),
-        ColumnType::Dynamic => true,
+fn fits(column: ColumnType, raw: &[u8]) -> bool {
+    // The first byte tells one kind of value from the other.
+    match raw {
+        [b'"', ..] => {
+            matches!(column, ColumnType::String | ColumnType::Datetime | ColumnType::Dynamic)
+        }
+        _ if column == ColumnType::Dynamic => true,
+        [b't' | b'f', ..] => column == ColumnType::Boolean,
+        _ => column == ColumnType::Long && long(raw).is_some(),
     }
 }
 
+fn long(raw: &[u8]) -> Option<i64> {
+    std::str::from_utf8(raw).ok()?.parse().ok()
+}
+
 /// Whether Azure would cut a value: a string counts unescaped, a dynamic as its JSON text.
-fn is_oversize(column: ColumnType, raw: &str) -> bool {
+fn is_oversize(column: ColumnType, raw: &[u8]) -> bool {
     // An escape is never shorter than what it stands for.
     if raw.len() <= MAX_COLUMN_BYTES {
         return false;
     }
     match column {
         ColumnType::Dynamic => true,
-        _ => serde_json::from_str::<String>(raw).is_ok_and(|text| text.len() > MAX_COLUMN_BYTES),
+        _ => serde_json::from_slice::<String>(raw).is_ok_and(|text| text.len() > MAX_COLUMN_BYTES),
     }
 }
 
@@ -191,17 +256,17 @@ fn write_text(out: &mut Vec<u8>, start: &ColumnStart, text: &[u8]) {
 }
 
 /// Writes the fields that no column takes, if there are any; the length of the column's value.
-fn write_rest(out: &mut Vec<u8>, start: &ColumnStart, rest: &[(JsonString<'_>, &str)]) -> usize {
+fn write_rest(out: &mut Vec<u8>, start: &ColumnStart, rest: &[Field<'_>]) -> usize {
     if rest.is_empty() {
         return 0;
     }
     out.extend_from_slice(start.bytes());
     let begin = out.len();
-    for (key, raw) in rest {
+    for Field { key, value, .. } in rest {
         out.push(b',');
-        out.extend_from_slice(key.raw.as_bytes());
+        out.extend_from_slice(key.raw);
         out.push(b':');
-        out.extend_from_slice(raw.as_bytes());
+        out.extend_from_slice(value);
     }
     out[begin] = b'{';
     out.push(b'}');
@@ -210,6 +275,8 @@ fn write_rest(out: &mut Vec<u8>, start: &ColumnStart, rest: &[(JsonString<'_>, &
 
 /// A time as `2024-11-07T17:20:00.123Z`.
 fn iso_8601_ms(time: DateTime<Utc>) -> [u8; 24] {
+    // Without its offset, which would be added anew for each part.
+    let time = time.naive_utc();
     let mut text = *b"0000-00-00T00:00:00.000Z";
     let mut put = |at: Range<usize>, mut number: u32| {
         for digit in text[at].iter_mut().rev() {
@@ -224,7 +291,7 @@ fn iso_8601_ms(time: DateTime<Utc>) -> [u8; 24] {
     put(14..16, time.minute());
     put(17..19, time.second());
     // A leap second has up to 1,999.
-    put(20..23, time.timestamp_subsec_millis().min(999));
+    put(20..23, time.and_utc().timestamp_subsec_millis().min(999));
     text
 }
 
