@@ -116,6 +116,11 @@ fn row(fields: &[(Value<'_>, Value<'_>)], depth: usize, id: &str) -> Expected {
         .filter(|ms| (946_684_800_000..4_102_444_800_000).contains(ms));
     let (mut columns, mut taken, mut oversize) = (Vec::new(), Vec::new(), Vec::new());
     for column in CLOUD_INTEGRATED.columns {
+        // Columns of fields stand as their fields do, and ours behind them.
+        let place = fields.iter().position(|(key, _)| {
+            matches!(column.from, From::Field(name) if key.string().as_deref() == Some(name))
+        });
+        let place = place.unwrap_or(fields.len());
         let value = match column.from {
             From::TimeOrArrival => Some(shown(time.unwrap_or(ARRIVAL_MS))),
             From::Time => time.map(shown),
@@ -125,7 +130,7 @@ fn row(fields: &[(Value<'_>, Value<'_>)], depth: usize, id: &str) -> Expected {
                     taken.push(name);
                     (v.text != "null").then(|| {
                         if length(column.stream_type, v) > MAX_COLUMN_BYTES {
-                            oversize.push(column.name);
+                            oversize.push((place, column.name));
                         }
                         v.text.to_owned()
                     })
@@ -139,14 +144,20 @@ fn row(fields: &[(Value<'_>, Value<'_>)], depth: usize, id: &str) -> Expected {
                     rest.map(|(key, value)| format!("{}:{}", key.text, value.text)).collect();
                 let rest = format!("{{{}}}", rest.join(","));
                 if rest.len() > MAX_COLUMN_BYTES {
-                    oversize.push(column.name);
+                    oversize.push((place, column.name));
                 }
                 (rest != "{}").then_some(rest)
             }
         };
-        columns.extend(value.map(|value| format!("\"{}\":{value}", column.name)));
+        columns.extend(value.map(|value| (place, format!("\"{}\":{value}", column.name))));
     }
-    Expected { row: format!("{{{}}}", columns.join(",")), depth, time, oversize }
+    let columns = in_order(columns).join(",");
+    Expected { row: format!("{{{columns}}}"), depth, time, oversize: in_order(oversize) }
+}
+
+fn in_order<T>(mut placed: Vec<(usize, T)>) -> Vec<T> {
+    placed.sort_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, it)| it).collect()
 }
 
 /// Whether a column takes the value; `null` is for each a value that is not there.
