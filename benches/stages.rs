@@ -36,8 +36,7 @@ fn lines() -> Vec<String> {
     streams.collect()
 }
 
-fn row(line: &str, out: &mut Vec<u8>) -> Outcome {
-    let id = EventId([7; 16]);
+fn row(line: &str, id: EventId, out: &mut Vec<u8>) -> Outcome {
     CLOUD_INTEGRATED.write_row(line.as_bytes(), id, DateTime::UNIX_EPOCH, out)?;
     Ok(())
 }
@@ -80,7 +79,8 @@ fn main() -> Outcome {
         if body.len() > MAX_BODY_BYTES {
             break;
         }
-        row(line, &mut body)?;
+        // Ids of their own: they are a good part of what is left when rows are deflated.
+        row(line, EventId::of(line.as_bytes()), &mut body)?;
         body.push(b',');
         rows += 1;
     }
@@ -102,7 +102,7 @@ fn main() -> Outcome {
     stage("event to row", lines.len(), || {
         lines.iter().try_for_each(|line| {
             out.clear();
-            row(line, &mut out)
+            row(line, EventId([7; 16]), &mut out)
         })
     })?;
     stage("instead: `serde_json`, fields as `RawValue`, no row", lines.len(), || {
