@@ -63,7 +63,7 @@ pub(super) fn read_fields<'a>(
     line: &'a [u8],
     mut take: impl FnMut(Field<'a>),
 ) -> Result<(), RejectReason> {
-    if !line.is_ascii() && std::str::from_utf8(line).is_err() {
+    if std::str::from_utf8(line).is_err() {
         return Err(RejectReason::InvalidUtf8);
     }
     let mut reader = Reader::new(line);
