@@ -19,6 +19,9 @@ use super::summary::{Counters, add};
 use crate::checkpoint::ByteStream;
 use crate::quarantine::{Kept, Rejection};
 
+/// After so many events it is asked whether the run must stop: some 60 us.
+const ASK_EVERY: u64 = 16;
+
 /// Fills bodies from one opened part.
 pub(super) struct Filler {
     pub(super) reader: Box<dyn RecordReader>,
@@ -50,7 +53,8 @@ impl Filler {
     pub(super) fn fill(mut self) -> (Self, FillEnd) {
         let mut row = Vec::new();
         let end = loop {
-            if self.stop.is_cancelled() {
+            // Asking takes a lock.
+            if self.events % ASK_EVERY == 0 && self.stop.is_cancelled() {
                 break FillEnd::Stopped;
             }
             row.clear();

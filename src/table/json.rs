@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::RejectReason;
 
 /// How deep an event may be nested; the event itself is the first level.
@@ -101,11 +103,11 @@ struct Reader<'a> {
     /// The first thing that is JSON, and that no row may have.
     refused: Option<RejectReason>,
     /// What closes each array and object that is open within a field, outermost first.
-    closers: Vec<u8>,
+    closers: SmallVec<[u8; 16]>,
     /// Of each of the objects, while nothing is refused: how many of `keys` stand before its own.
-    first_keys: Vec<usize>,
+    first_keys: SmallVec<[usize; 8]>,
     /// The keys of all objects that are open within a field, outermost first.
-    keys: Vec<Cow<'a, [u8]>>,
+    keys: SmallVec<[Cow<'a, [u8]>; 16]>,
 }
 
 impl<'a> Reader<'a> {
@@ -114,9 +116,9 @@ impl<'a> Reader<'a> {
             line,
             lone_surrogate: false,
             refused: None,
-            closers: Vec::new(),
-            first_keys: Vec::new(),
-            keys: Vec::new(),
+            closers: SmallVec::new(),
+            first_keys: SmallVec::new(),
+            keys: SmallVec::new(),
         }
     }
 
