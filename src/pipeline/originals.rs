@@ -19,6 +19,7 @@ use super::part::{DOWNLOADS, unreadable};
 use super::read::Download;
 use super::source::{OpenError, OpenPart, OpenRecords, Part, ReadError, RecordReader, Source};
 use super::summary::Counters;
+use crate::checkpoint::Cursor;
 use crate::quarantine::{Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
 
@@ -52,6 +53,9 @@ impl Addresses {
 /// In a pull: the batch file is downloaded again.
 pub(super) struct Refetch {
     pub(super) source: Arc<dyn Source>,
+    pub(super) stream: String,
+    /// Of the page.
+    pub(super) cursor: Cursor,
     pub(super) addresses: Addresses,
     pub(super) deadline: Deadline,
     pub(super) policy: Policy,
@@ -65,17 +69,22 @@ impl Originals for Refetch {
         refused: &mut [Rejection],
         _file_kept: Option<&str>,
     ) -> Result<(), Interrupt> {
-        let file = refused.first().map_or("", |first| &first.position.file);
-        let part = self.addresses.of(file).ok_or_else(|| internal("a file is not in its page"))?;
+        let file = refused.first().map_or_else(String::new, |first| first.position.file.clone());
         let mut downloads = 0;
         loop {
             downloads += 1;
+            let part = self.addresses.of(&file);
+            let part = part.ok_or_else(|| internal("a file is not in its page"))?;
             let read = match self.source.open(&part, self.deadline).await {
                 Ok(open) => {
                     let records = |input, skip| self.source.records(input, skip);
                     read_lines(refused, open, part.size, records, &self.counters).await?
                 }
-                Err(OpenError::Expired) => Err(broken("its address has expired")),
+                Err(OpenError::Expired) => {
+                    let page = self.source.page(&self.stream, &self.cursor, self.deadline).await?;
+                    self.addresses.note(&page.parts);
+                    Err(broken("its address has expired"))
+                }
                 Err(OpenError::Interrupt(interrupt)) => return Err(interrupt),
             };
             match read {

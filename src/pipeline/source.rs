@@ -65,6 +65,13 @@ pub struct Page {
     pub caught_up: bool,
 }
 
+impl Page {
+    /// Where to go on from `cursor`, if anywhere.
+    pub fn next(&self, cursor: &Cursor) -> Option<&Cursor> {
+        self.next.as_ref().filter(|next| *next != cursor)
+    }
+}
+
 /// A file of a page.
 #[derive(Clone, Debug)]
 pub struct Part {

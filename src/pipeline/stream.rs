@@ -115,13 +115,16 @@ impl StreamPull<'_> {
         in_hand: &mut Option<String>,
     ) -> Result<Outcome, Interrupt> {
         let mut empty_pages = 0;
+        let mut listed = self.list(&ledger.checkpoint.cursor).await;
         loop {
-            let page = self.list(ledger, told).await?;
+            let page = self.begin(ledger, told, listed?);
             // A half-read file must be looked for even in an empty page.
             let listed_nothing = page.parts.is_empty() && !ledger.checkpoint.has_half_read();
-            let page =
-                if listed_nothing { page } else { self.page(ledger, page, told, in_hand).await? };
-            let moved = page.next.filter(|next| *next != ledger.checkpoint.cursor);
+            let (page, ahead) = match listed_nothing {
+                true => (page, None),
+                false => self.page(ledger, page, told, in_hand).await?,
+            };
+            let moved = page.next(&ledger.checkpoint.cursor).cloned();
             let stays = moved.is_none();
             if let Some(next) = moved {
                 ledger.checkpoint.advance(next);
@@ -137,17 +140,24 @@ impl StreamPull<'_> {
             if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
                 return Ok(Outcome::CaughtUp);
             }
+            listed = match ahead {
+                Some(listed) => listed,
+                None => self.list(&ledger.checkpoint.cursor).await,
+            };
         }
     }
 
-    /// Lists the page at the checkpoint's cursor.
-    async fn list(&self, ledger: &mut Ledger, told: &mut Told) -> Result<Page, Interrupt> {
+    /// Lists the page at a cursor.
+    async fn list(&self, cursor: &Cursor) -> Result<Page, Interrupt> {
+        tokio::select! {
+            page = self.connector.source.page(self.stream, cursor, self.deadline) => page,
+            () = self.stop.cancelled() => Err(Interrupt::OutOfTime),
+        }
+    }
+
+    /// Notes where the page at the checkpoint's cursor is, as it was listed.
+    fn begin(&self, ledger: &mut Ledger, told: &mut Told, page: Page) -> Page {
         let cursor = ledger.checkpoint.cursor.clone();
-        let listing = self.connector.source.page(self.stream, &cursor, self.deadline);
-        let page = tokio::select! {
-            page = listing => page?,
-            () = self.stop.cancelled() => return Err(Interrupt::OutOfTime),
-        };
         if page.cursor != cursor {
             if let Cursor::Start(day) = page.cursor
                 && (matches!(cursor, Cursor::Token(_)) || ledger.checkpoint.backfill_from.is_some())
@@ -163,7 +173,7 @@ impl StreamPull<'_> {
             ledger.checkpoint.backfill_from = Some(day);
             ledger.touch();
         }
-        Ok(page)
+        page
     }
 
     /// What may be missing when the stored cursor, which was accepted before, is refused: from the
@@ -187,14 +197,15 @@ impl StreamPull<'_> {
         gap
     }
 
-    /// Reads one page and delivers it; returns the reply whose files were read.
+    /// Reads one page and delivers it; returns the reply whose files were read, and the next page,
+    /// which is listed while the last bodies are on their way.
     async fn page(
         &self,
         ledger: &mut Ledger,
         page: Page,
         told: &mut Told,
         in_hand: &mut Option<String>,
-    ) -> Result<Page, Interrupt> {
+    ) -> Result<(Page, Option<Result<Page, Interrupt>>), Interrupt> {
         let connector = self.connector;
         let (outbox, outgoing) = Outbox::new(self.shared.slots.clone());
         // Ends the reading side when the delivering side fails.
@@ -224,6 +235,8 @@ impl StreamPull<'_> {
             quarantine: connector.quarantine.clone(),
             originals: Arc::new(Refetch {
                 source: Arc::clone(&connector.source),
+                stream: self.stream.to_owned(),
+                cursor: ledger.checkpoint.cursor.clone(),
                 addresses,
                 deadline: self.deadline.plus(connector.policy.grace),
                 policy: connector.policy,
@@ -237,12 +250,27 @@ impl StreamPull<'_> {
             accepted: Arc::clone(&self.shared.accepted),
         });
         let keys: Vec<String> = page.parts.iter().map(|part| part.key.clone()).collect();
+        let cursor = reader.cursor.clone();
         let reading = async {
             let read = tokio::select! {
                 read = reader.read(page) => read,
                 () = stop.cancelled() => Err(Interrupt::OutOfTime),
             };
-            (read, reader.gone)
+            // Drops the outbox: nothing more is coming.
+            let gone = std::mem::take(&mut reader.gone);
+            drop(reader);
+            let next = match &read {
+                Ok(page) if !page.caught_up => page.next(&cursor),
+                _ => None,
+            };
+            let ahead = match next {
+                Some(next) => tokio::select! {
+                    listed = self.list(next) => Some(listed),
+                    () = stop.cancelled() => None,
+                },
+                None => None,
+            };
+            (read, gone, ahead)
         };
         let delivering = async {
             let delivered = ledger.deliver(poster, outgoing).await;
@@ -251,7 +279,7 @@ impl StreamPull<'_> {
             }
             delivered
         };
-        let ((read, gone), delivered) = tokio::join!(reading, delivering);
+        let ((read, gone, ahead), delivered) = tokio::join!(reading, delivering);
         let settled = &ledger.checkpoint.files;
         let is_open = |key: &String| settled.get(key).is_none_or(|f| f.done != Position::End);
         *in_hand = keys.into_iter().find(is_open);
@@ -259,7 +287,7 @@ impl StreamPull<'_> {
             told.gap = Some(self.gap_of_files(&ledger.checkpoint, &gone));
         }
         delivered?;
-        read
+        Ok((read?, ahead))
     }
 
     /// What may be missing when half-read files are gone: nobody knows their events' times, so it
