@@ -19,7 +19,7 @@ use tokio::time::Instant;
 /// With the waits of production. The clock goes on by 400 ms with each record, so that a body, which
 /// is closed after a second, has three rows, and goes from one file into the next.
 fn three_rows_to_a_body() -> Policy {
-    Policy { body_wait: Duration::from_secs(1), ..Policy::default() }
+    Policy { body_wait: Duration::from_secs(1), look_every: 1, ..Policy::default() }
 }
 
 /// The events of the `stream`-th stream with these numbers.
@@ -78,6 +78,7 @@ fn long_file() -> Staged {
     let source = MemorySource::default().page(&[("a", &lines(0, 0..60, 1_000))]);
     let policy = Policy {
         body_wait: Duration::ZERO,
+        look_every: 1,
         save_after: Duration::from_secs(3_600),
         ..Policy::default()
     };

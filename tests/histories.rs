@@ -491,15 +491,12 @@ impl<'a> Played<'a> {
 
     /// One run; `None` if the process died.
     async fn visit(&mut self, visit: &Visit) -> Option<RunSummary> {
-        self.rig.policy = Policy {
-            run_time_limit: Duration::from_secs(visit.limit),
-            body_wait: if self.history.row_by_row {
-                Duration::ZERO
-            } else {
-                Policy::default().body_wait
-            },
-            ..Policy::default()
-        };
+        self.rig.policy =
+            Policy { run_time_limit: Duration::from_secs(visit.limit), ..Policy::default() };
+        if self.history.row_by_row {
+            self.rig.policy.body_wait = Duration::ZERO;
+            self.rig.policy.look_every = 1;
+        }
         self.jumps.lock().unwrap().clone_from(&visit.clock);
         let (at, dies) = match visit.trouble {
             Trouble::Dies(number, moment) => (Some((number, moment)), true),

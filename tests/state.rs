@@ -75,6 +75,7 @@ fn folder(rig: &Rig) -> Arc<dyn Store> {
 fn row_by_row() -> Policy {
     Policy {
         body_wait: Duration::ZERO,
+        look_every: 1,
         save_after: Duration::from_secs(3600),
         lease_wait: Duration::from_secs(5),
         lease_poll: Duration::from_millis(5),

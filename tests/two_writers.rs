@@ -162,6 +162,7 @@ mod every_interleaving {
             Policy {
                 in_flight: self.in_flight,
                 body_wait: Duration::ZERO,
+                look_every: 1,
                 gzip_level: 0,
                 save_after: Duration::from_secs(3600),
                 // Three tries, of which the last is after a term.
@@ -661,6 +662,7 @@ mod chosen_interleavings {
         fn connector(&self, who: char, lease_wait: Duration) -> Connector {
             let policy = Policy {
                 body_wait: Duration::ZERO,
+                look_every: 1,
                 lease_wait,
                 lease_poll: Duration::from_millis(1),
                 ..Policy::default()

@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -129,6 +130,11 @@ impl BodyBuilder {
     pub fn fits(&self, row_len: usize) -> bool {
         // A separator (or the opening bracket) before it, the closing bracket after it.
         self.json_len + 1 + row_len < MAX_BODY_BYTES && self.rejected_bytes < MAX_REJECTED_BYTES
+    }
+
+    /// Whether something has waited in it this long.
+    pub fn has_waited(&self, long: Duration) -> bool {
+        self.since.is_some_and(|since| since.elapsed() >= long)
     }
 
     /// Since when something waits in it.

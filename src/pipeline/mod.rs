@@ -58,6 +58,9 @@ pub struct Policy {
     pub in_flight: usize,
     /// A body that has waited this long is posted though it is not full.
     pub body_wait: Duration,
+    /// After so many events a reader looks whether its body has waited so long, and whether the run
+    /// must stop. Both take longer than one would think: a clock and a lock are 1 % of an event.
+    pub look_every: u64,
     /// The checkpoint is written after this many bodies at the latest,
     pub save_after_bodies: u32,
     /// or after this time.
@@ -78,6 +81,7 @@ impl Default for Policy {
             gzip_level: 2,
             in_flight: 16,
             body_wait: Duration::from_secs(5),
+            look_every: 16,
             save_after_bodies: 16,
             save_after: Duration::from_secs(5),
             lease_wait: Duration::from_secs(60),

@@ -19,9 +19,6 @@ use super::summary::{Counters, add};
 use crate::checkpoint::ByteStream;
 use crate::quarantine::{Kept, Rejection};
 
-/// After so many events it is asked whether the run must stop: some 60 us.
-const ASK_EVERY: u64 = 16;
-
 /// Fills bodies from one opened part.
 pub(super) struct Filler {
     pub(super) reader: Box<dyn RecordReader>,
@@ -53,16 +50,15 @@ impl Filler {
     pub(super) fn fill(mut self) -> (Self, FillEnd) {
         let mut row = Vec::new();
         let end = loop {
-            // Asking takes a lock.
-            if self.events % ASK_EVERY == 0 && self.stop.is_cancelled() {
+            let looks = self.events.is_multiple_of(self.policy.look_every);
+            if looks && self.stop.is_cancelled() {
                 break FillEnd::Stopped;
             }
             row.clear();
             match self.reader.next(&mut row) {
                 Ok(Some(record)) => {
-                    if let Err(end) =
-                        take(&mut self.builder, &self.outbox, &self.policy, &record, &row)
-                    {
+                    let due = looks && self.builder.has_waited(self.policy.body_wait);
+                    if let Err(end) = take(&mut self.builder, &self.outbox, due, &record, &row) {
                         break end;
                     }
                     self.line = record.line;
@@ -78,15 +74,14 @@ impl Filler {
     }
 }
 
-/// Puts one record into the body in hand, sending that on when it is full or has waited long.
+/// Puts one record into the body in hand, sending that on before if it is due or full.
 fn take(
     builder: &mut BodyBuilder,
     outbox: &Outbox,
-    policy: &Policy,
+    due: bool,
     record: &Record<'_>,
     row: &[u8],
 ) -> Result<(), FillEnd> {
-    let due = builder.since().is_some_and(|since| since.elapsed() >= policy.body_wait);
     if due || !builder.fits(row.len()) {
         let full = builder.take().map_err(|error| FillEnd::Failed(ReadError::Broken(error)))?;
         if let Some(body) = full {

@@ -206,49 +206,12 @@ impl StreamPull<'_> {
         told: &mut Told,
         in_hand: &mut Option<String>,
     ) -> Result<(Page, Option<Result<Page, Interrupt>>), Interrupt> {
-        let connector = self.connector;
         let (outbox, outgoing) = Outbox::new(self.shared.slots.clone());
         // Ends the reading side when the delivering side fails.
         let stop = self.stop.child_token();
         let addresses = Addresses::default();
-        let mut reader = PageReader {
-            source: Arc::clone(&connector.source),
-            quarantine: connector.quarantine.clone(),
-            stream: self.stream.to_owned(),
-            cursor: ledger.checkpoint.cursor.clone(),
-            addresses: addresses.clone(),
-            read: ledger.checkpoint.files.clone(),
-            outbox,
-            buffers: self.shared.buffers.clone(),
-            stop: stop.clone(),
-            deadline: self.deadline,
-            counters: Arc::clone(&self.counters),
-            policy: connector.policy,
-            gone: Vec::new(),
-            in_hand: None,
-            events: BTreeMap::new(),
-            kept: BTreeMap::new(),
-            expired: 0,
-        };
-        let poster = Arc::new(Poster {
-            sink: Arc::clone(&connector.sink),
-            quarantine: connector.quarantine.clone(),
-            originals: Arc::new(Refetch {
-                source: Arc::clone(&connector.source),
-                stream: self.stream.to_owned(),
-                cursor: ledger.checkpoint.cursor.clone(),
-                addresses,
-                deadline: self.deadline.plus(connector.policy.grace),
-                policy: connector.policy,
-                counters: Arc::clone(&self.counters),
-            }),
-            lease: ledger.lease.watch(),
-            stop: self.stop.clone(),
-            deadline: self.deadline.plus(connector.policy.grace),
-            counters: Arc::clone(&self.counters),
-            policy: connector.policy,
-            accepted: Arc::clone(&self.shared.accepted),
-        });
+        let poster = self.poster(ledger, addresses.clone());
+        let mut reader = self.reader(&ledger.checkpoint, addresses, outbox, stop.clone());
         let keys: Vec<String> = page.parts.iter().map(|part| part.key.clone()).collect();
         let cursor = reader.cursor.clone();
         let reading = async {
@@ -288,6 +251,58 @@ impl StreamPull<'_> {
         }
         delivered?;
         Ok((read?, ahead))
+    }
+
+    fn reader(
+        &self,
+        checkpoint: &Checkpoint,
+        addresses: Addresses,
+        outbox: Outbox,
+        stop: CancellationToken,
+    ) -> PageReader {
+        PageReader {
+            source: Arc::clone(&self.connector.source),
+            quarantine: self.connector.quarantine.clone(),
+            stream: self.stream.to_owned(),
+            cursor: checkpoint.cursor.clone(),
+            addresses,
+            read: checkpoint.files.clone(),
+            outbox,
+            buffers: self.shared.buffers.clone(),
+            stop,
+            deadline: self.deadline,
+            counters: Arc::clone(&self.counters),
+            policy: self.connector.policy,
+            gone: Vec::new(),
+            in_hand: None,
+            events: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            expired: 0,
+        }
+    }
+
+    fn poster(&self, ledger: &Ledger, addresses: Addresses) -> Arc<Poster> {
+        let deadline = self.deadline.plus(self.connector.policy.grace);
+        let originals = Refetch {
+            source: Arc::clone(&self.connector.source),
+            stream: self.stream.to_owned(),
+            cursor: ledger.checkpoint.cursor.clone(),
+            addresses,
+            deadline,
+            policy: self.connector.policy,
+            counters: Arc::clone(&self.counters),
+        };
+        Arc::new(Poster {
+            sink: Arc::clone(&self.connector.sink),
+            quarantine: self.connector.quarantine.clone(),
+            originals: Arc::new(originals),
+            lease: ledger.lease.watch(),
+            stop: self.stop.clone(),
+            deadline,
+            counters: Arc::clone(&self.counters),
+            policy: self.connector.policy,
+            accepted: Arc::clone(&self.shared.accepted),
+        })
     }
 
     /// What may be missing when half-read files are gone: nobody knows their events' times, so it

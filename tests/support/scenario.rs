@@ -143,6 +143,7 @@ pub async fn stopped_after(rows: usize, world: World) -> Rig {
 /// Each row is a body of its own, and the next is posted when the last is settled.
 pub fn one_by_one(mut rig: Rig) -> Rig {
     rig.policy.body_wait = Duration::ZERO;
+    rig.policy.look_every = 1;
     rig.policy.in_flight = 1;
     rig
 }
