@@ -23,7 +23,7 @@ use crate::seams::Deadline;
 const ROWS_THAT_PROVE_A_SETTING: usize = 10;
 
 /// Quarantine records of one body that are written at the same time.
-const KEPT_AT_ONCE: usize = 8;
+const KEPT_AT_ONCE: usize = 4;
 
 /// Posts bodies and keeps what is refused. Shared by the bodies in flight.
 pub(super) struct Poster {
