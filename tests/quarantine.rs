@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -516,6 +517,46 @@ async fn a_refused_row_whose_line_cannot_be_had_is_not_recorded() {
         assert_eq!(rig.simulator.landed_count(), 9 + 19);
         assert_eq!(rig.quarantined()[0]["original"], lines[3]);
     }
+}
+
+/// Else its body would keep the places in flight that other streams need.
+#[tokio::test]
+async fn a_refused_row_whose_line_comes_too_slowly_ends_its_stream_alone() {
+    let lines = events(1, STREAM, 10);
+    let (_refused, plan) = Refused::plan(ids(&lines[3..4]));
+    let slow = Fault::Slow(Duration::from_secs(5));
+    let plan = plan.matching(STREAM, 1, Endpoint::File, Fault::Nothing);
+    let plan = plan.matching(STREAM, 1, Endpoint::File, slow);
+    let others = events(2, "entities", 10);
+    let world = World::default()
+        .page(STREAM, page_of("a.json.gz", &lines))
+        .page("entities", page_of("b.json.gz", &others));
+    let mut rig = Rig::new(world, plan).await;
+    rig.policy.refetch_time = Duration::from_millis(200);
+    let run = rig.pull().await;
+    let of = |name| run.streams.iter().find(|stream| stream.stream == name).unwrap();
+    let error = of(STREAM).error.as_ref().unwrap();
+    assert_eq!(error.code, "file-unreadable");
+    assert!(error.message.contains("did not arrive within 200ms"), "{error}");
+    assert_eq!((of("entities").outcome, of("entities").rows_delivered), (Outcome::CaughtUp, 10));
+    assert_eq!(rig.quarantined().len(), 0);
+    assert_eq!(rig.pull().await.streams.iter().map(|s| s.rows_quarantined).sum::<u64>(), 1);
+}
+
+/// One listing has fresh addresses for all bodies whose lines are wanted.
+#[tokio::test]
+async fn refused_rows_of_many_bodies_do_not_each_list_the_page_again() {
+    let lines = events(1, STREAM, 40);
+    let (_refused, plan) = Refused::plan(ids(&lines[..20]));
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    // That the next page is listed makes the addresses of this one bad.
+    let options = Options { signature_listings: Some(1), ..Options::default() };
+    let mut rig = Rig::with(world, plan, options).await.only(STREAM);
+    rig.policy.body_wait = Duration::ZERO;
+    rig.policy.look_every = 1;
+    assert_eq!(rig.pull_one().await.rows_quarantined, 20);
+    let listings = rig.simulator.calls().all_listings();
+    assert!(listings <= 4, "{listings}: this page, the next one, and fresh addresses");
 }
 
 /// Rows are refused again out of a file that is kept whole: then each has its own line.

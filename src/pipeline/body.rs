@@ -26,6 +26,11 @@ pub const MAX_BODY_BYTES: usize = 1_000_000;
 /// Rejected lines of this many bytes close a body, so that they do not pile up in memory.
 const MAX_REJECTED_BYTES: usize = MAX_BODY_BYTES / 4;
 
+/// So many bytes of lines close a body, however short their rows (white space and nulls are not in
+/// the row): if all of them are refused, so many are read again. Other lines are shorter than their
+/// rows, and never get there.
+const MAX_LINE_BYTES: usize = 2 * MAX_BODY_BYTES;
+
 /// A full body on its way to the sink.
 #[derive(Debug)]
 pub struct Body {
@@ -97,6 +102,8 @@ pub struct BodyBuilder {
     deflater: Option<Deflater>,
     /// Bytes of JSON so far, without the closing bracket.
     json_len: usize,
+    /// Bytes of the lines of its rows.
+    line_bytes: usize,
     rows: Buffer<BodyRow>,
     rejections: Vec<Rejection>,
     rejected_bytes: usize,
@@ -113,6 +120,7 @@ impl BodyBuilder {
             buffers: buffers.clone(),
             deflater: None,
             json_len: 0,
+            line_bytes: 0,
             rows: buffers.rows.none(),
             rejections: Vec::new(),
             rejected_bytes: 0,
@@ -129,7 +137,9 @@ impl BodyBuilder {
     /// Whether a row of this many bytes still fits into this one.
     pub fn fits(&self, row_len: usize) -> bool {
         // A separator (or the opening bracket) before it, the closing bracket after it.
-        self.json_len + 1 + row_len < MAX_BODY_BYTES && self.rejected_bytes < MAX_REJECTED_BYTES
+        self.json_len + 1 + row_len < MAX_BODY_BYTES
+            && self.rejected_bytes < MAX_REJECTED_BYTES
+            && self.line_bytes < MAX_LINE_BYTES
     }
 
     /// Whether something has waited in it this long.
@@ -177,6 +187,7 @@ impl BodyBuilder {
         deflater.write(separator)?;
         deflater.write(row)?;
         self.json_len += 1 + row.len();
+        self.line_bytes += record.original.len();
         self.rows.push(BodyRow {
             id: record.id,
             time_ms,
@@ -230,7 +241,7 @@ impl BodyBuilder {
             spans: std::mem::take(&mut self.spans),
             rejected_bytes: std::mem::take(&mut self.rejected_bytes),
         };
-        self.json_len = 0;
+        (self.json_len, self.line_bytes) = (0, 0);
         self.since = None;
         if to != Position::End {
             self.begin_file(&file, &version, to, file_kept);
@@ -256,7 +267,7 @@ impl BodyBuilder {
 impl Body {
     /// About how many bytes it holds in memory.
     pub fn size(&self) -> usize {
-        self.gzip.len() + self.rejected_bytes
+        self.gzip.len() + self.rejected_bytes + self.rows.len() * size_of::<BodyRow>()
     }
 
     /// The rows' JSON array, inflated again: for a body that must be split.
@@ -405,6 +416,25 @@ mod tests {
         assert!(!builder.fits(2));
         let body = builder.take().unwrap().unwrap();
         assert_eq!((body.rows.len(), body.rejections.len()), (1, 2));
+        assert!(builder.fits(2));
+    }
+
+    /// A line may be long and its row short: what is white space or null is not in the row.
+    #[test]
+    fn the_lines_of_a_body_stay_bounded() {
+        let mut builder = begun();
+        let original = &vec![b' '; 500_000];
+        let kind = || RecordKind::Row { time_ms: None, oversize: Vec::new() };
+        let pushed = (1..100).take_while(|&line| {
+            let fits = builder.fits(2);
+            if fits {
+                let record = Record { line, id: [0; 16], original, kind: kind() };
+                builder.push_row(b"{}", &record, None).unwrap();
+            }
+            fits
+        });
+        assert_eq!(pushed.count(), 4);
+        builder.take().unwrap().unwrap();
         assert!(builder.fits(2));
     }
 

@@ -71,6 +71,9 @@ pub struct Policy {
     pub lease_poll: Duration,
     /// The wait before a broken download is begun again, times the number of tries.
     pub download_pause: Duration,
+    /// How long it may take to have the lines of a body's refused rows again. Meanwhile that body, and
+    /// those behind it, are in the way of the other streams.
+    pub refetch_time: Duration,
 }
 
 impl Default for Policy {
@@ -87,6 +90,7 @@ impl Default for Policy {
             lease_wait: Duration::from_secs(60),
             lease_poll: Duration::from_secs(2),
             download_pause: Duration::from_secs(1),
+            refetch_time: Duration::from_secs(60),
         }
     }
 }

@@ -5,19 +5,20 @@
 //! that fails, the body is not recorded, and the next run comes to the same row.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Policy;
 use super::body::hex;
-use super::fault::{Interrupt, internal};
+use super::fault::{Fault, Interrupt, internal};
 use super::part::{DOWNLOADS, unreadable};
 use super::read::Download;
-use super::source::{OpenError, OpenPart, OpenRecords, Part, ReadError, RecordReader, Source};
+use super::source::{OpenError, OpenPart, OpenRecords, Part, RecordReader, Source};
 use super::summary::Counters;
 use crate::checkpoint::Cursor;
 use crate::quarantine::{Kept, Quarantine, Rejection};
@@ -57,6 +58,9 @@ pub(super) struct Refetch {
     /// Of the page.
     pub(super) cursor: Cursor,
     pub(super) addresses: Addresses,
+    /// Held by the body whose lines are read, so that they are in memory for one at a time, and that
+    /// a fresh address serves those after it.
+    pub(super) turn: tokio::sync::Mutex<()>,
     pub(super) deadline: Deadline,
     pub(super) policy: Policy,
     pub(super) counters: Arc<Counters>,
@@ -70,30 +74,50 @@ impl Originals for Refetch {
         _file_kept: Option<&str>,
     ) -> Result<(), Interrupt> {
         let file = refused.first().map_or_else(String::new, |first| first.position.file.clone());
+        let _turn = self.turn.lock().await;
+        let limit = self.policy.refetch_time;
+        match timeout(limit, self.download(&file, refused)).await {
+            Ok(read) => read,
+            Err(_) => Err(Fault::passing(
+                "file-unreadable",
+                format!("batch file {file}: lines of refused rows did not arrive within {limit:?}"),
+                "the next run tries again; check the network between here and the file's host",
+            )
+            .into()),
+        }
+    }
+}
+
+impl Refetch {
+    /// Reads the lines, through as many downloads as it takes.
+    async fn download(&self, file: &str, refused: &mut [Rejection]) -> Result<(), Interrupt> {
         let mut downloads = 0;
         loop {
             downloads += 1;
-            let part = self.addresses.of(&file);
+            let part = self.addresses.of(file);
             let part = part.ok_or_else(|| internal("a file is not in its page"))?;
-            let read = match self.source.open(&part, self.deadline).await {
+            let open = self.source.open(&part, self.deadline).await;
+            let expired = matches!(open, Err(OpenError::Expired));
+            let failed = match open {
                 Ok(open) => {
                     let records = |input, skip| self.source.records(input, skip);
-                    read_lines(refused, open, part.size, records, &self.counters).await?
+                    match read_lines(refused, open, part.size, records, &self.counters).await? {
+                        Ok(()) => return Ok(()),
+                        Err(why) => why,
+                    }
                 }
-                Err(OpenError::Expired) => {
-                    let page = self.source.page(&self.stream, &self.cursor, self.deadline).await?;
-                    self.addresses.note(&page.parts);
-                    Err(broken("its address has expired"))
-                }
+                Err(OpenError::Expired) => "its address has expired".to_owned(),
                 Err(OpenError::Interrupt(interrupt)) => return Err(interrupt),
             };
-            match read {
-                Ok(()) => return Ok(()),
-                Err(error) if downloads == DOWNLOADS => {
-                    return Err(unreadable(&part, downloads, &error).into());
-                }
-                Err(_) => tokio::time::sleep(self.policy.download_pause * downloads).await,
+            if downloads == DOWNLOADS {
+                return Err(unreadable(&part, downloads, &failed).into());
             }
+            tracing::info!(file, failed, "downloading the file again for rows that were refused");
+            if expired {
+                let page = self.source.page(&self.stream, &self.cursor, self.deadline).await?;
+                self.addresses.note(&page.parts);
+            }
+            sleep(self.policy.download_pause * downloads).await;
         }
     }
 }
@@ -130,14 +154,14 @@ impl Originals for Reread {
     }
 }
 
-/// Reads the lines out of one download.
+/// Reads the lines out of one download, or says why they are not in it.
 async fn read_lines(
     refused: &mut [Rejection],
     open: OpenPart,
     size: Option<u64>,
     records: impl Fn(Box<dyn Read + Send>, u64) -> Box<dyn RecordReader>,
     counters: &Arc<Counters>,
-) -> Result<Result<(), ReadError>, Interrupt> {
+) -> Result<Result<(), String>, Interrupt> {
     // Ends the reading thread if nobody waits for it any more.
     let stop = CancellationToken::new();
     let _ends = stop.clone().drop_guard();
@@ -155,26 +179,19 @@ async fn read_lines(
 }
 
 /// The lines with these numbers, if their events have these ids.
-fn find(
-    mut reader: Box<dyn RecordReader>,
-    wanted: &[(u64, String)],
-) -> Result<Vec<Bytes>, ReadError> {
+fn find(mut reader: Box<dyn RecordReader>, wanted: &[(u64, String)]) -> Result<Vec<Bytes>, String> {
     let (mut lines, mut row) = (Vec::with_capacity(wanted.len()), Vec::new());
     while let Some((line, id)) = wanted.get(lines.len()) {
         row.clear();
-        match reader.next(&mut row)? {
+        match reader.next(&mut row).map_err(|error| error.to_string())? {
             Some(record) if record.line < *line => {}
             Some(record) if record.line == *line && hex(&record.id) == *id => {
                 lines.push(Bytes::copy_from_slice(record.original));
             }
             _ => {
-                return Err(broken(&format!("line {line} is no longer what it was")));
+                return Err(format!("line {line} is no longer what it was"));
             }
         }
     }
     Ok(lines)
-}
-
-fn broken(why: &str) -> ReadError {
-    ReadError::Broken(io::Error::other(why.to_owned()))
 }

@@ -46,7 +46,7 @@ pub(super) enum FillEnd {
 }
 
 impl Filler {
-    /// Reads on until something needs the async side.
+    /// Reads on to the end, or to what must be seen to outside of this thread.
     pub(super) fn fill(mut self) -> (Self, FillEnd) {
         let mut row = Vec::new();
         let end = loop {

@@ -288,6 +288,7 @@ impl StreamPull<'_> {
             stream: self.stream.to_owned(),
             cursor: ledger.checkpoint.cursor.clone(),
             addresses,
+            turn: tokio::sync::Mutex::default(),
             deadline,
             policy: self.connector.policy,
             counters: Arc::clone(&self.counters),

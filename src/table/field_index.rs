@@ -33,7 +33,7 @@ impl FieldIndex {
         while column < columns.len() {
             if let From::Field(field) = columns[column].from {
                 let name = Name::of(field.as_bytes());
-                assert!(name.len > 0);
+                assert!(name.len > 0, "a field's name has 4 to 16 bytes here: see Name");
                 let mut slot = name.home();
                 while slots[slot].name.len > 0 {
                     slot = (slot + 1) % SLOTS;

@@ -56,10 +56,12 @@ impl Field<'_> {
     }
 }
 
-/// Gives each field of the object that `line` is to `take`.
+/// Gives each field of the object that `line` is to `take`, as it comes to it: on an error, what was
+/// given counts for nothing.
 ///
 /// # Errors
-/// Why the line is no event: JSON, object, surrogates; then depth or keys that repeat within a value.
+/// Why the line is no event: UTF-8, JSON, object, surrogates; then depth or keys that repeat within a
+/// value.
 /// That keys of the event itself repeat is for the caller to see.
 pub(super) fn read_fields<'a>(
     line: &'a [u8],
