@@ -265,9 +265,9 @@ impl BodyBuilder {
 }
 
 impl Body {
-    /// About how many bytes it holds in memory.
+    /// Bytes of its gzip and its rejections, which are most of what it holds in memory.
     pub fn size(&self) -> usize {
-        self.gzip.len() + self.rejected_bytes + self.rows.len() * size_of::<BodyRow>()
+        self.gzip.len() + self.rejected_bytes
     }
 
     /// The rows' JSON array, inflated again: for a body that must be split.
