@@ -29,7 +29,7 @@ const MAX_REJECTED_BYTES: usize = MAX_BODY_BYTES / 4;
 /// So many bytes of lines close a body, however short their rows (white space and nulls are not in
 /// the row): if all of them are refused, so many are read again. Other lines are shorter than their
 /// rows, and never get there.
-const MAX_LINE_BYTES: usize = 2 * MAX_BODY_BYTES;
+const MAX_BYTES_OF_LINES: usize = 2 * MAX_BODY_BYTES;
 
 /// A full body on its way to the sink.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl BodyBuilder {
         // A separator (or the opening bracket) before it, the closing bracket after it.
         self.json_len + 1 + row_len < MAX_BODY_BYTES
             && self.rejected_bytes < MAX_REJECTED_BYTES
-            && self.line_bytes < MAX_LINE_BYTES
+            && self.line_bytes < MAX_BYTES_OF_LINES
     }
 
     /// Whether something has waited in it this long.

@@ -155,7 +155,8 @@ impl StreamPull<'_> {
         }
     }
 
-    /// Notes where the page at the checkpoint's cursor is, as it was listed.
+    /// Moves the checkpoint's cursor to where the page was listed, if the source had to begin elsewhere,
+    /// and tells the gap that this leaves.
     fn begin(&self, ledger: &mut Ledger, told: &mut Told, page: Page) -> Page {
         let cursor = ledger.checkpoint.cursor.clone();
         if page.cursor != cursor {
