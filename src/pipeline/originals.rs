@@ -169,9 +169,11 @@ async fn read_lines(
     let wanted: Vec<(u64, String)> =
         refused.iter().map(|r| (r.position.line, r.event_id.clone())).collect();
     let skip = wanted.first().map_or(0, |(line, _)| line.saturating_sub(1));
-    let reader = records(Box::new(download), skip);
-    let finding = tokio::task::spawn_blocking(move || find(reader, &wanted));
-    Ok(finding.await.map_err(internal)?.map(|lines| {
+    let mut reader = records(Box::new(download), skip);
+    // The reader comes back, as a filler's does: a download ends where it was opened.
+    let finding = tokio::task::spawn_blocking(move || (find(&mut *reader, &wanted), reader));
+    let (found, _reader) = finding.await.map_err(internal)?;
+    Ok(found.map(|lines| {
         for (rejection, line) in refused.iter_mut().zip(lines) {
             rejection.kept = Kept::Line(line);
         }
@@ -179,7 +181,7 @@ async fn read_lines(
 }
 
 /// The lines with these numbers, if their events have these ids.
-fn find(mut reader: Box<dyn RecordReader>, wanted: &[(u64, String)]) -> Result<Vec<Bytes>, String> {
+fn find(reader: &mut dyn RecordReader, wanted: &[(u64, String)]) -> Result<Vec<Bytes>, String> {
     let (mut lines, mut row) = (Vec::with_capacity(wanted.len()), Vec::new());
     while let Some((line, id)) = wanted.get(lines.len()) {
         row.clear();
