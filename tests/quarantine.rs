@@ -14,13 +14,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
 use mimecast_sentinel::mimecast::open_records;
-use mimecast_sentinel::pipeline::{Outcome, Replay, ReplaySummary};
+use mimecast_sentinel::pipeline::sink::PostError;
+use mimecast_sentinel::pipeline::{Outcome, Replay, ReplaySummary, Sink};
 use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
 };
 use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};
+use support::doubles::HookedSink;
 use support::program::{Program, landed, until};
 use support::rig::Rig;
 use support::scenario::{events, ids, landed_ids, page, page_of};
@@ -460,15 +462,27 @@ async fn replay_on(rig: &Rig, store: Arc<dyn Store>) -> ReplaySummary {
 }
 
 async fn replay_until(rig: &Rig, store: Arc<dyn Store>, stop: &CancellationToken) -> ReplaySummary {
-    let (connector, options) = (rig.connector(), &rig.options);
-    let replay = Replay {
+    replay_to(rig, rig.connector().sink, store).run(&[STREAM], stop).await
+}
+
+fn replay_to(rig: &Rig, sink: Arc<dyn Sink>, store: Arc<dyn Store>) -> Replay {
+    let options = &rig.options;
+    Replay {
         records: open_records(options.max_line_bytes, options.max_file_bytes, rig.clock.clone()),
-        sink: connector.sink,
+        sink,
         quarantine: Quarantine::new(Arc::clone(&store)),
         store,
         policy: rig.policy,
-    };
-    replay.run(&[STREAM], stop).await
+    }
+}
+
+/// A replay of which every row is refused, after somebody laid a `hand` on quarantine.
+async fn replay_with_a_hand(rig: &Rig, hand: impl Fn() + Send + Sync + 'static) -> ReplaySummary {
+    let sink = HookedSink::new(rig.connector().sink, move |_| {
+        hand();
+        async { Err(PostError::RowRefused("no such row".to_owned())) }
+    });
+    replay_to(rig, Arc::new(sink), folder(rig)).run(&[STREAM], &CancellationToken::new()).await
 }
 
 fn folder(rig: &Rig) -> Arc<dyn Store> {
@@ -589,6 +603,34 @@ async fn a_stream_that_another_pulls_is_busy() {
     held.release().await.unwrap();
     assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 1);
     assert_eq!(rig.quarantined().len(), 0);
+}
+
+#[tokio::test]
+async fn a_replay_says_that_somebody_has_a_hand_in_quarantine() {
+    type Hand = fn(&Path);
+    let (remove, edit): (Hand, Hand) =
+        (|path| drop(std::fs::remove_file(path)), |path| std::fs::write(path, "{}").unwrap());
+    for (hand, why) in [(remove, "it is gone"), (edit, "missing field")] {
+        let (rig, _) = rig_with_one_refused().await;
+        let name = folder(&rig).list("quarantine/").await.unwrap().remove(0);
+        let record = rig.state().join(&name);
+        let replay = replay_with_a_hand(&rig, move || hand(&record)).await;
+        let error = replay.streams[0].error.as_ref().unwrap();
+        assert_eq!(error.code, "quarantine-changed");
+        assert!(error.message.starts_with(&name) && error.message.contains(why), "{error}");
+    }
+    // Rows of a file that is kept whole.
+    for (hand, why) in [(remove, "it is gone"), (edit, "the file is damaged")] {
+        let rig = rig_with_a_kept_file(&long_lines(1)).await;
+        let (_, record) = only_record(&rig);
+        let name = text(&record, "file_kept_as").to_owned();
+        let file = rig.state().join(&name);
+        let replay = replay_with_a_hand(&rig, move || hand(&file)).await;
+        let error = replay.streams[0].error.as_ref().unwrap();
+        assert_eq!(error.code, "quarantine-changed");
+        assert!(error.message.starts_with(&name) && error.message.contains(why), "{error}");
+        assert_eq!(only_record(&rig).1["reason"], record["reason"], "it stays");
+    }
 }
 
 /// A store that removes nothing.

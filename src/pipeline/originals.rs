@@ -21,7 +21,7 @@ use super::read::Download;
 use super::source::{OpenError, OpenPart, OpenRecords, Part, RecordReader, Source};
 use super::summary::Counters;
 use crate::checkpoint::Cursor;
-use crate::quarantine::{Kept, Quarantine, Rejection};
+use crate::quarantine::{Found, Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
 
 /// Where lines are had again.
@@ -138,20 +138,32 @@ impl Originals for Reread {
         file_kept: Option<&str>,
     ) -> Result<(), Interrupt> {
         for rejection in refused.iter_mut() {
-            if let Some(found) = self.quarantine.read(rejection.name()).await? {
-                rejection.kept = found.record.map_err(internal)?.kept();
+            if let Some(Found { name, record }) = self.quarantine.read(rejection.name()).await? {
+                rejection.kept = record.map_err(|why| changed(&name, &why))?.kept();
             }
         }
         let of_file = refused.iter().position(|rejection| rejection.kept == Kept::Nothing);
         let Some(first) = of_file else { return Ok(()) };
-        let name = file_kept.ok_or_else(|| internal("a record went while its row was sent"))?;
-        let bytes = self.quarantine.open_file(name).await?;
-        let bytes = bytes.ok_or_else(|| internal("a kept file went while it was sent"))?;
-        let open = OpenPart { etag: None, bytes };
         let refused = &mut refused[first..];
+        let name = file_kept.ok_or_else(|| changed(&refused[0].name(), GONE))?;
+        let bytes = self.quarantine.open_file(name).await?;
+        let bytes = bytes.ok_or_else(|| changed(name, GONE))?;
+        let open = OpenPart { etag: None, bytes };
         let read = read_lines(refused, open, None, &*self.records, &self.counters).await?;
-        Ok(read.map_err(internal)?)
+        Ok(read.map_err(|why| changed(name, &why))?)
     }
+}
+
+const GONE: &str = "it is gone";
+
+/// Somebody else has a hand in quarantine.
+fn changed(name: &str, why: &str) -> Fault {
+    Fault::passing(
+        "quarantine-changed",
+        format!("{name} is no longer what it was when its row was sent: {why}"),
+        "find out who removes or edits what lies in quarantine, and replay again: what is left of it \
+         is sent then",
+    )
 }
 
 /// Reads the lines out of one download, or says why they are not in it.
