@@ -448,9 +448,12 @@ async fn a_copy_that_breaks_off_is_made_again() {
     let reads = [(damaged, "corrupt-file", 3, 1), (of_long, "line-too-long", 1, 2)];
     // A copy is given up after five downloads, and then the next run makes it.
     for (file, reason, before, after) in reads {
-        for (breaks, fails) in [(1, false), (4, false), (5, true)] {
+        let cut = Fault::CutShort(file.bytes.len() - 1);
+        let times = [(1, false), (4, false), (5, true)];
+        let cases = times.iter().flat_map(|case| [(case, &cut), (case, &Fault::Empty)]);
+        for (&(breaks, fails), cut) in cases {
             let (world, more) = file_and_more(file.bytes.to_vec());
-            let cut = Fault::CutShort(file.bytes.len() - 1);
+            let cut = cut.clone();
             let faults = FaultPlan::none()
                 .matching("/a.json.gz", before, Endpoint::File, Fault::Nothing)
                 .matching("/a.json.gz", breaks, Endpoint::File, cut);

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::body::BodyBuilder;
 use super::fault::{Fault, Interrupt, internal};
 use super::page::PageReader;
-use super::read::{Download, FillEnd, Filler};
+use super::read::{Download, FillEnd, Filler, bytes_of};
 use super::source::{OpenError, OpenPart, Part, ReadError};
 use super::summary::add;
 use crate::checkpoint::{FileProgress, FileVersion, Position};
@@ -164,7 +164,7 @@ impl PageReader {
             }
             let broken = Arc::new(Mutex::new(None));
             let tell = Arc::clone(&broken);
-            let bytes = open.bytes.inspect_err(move |error| {
+            let bytes = bytes_of(open, part.size).inspect_err(move |error| {
                 *tell.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(io::Error::new(error.kind(), error.to_string()));
             });

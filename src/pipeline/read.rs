@@ -3,11 +3,12 @@
 //! One blocking thread per stream inflates, splits, maps and deflates. It is held back by the
 //! slots for bodies in flight: nothing is read that cannot be sent.
 
+use std::future::ready;
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -136,13 +137,30 @@ fn reject(
     Rejection { position, event_id: hex(&record.id), reason, detail, delivered, kept }
 }
 
+/// The bytes of a part. If none arrive though the listing gives it a `size`, that is an error, and
+/// not an empty file.
+pub(super) fn bytes_of(part: OpenPart, size: Option<u64>) -> ByteStream {
+    let mut is_nothing = size.is_some_and(|size| size > 0);
+    let ended = stream::iter([None]);
+    let bytes = part.bytes.map(Some).chain(ended).filter_map(move |piece| {
+        let piece = match piece {
+            None if is_nothing => Some(Err(io::Error::other("no byte of the file arrived"))),
+            None => None,
+            Some(piece) => {
+                is_nothing &= piece.as_ref().is_ok_and(Bytes::is_empty);
+                Some(piece)
+            }
+        };
+        ready(piece)
+    });
+    bytes.boxed()
+}
+
 /// A download as a blocking reader, for a thread that may block. HTTP reads on meanwhile, by two
 /// pieces.
 pub(super) struct Download {
     bytes: ByteStream,
     chunk: Bytes,
-    /// No byte has arrived, and the listing gives the file a `size`.
-    is_nothing: bool,
     stop: CancellationToken,
     counters: Arc<Counters>,
     runtime: Handle,
@@ -156,9 +174,8 @@ impl Download {
         stop: CancellationToken,
         counters: Arc<Counters>,
     ) -> Self {
-        let bytes = part.bytes.fuse().boxed();
-        let is_nothing = size.is_some_and(|size| size > 0);
-        Self { bytes, chunk: Bytes::new(), is_nothing, stop, counters, runtime: Handle::current() }
+        let bytes = bytes_of(part, size).fuse().boxed();
+        Self { bytes, chunk: Bytes::new(), stop, counters, runtime: Handle::current() }
     }
 
     /// The next piece; nothing at the end.
@@ -167,10 +184,6 @@ impl Download {
             chunk = self.bytes.next() => chunk.transpose()?,
             () = self.stop.cancelled() => return Err(io::Error::other("the run must stop")),
         };
-        self.is_nothing &= chunk.as_ref().is_none_or(Bytes::is_empty);
-        if chunk.is_none() && self.is_nothing {
-            return Err(io::Error::other("no byte of the file arrived"));
-        }
         add(&self.counters.bytes_read, chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
         Ok(chunk)
     }

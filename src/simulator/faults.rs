@@ -58,6 +58,8 @@ pub enum Fault {
     Expired,
     /// At most this many bytes of the body arrive, then the connection is closed.
     CutShort(usize),
+    /// Headers and no byte, as if that were all.
+    Empty,
     /// The file arrives whole, but is damaged from this byte on: now and at every later download.
     Corrupt(usize),
     /// 200 with a text that is not JSON.

@@ -131,6 +131,7 @@ pub(super) fn refused_by(fault: &Fault, endpoint: Endpoint) -> Option<Response> 
         Fault::Nothing
         | Fault::LostReply
         | Fault::CutShort(_)
+        | Fault::Empty
         | Fault::Corrupt(_)
         | Fault::Slow(_) => return None,
         Fault::Unauthorized(code) => refuse(401, code, "The access token is not accepted"),
@@ -199,6 +200,11 @@ pub(super) async fn spoiled_by(fault: &Fault, answer: Response) -> Response {
                 Err(Broken)
             });
             Response::from_parts(parts, Body::from_stream(sent.map(Ok::<_, Broken>).chain(cut)))
+        }
+        Fault::Empty => {
+            let (mut parts, _) = take_apart(answer).await;
+            parts.headers.remove(CONTENT_LENGTH);
+            Response::from_parts(parts, Body::empty())
         }
         Fault::Slow(delay) => {
             tokio::time::sleep(*delay).await;
