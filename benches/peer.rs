@@ -186,14 +186,17 @@ async fn serve(
     let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
     let mut told = settings(&simulator);
     let folder = tempfile::tempdir()?;
-    let certificates = faulty::tls::Certificates::write(folder.path());
-    let port = certificates.serve(&simulator).await;
-    if tls {
+    let _port = if tls {
+        let certificates = faulty::tls::Certificates::write(folder.path());
+        let port = certificates.serve(&simulator).await;
         simulator.serve_files_at(port.url());
         told["MIMECAST_BASE_URL"] = port.url().into();
         told["LOGS_INGESTION_ENDPOINT"] = port.url().into();
         told["SSL_CERT_FILE"] = certificates.ca.display().to_string().into();
-    }
+        Some(port)
+    } else {
+        None
+    };
     tell(&told)?;
     let mut lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());
     while let Some(line) = lines.await? {
