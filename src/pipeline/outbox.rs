@@ -23,7 +23,7 @@ impl Slots {
 
     /// The slots that a body of this many bytes takes. One that is larger than all of them is in
     /// flight alone.
-    async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Closed> {
+    async fn acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Closed> {
         let slots = bytes.div_ceil(SLOT_BYTES).clamp(1, self.all);
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         Arc::clone(&self.free).acquire_many_owned(slots).await.map_err(|_| Closed)
@@ -59,7 +59,7 @@ impl Outbox {
     /// Sends a body on as soon as there is room for it.
     pub(super) async fn send(&self, body: Body) -> Result<(), Closed> {
         let slots = tokio::select! {
-            slots = self.slots.take(body.size()) => slots?,
+            slots = self.slots.acquire(body.size()) => slots?,
             () = self.bodies.closed() => return Err(Closed),
         };
         self.bodies.send(Outgoing { body, slots }).map_err(|_| Closed)

@@ -51,15 +51,15 @@ impl Filler {
     pub(super) fn fill(mut self) -> (Self, FillEnd) {
         let mut row = Vec::new();
         let end = loop {
-            let looks = self.events.is_multiple_of(self.policy.look_every);
-            if looks && self.stop.is_cancelled() {
+            let look = self.events.is_multiple_of(self.policy.look_every);
+            if look && self.stop.is_cancelled() {
                 break FillEnd::Stopped;
             }
             row.clear();
             match self.reader.next(&mut row) {
                 Ok(Some(record)) => {
-                    let due = looks && self.builder.has_waited(self.policy.body_wait);
-                    if let Err(end) = take(&mut self.builder, &self.outbox, due, &record, &row) {
+                    let due = look && self.builder.has_waited(self.policy.body_wait);
+                    if let Err(end) = put(&mut self.builder, &self.outbox, due, &record, &row) {
                         break end;
                     }
                     self.line = record.line;
@@ -76,7 +76,7 @@ impl Filler {
 }
 
 /// Puts one record into the body in hand, sending that on before if it is due or full.
-fn take(
+fn put(
     builder: &mut BodyBuilder,
     outbox: &Outbox,
     due: bool,

@@ -104,7 +104,7 @@ impl Table {
     ) -> Result<Row, RejectReason> {
         let mut fields = Fields::new(self, line, out);
         read_fields(line, |field| fields.add(field))?;
-        fields.write_alike();
+        fields.write_verbatim();
         if fields.repeat() {
             return Err(RejectReason::DuplicateKey);
         }
@@ -139,7 +139,7 @@ struct Fields<'a, 'o> {
     out: &'o mut Vec<u8>,
     /// Fields that the row has as they stand in the line, one behind the other, and that are yet to
     /// be written: one copy instead of two for each.
-    alike: Range<usize>,
+    verbatim: Range<usize>,
     /// The columns whose field has come, as bits.
     seen: u64,
     /// Whether a field that has a column came twice.
@@ -158,7 +158,7 @@ impl<'a, 'o> Fields<'a, 'o> {
             table,
             line,
             out,
-            alike: 0..0,
+            verbatim: 0..0,
             seen: 0,
             repeated: false,
             time: None,
@@ -191,23 +191,23 @@ impl<'a, 'o> Fields<'a, 'o> {
         }
         if start.same_name && field.is_plain() {
             // Only a comma may stand between them.
-            if self.alike.is_empty() || self.alike.end + 1 != field.place.start {
-                self.write_alike();
-                self.alike.start = field.place.start;
+            if self.verbatim.is_empty() || self.verbatim.end + 1 != field.place.start {
+                self.write_verbatim();
+                self.verbatim.start = field.place.start;
             }
-            self.alike.end = field.place.end;
+            self.verbatim.end = field.place.end;
         } else {
-            self.write_alike();
+            self.write_verbatim();
             self.out.extend_from_slice(start.bytes());
             self.out.extend_from_slice(field.value);
         }
     }
 
-    fn write_alike(&mut self) {
-        let alike = std::mem::take(&mut self.alike);
-        if !alike.is_empty() {
+    fn write_verbatim(&mut self) {
+        let verbatim = std::mem::take(&mut self.verbatim);
+        if !verbatim.is_empty() {
             self.out.push(b',');
-            self.out.extend_from_slice(&self.line[alike]);
+            self.out.extend_from_slice(&self.line[verbatim]);
         }
     }
 
