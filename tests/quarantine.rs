@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
 use mimecast_sentinel::mimecast::open_records;
 use mimecast_sentinel::pipeline::sink::PostError;
-use mimecast_sentinel::pipeline::{Outcome, Replay, ReplaySummary, Sink};
+use mimecast_sentinel::pipeline::{self, Outcome, Replay, ReplaySummary, Sink};
 use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
@@ -476,13 +477,20 @@ fn replay_to(rig: &Rig, sink: Arc<dyn Sink>, store: Arc<dyn Store>) -> Replay {
     }
 }
 
-/// A replay of which every row is refused, after somebody laid a `hand` on quarantine.
-async fn replay_with_a_hand(rig: &Rig, hand: impl Fn() + Send + Sync + 'static) -> ReplaySummary {
+/// What ends a replay of which every row is refused, while something happens `meanwhile`.
+async fn replay_refused(
+    rig: &Rig,
+    store: Arc<dyn Store>,
+    meanwhile: impl Fn() + Send + Sync + 'static,
+) -> pipeline::Fault {
     let sink = HookedSink::new(rig.connector().sink, move |_| {
-        hand();
+        meanwhile();
         async { Err(PostError::RowRefused("no such row".to_owned())) }
     });
-    replay_to(rig, Arc::new(sink), folder(rig)).run(&[STREAM], &CancellationToken::new()).await
+    let replay = replay_to(rig, Arc::new(sink), store);
+    let replayed = replay.run(&[STREAM], &CancellationToken::new()).await;
+    assert_eq!((replayed.outcome, replayed.streams[0].rows_delivered), (Outcome::Failed, 0));
+    replayed.streams[0].error.clone().unwrap()
 }
 
 fn folder(rig: &Rig) -> Arc<dyn Store> {
@@ -606,65 +614,104 @@ async fn a_stream_that_another_pulls_is_busy() {
 }
 
 #[tokio::test]
-async fn a_replay_says_that_somebody_has_a_hand_in_quarantine() {
-    type Hand = fn(&Path);
-    let (remove, edit): (Hand, Hand) =
-        (|path| drop(std::fs::remove_file(path)), |path| std::fs::write(path, "{}").unwrap());
-    for (hand, why) in [(remove, "it is gone"), (edit, "missing field")] {
+async fn a_replay_says_that_somebody_changed_quarantine_meanwhile() {
+    type Change = fn(&Path);
+    let remove: Change = |path| drop(std::fs::remove_file(path));
+    let edit: Change = |path| std::fs::write(path, "{}").unwrap();
+    for (change, why) in [(remove, "it is gone"), (edit, "missing field")] {
         let (rig, _) = rig_with_one_refused().await;
         let name = folder(&rig).list("quarantine/").await.unwrap().remove(0);
         let record = rig.state().join(&name);
-        let replay = replay_with_a_hand(&rig, move || hand(&record)).await;
-        let error = replay.streams[0].error.as_ref().unwrap();
+        let error = replay_refused(&rig, folder(&rig), move || change(&record)).await;
         assert_eq!(error.code, "quarantine-changed");
         assert!(error.message.starts_with(&name) && error.message.contains(why), "{error}");
     }
     // Rows of a file that is kept whole.
-    for (hand, why) in [(remove, "it is gone"), (edit, "the file is damaged")] {
+    for (change, why) in [(remove, "it is gone"), (edit, "the file is damaged")] {
         let rig = rig_with_a_kept_file(&long_lines(1)).await;
         let (_, record) = only_record(&rig);
         let name = text(&record, "file_kept_as").to_owned();
         let file = rig.state().join(&name);
-        let replay = replay_with_a_hand(&rig, move || hand(&file)).await;
-        let error = replay.streams[0].error.as_ref().unwrap();
+        let error = replay_refused(&rig, folder(&rig), move || change(&file)).await;
         assert_eq!(error.code, "quarantine-changed");
         assert!(error.message.starts_with(&name) && error.message.contains(why), "{error}");
-        assert_eq!(only_record(&rig).1["reason"], record["reason"], "it stays");
+        assert_eq!(only_record(&rig).1, record, "it stays");
     }
 }
 
-/// A store that removes nothing.
-struct Keeping(Arc<dyn Store>);
+#[tokio::test]
+async fn a_kept_file_that_does_not_come_whole_is_the_stores_fault() {
+    let lines = long_lines(1);
+    let rig = rig_with_a_kept_file(&lines).await;
+    let (_, record) = only_record(&rig);
+    let store = Defective::BreaksOff(folder(&rig), AtomicBool::new(false));
+    let error = replay_refused(&rig, Arc::new(store), || {}).await;
+    assert_eq!(error.code, "store-failed");
+    assert!(error.message.contains(text(&record, "file_kept_as")), "{error}");
+    assert!(error.message.contains("connection reset"), "{error}");
+    assert_eq!(only_record(&rig).1, record, "it stays");
+    assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 10);
+}
+
+/// A store with a defect.
+enum Defective {
+    /// It removes nothing.
+    Keeps(Arc<dyn Store>),
+    /// After the first object that is read piece by piece, none comes.
+    BreaksOff(Arc<dyn Store>, AtomicBool),
+}
+
+impl Defective {
+    fn inner(&self) -> &dyn Store {
+        match self {
+            Self::Keeps(inner) | Self::BreaksOff(inner, _) => &**inner,
+        }
+    }
+}
 
 #[async_trait]
-impl Store for Keeping {
+impl Store for Defective {
     fn location(&self) -> String {
-        self.0.location()
+        self.inner().location()
+    }
+
+    async fn read_stream(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
+        let bytes = self.inner().read_stream(name).await?;
+        Ok(match self {
+            Self::BreaksOff(_, begun) if begun.swap(true, Ordering::Relaxed) => {
+                let gone = stream::iter([Err(std::io::Error::other("connection reset"))]);
+                Some(gone.boxed())
+            }
+            _ => bytes,
+        })
     }
 
     async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
-        self.0.read(name).await
+        self.inner().read(name).await
     }
 
     async fn write(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.0.write(name, bytes).await
+        self.inner().write(name, bytes).await
     }
 
     async fn write_stream(&self, name: &str, bytes: ByteStream) -> Result<(), StoreError> {
-        self.0.write_stream(name, bytes).await
+        self.inner().write_stream(name, bytes).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        self.0.list(prefix).await
+        self.inner().list(prefix).await
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        if let Self::BreaksOff(inner, _) = self {
+            return inner.delete(name).await;
+        }
         let (location, action) = (self.location(), format!("removing {name}"));
         Err(StoreError::Failed { location, action, reason: "not now".to_owned() })
     }
 
     async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        self.0.lease(name).await
+        self.inner().lease(name).await
     }
 }
 
@@ -672,7 +719,7 @@ impl Store for Keeping {
 async fn a_record_that_cannot_be_removed_is_sent_again_under_its_id() {
     let (rig, lines) = rig_with_one_refused().await;
     for _ in 0..2 {
-        let failed = replay_on(&rig, Arc::new(Keeping(folder(&rig)))).await;
+        let failed = replay_on(&rig, Arc::new(Defective::Keeps(folder(&rig)))).await;
         assert_eq!((failed.outcome, failed.exit_code()), (Outcome::Failed, 1));
         let fault = failed.streams[0].error.as_ref().unwrap();
         assert_eq!(fault.code, "store-failed");

@@ -18,9 +18,9 @@ use super::body::hex;
 use super::fault::{Fault, Interrupt, internal};
 use super::part::{DOWNLOADS, unreadable};
 use super::read::Download;
-use super::source::{OpenError, OpenPart, OpenRecords, Part, RecordReader, Source};
+use super::source::{OpenError, OpenPart, OpenRecords, Part, ReadError, RecordReader, Source};
 use super::summary::Counters;
-use crate::checkpoint::Cursor;
+use crate::checkpoint::{Cursor, StoreError};
 use crate::quarantine::{Found, Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
 
@@ -58,8 +58,8 @@ pub(super) struct Refetch {
     /// Of the page.
     pub(super) cursor: Cursor,
     pub(super) addresses: Addresses,
-    /// Held by the body whose lines are read, so that they are in memory for one at a time, and that
-    /// a fresh address serves those after it.
+    /// Held while the lines of one file and body are read, so that a fresh address serves those after
+    /// it.
     pub(super) turn: tokio::sync::Mutex<()>,
     pub(super) deadline: Deadline,
     pub(super) policy: Policy,
@@ -103,7 +103,7 @@ impl Refetch {
                     let records = |input, skip| self.source.records(input, skip);
                     match read_lines(refused, open, part.size, records, &self.counters).await? {
                         Ok(()) => return Ok(()),
-                        Err(why) => why,
+                        Err(why) => why.to_string(),
                     }
                 }
                 Err(OpenError::Expired) => "its address has expired".to_owned(),
@@ -150,20 +150,37 @@ impl Originals for Reread {
         let bytes = bytes.ok_or_else(|| changed(name, GONE))?;
         let open = OpenPart { etag: None, bytes };
         let read = read_lines(refused, open, None, &*self.records, &self.counters).await?;
-        Ok(read.map_err(|why| changed(name, &why))?)
+        read.map_err(|why| match why {
+            NotFound::Unread(ReadError::Broken(error)) => StoreError::Failed {
+                location: self.quarantine.location(&refused[0].position.stream),
+                action: format!("reading {name}"),
+                reason: error.to_string(),
+            }
+            .into(),
+            why => changed(name, &why.to_string()).into(),
+        })
     }
 }
 
 const GONE: &str = "it is gone";
 
-/// Somebody else has a hand in quarantine.
+/// Somebody changed quarantine meanwhile.
 fn changed(name: &str, why: &str) -> Fault {
     Fault::passing(
         "quarantine-changed",
         format!("{name} is no longer what it was when its row was sent: {why}"),
-        "find out who removes or edits what lies in quarantine, and replay again: what is left of it \
-         is sent then",
+        "find out who removes or edits what lies in quarantine, and replay again: what is still as it \
+         was is sent then",
     )
+}
+
+/// Why a line was not found.
+#[derive(Debug, thiserror::Error)]
+enum NotFound {
+    #[error(transparent)]
+    Unread(#[from] ReadError),
+    #[error("line {0} is no longer what it was")]
+    Another(u64),
 }
 
 /// Reads the lines out of one download, or says why they are not in it.
@@ -173,7 +190,7 @@ async fn read_lines(
     size: Option<u64>,
     records: impl Fn(Box<dyn Read + Send>, u64) -> Box<dyn RecordReader>,
     counters: &Arc<Counters>,
-) -> Result<Result<(), String>, Interrupt> {
+) -> Result<Result<(), NotFound>, Interrupt> {
     // Ends the reading thread if nobody waits for it any more.
     let stop = CancellationToken::new();
     let _ends = stop.clone().drop_guard();
@@ -182,7 +199,7 @@ async fn read_lines(
         refused.iter().map(|r| (r.position.line, r.event_id.clone())).collect();
     let skip = wanted.first().map_or(0, |(line, _)| line.saturating_sub(1));
     let mut reader = records(Box::new(download), skip);
-    // The reader comes back, as a filler's does: a download ends where it was opened.
+    // The reader comes back, so that its download has ended when this returns.
     let finding = tokio::task::spawn_blocking(move || (find(&mut *reader, &wanted), reader));
     let (found, _reader) = finding.await.map_err(internal)?;
     Ok(found.map(|lines| {
@@ -193,18 +210,16 @@ async fn read_lines(
 }
 
 /// The lines with these numbers, if their events have these ids.
-fn find(reader: &mut dyn RecordReader, wanted: &[(u64, String)]) -> Result<Vec<Bytes>, String> {
+fn find(reader: &mut dyn RecordReader, wanted: &[(u64, String)]) -> Result<Vec<Bytes>, NotFound> {
     let (mut lines, mut row) = (Vec::with_capacity(wanted.len()), Vec::new());
     while let Some((line, id)) = wanted.get(lines.len()) {
         row.clear();
-        match reader.next(&mut row).map_err(|error| error.to_string())? {
+        match reader.next(&mut row)? {
             Some(record) if record.line < *line => {}
             Some(record) if record.line == *line && hex(&record.id) == *id => {
                 lines.push(Bytes::copy_from_slice(record.original));
             }
-            _ => {
-                return Err(format!("line {line} is no longer what it was"));
-            }
+            _ => return Err(NotFound::Another(*line)),
         }
     }
     Ok(lines)
