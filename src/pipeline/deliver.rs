@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,9 @@ pub(super) struct Poster {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) quarantine: Quarantine,
     pub(super) originals: Arc<dyn Originals>,
+    /// Held by the body whose refused rows are read again and kept: their lines are in memory for one
+    /// body at a time, and a fresh address serves the bodies after it.
+    pub(super) turn: Mutex<()>,
     pub(super) lease: LeaseWatch,
     pub(super) stop: CancellationToken,
     /// When even bodies in flight must end.
@@ -85,6 +89,10 @@ impl Poster {
         }
         let is_refused = |row: usize| refused.binary_search_by_key(&row, |r| r.row).is_ok();
         let newest_ms = body.newest_ms(|row| !is_refused(row));
+        let turn = match refused.is_empty() {
+            true => None,
+            false => Some(self.turn().await?),
+        };
         let mut keep = self.rejections(&body, &refused).await?;
         // A row of which Azure would have cut a column, and which it refused, was not delivered.
         let mut cut: Vec<Rejection> = cut;
@@ -92,6 +100,7 @@ impl Poster {
         let truncated = cut.len() as u64;
         keep.extend(cut);
         kept.extend(self.keep(keep).await?);
+        drop(turn);
         let quarantined = settled.iter().sum::<u64>() - delivered;
         Ok(Settled {
             spans: body.spans.into_iter().zip(settled).collect(),
@@ -181,6 +190,13 @@ impl Poster {
                 add(&self.counters.ambiguous_posts, 1);
                 Err(PostError::Interrupt(Interrupt::OutOfTime))
             }
+        }
+    }
+
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, Interrupt> {
+        tokio::select! {
+            turn = self.turn.lock() => Ok(turn),
+            () = self.grace_over() => Err(Interrupt::OutOfTime),
         }
     }
 

@@ -58,9 +58,6 @@ pub(super) struct Refetch {
     /// Of the page.
     pub(super) cursor: Cursor,
     pub(super) addresses: Addresses,
-    /// Held while the lines of one file and body are read, so that a fresh address serves those after
-    /// it.
-    pub(super) turn: tokio::sync::Mutex<()>,
     pub(super) deadline: Deadline,
     pub(super) policy: Policy,
     pub(super) counters: Arc<Counters>,
@@ -74,7 +71,6 @@ impl Originals for Refetch {
         _file_kept: Option<&str>,
     ) -> Result<(), Interrupt> {
         let file = refused.first().map_or_else(String::new, |first| first.position.file.clone());
-        let _turn = self.turn.lock().await;
         let limit = self.policy.refetch_time;
         match timeout(limit, self.download(&file, refused)).await {
             Ok(read) => read,

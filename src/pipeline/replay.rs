@@ -16,6 +16,7 @@ use futures::future::join_all;
 use futures::stream::{self, Peekable};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{BodyBuilder, hex};
@@ -223,6 +224,7 @@ impl<'a> Resend<'a> {
             sink: Arc::clone(&replay.sink),
             quarantine: replay.quarantine.clone(),
             originals: Arc::new(originals),
+            turn: Mutex::default(),
             lease: lease.watch(),
             stop: stop.clone(),
             deadline: deadline.plus(replay.policy.grace),

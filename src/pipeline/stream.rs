@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{NaiveDate, NaiveTime};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::Poster;
@@ -289,7 +290,6 @@ impl StreamPull<'_> {
             stream: self.stream.to_owned(),
             cursor: ledger.checkpoint.cursor.clone(),
             addresses,
-            turn: tokio::sync::Mutex::default(),
             deadline,
             policy: self.connector.policy,
             counters: Arc::clone(&self.counters),
@@ -298,6 +298,7 @@ impl StreamPull<'_> {
             sink: Arc::clone(&self.connector.sink),
             quarantine: self.connector.quarantine.clone(),
             originals: Arc::new(originals),
+            turn: Mutex::default(),
             lease: ledger.lease.watch(),
             stop: self.stop.clone(),
             deadline,
