@@ -186,6 +186,7 @@ async fn serve(
     let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
     let mut told = settings(&simulator);
     let folder = tempfile::tempdir()?;
+    // TLS ends with it.
     let _port = if tls {
         let certificates = faulty::tls::Certificates::write(folder.path());
         let port = certificates.serve(&simulator).await;

@@ -185,7 +185,7 @@ fn fault(endpoint: Endpoint) -> BoxedStrategy<Fault> {
         message: message.to_owned(),
     };
     match endpoint {
-        // A 200 that is none has no byte here: a file of another text is a file, and a damaged one.
+        // The wrong 200 is an empty one here: another text is rightly kept, as a damaged file.
         Endpoint::File => prop_oneof![
             8 => any.prop_map(|fault| if fault == Fault::NotJson { Fault::Empty } else { fault }),
             2 => Just(Fault::Expired),

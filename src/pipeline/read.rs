@@ -140,14 +140,14 @@ fn reject(
 /// The bytes of a part. If none arrive though the listing gives it a `size`, that is an error, and
 /// not an empty file.
 pub(super) fn bytes_of(part: OpenPart, size: Option<u64>) -> ByteStream {
-    let mut is_nothing = size.is_some_and(|size| size > 0);
+    let mut awaits_a_byte = size.is_some_and(|size| size > 0);
     let ended = stream::iter([None]);
     let bytes = part.bytes.map(Some).chain(ended).filter_map(move |piece| {
         let piece = match piece {
-            None if is_nothing => Some(Err(io::Error::other("no byte of the file arrived"))),
+            None if awaits_a_byte => Some(Err(io::Error::other("no byte of the file arrived"))),
             None => None,
             Some(piece) => {
-                is_nothing &= piece.as_ref().is_ok_and(Bytes::is_empty);
+                awaits_a_byte &= piece.as_ref().is_ok_and(Bytes::is_empty);
                 Some(piece)
             }
         };
@@ -174,7 +174,7 @@ impl Download {
         stop: CancellationToken,
         counters: Arc<Counters>,
     ) -> Self {
-        let bytes = bytes_of(part, size).fuse().boxed();
+        let bytes = bytes_of(part, size);
         Self { bytes, chunk: Bytes::new(), stop, counters, runtime: Handle::current() }
     }
 
