@@ -1,5 +1,6 @@
 //! An access token that is kept until shortly before it expires.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -25,30 +26,58 @@ pub struct Token {
     number: u64,
 }
 
-/// One token, fetched when it is first needed. Whoever asks while it is fetched waits for it.
-#[derive(Debug, Default)]
-pub struct TokenCache(Mutex<Slot>);
-
-#[derive(Debug, Default)]
-struct Slot {
-    token: Option<(Token, Instant)>,
-    fetched: u64,
+/// One token, fetched when it is first needed. Whoever asks while it is fetched waits for it, and
+/// shares the failure if there is none: a service that is down is not tried by one after the other.
+#[derive(Debug)]
+pub struct TokenCache<E> {
+    slot: Mutex<Slot<E>>,
+    /// How many fetches have failed.
+    failed: AtomicU64,
 }
 
-impl TokenCache {
+#[derive(Debug)]
+struct Slot<E> {
+    token: Option<(Token, Instant)>,
+    fetched: u64,
+    /// Why the last fetch failed, if it did.
+    failure: Option<E>,
+}
+
+impl<E> Default for TokenCache<E> {
+    fn default() -> Self {
+        let slot = Slot { token: None, fetched: 0, failure: None };
+        Self { slot: Mutex::new(slot), failed: AtomicU64::new(0) }
+    }
+}
+
+impl<E: Clone> TokenCache<E> {
     /// The token, fetched with `fetch` if there is none that is good for another five minutes.
     /// `fetch` returns it with the time it lives.
-    pub async fn get<E>(
+    pub async fn get(
         &self,
         fetch: impl AsyncFnOnce() -> Result<(SecretString, Duration), E>,
     ) -> Result<Token, E> {
-        let mut slot = self.0.lock().await;
+        let failed = self.failed.load(Ordering::Relaxed);
+        let mut slot = self.slot.lock().await;
         if let Some((token, until)) = &slot.token
             && Instant::now() < *until
         {
             return Ok(token.clone());
         }
-        let (secret, lives) = fetch().await?;
+        if let Some(failure) = &slot.failure
+            && self.failed.load(Ordering::Relaxed) > failed
+        {
+            return Err(failure.clone());
+        }
+        slot.failure = None;
+        let (secret, lives) = match fetch().await {
+            Ok(fetched) => fetched,
+            Err(failure) => {
+                slot.failure = Some(failure.clone());
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                return Err(failure);
+            }
+        };
         slot.fetched += 1;
         let token = Token { secret, number: slot.fetched };
         let until = Instant::now() + lives.saturating_sub(EARLY).clamp(SHORTEST, LONGEST);
@@ -58,7 +87,7 @@ impl TokenCache {
 
     /// Forgets a token that was refused. A newer one stays.
     pub async fn discard(&self, refused: &Token) {
-        let mut slot = self.0.lock().await;
+        let mut slot = self.slot.lock().await;
         slot.token.take_if(|(token, _)| token.number == refused.number);
     }
 }
@@ -68,11 +97,11 @@ mod tests {
     use std::convert::Infallible;
 
     use secrecy::ExposeSecret as _;
-    use tokio::time::advance;
+    use tokio::time::{advance, sleep};
 
     use super::*;
 
-    async fn get(cache: &TokenCache, fresh: &str) -> Token {
+    async fn get(cache: &TokenCache<Infallible>, fresh: &str) -> Token {
         let fetch = async || Ok::<_, Infallible>((fresh.into(), Duration::from_secs(1_799)));
         cache.get(fetch).await.unwrap()
     }
@@ -94,6 +123,22 @@ mod tests {
         cache.get(for_ever).await.unwrap();
         advance(LONGEST).await;
         assert_eq!(get(&cache, "b").await.secret.expose_secret(), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_shares_the_failure_and_who_comes_later_tries_again() {
+        let (cache, fetches) = (TokenCache::default(), AtomicU64::new(0));
+        let failing = || {
+            cache.get(async || {
+                sleep(Duration::from_secs(60)).await;
+                Err(fetches.fetch_add(1, Ordering::Relaxed))
+            })
+        };
+        let failed = tokio::join!(failing(), failing(), failing());
+        assert_eq!([failed.0, failed.1, failed.2].map(Result::unwrap_err), [0, 0, 0]);
+        assert_eq!(failing().await.unwrap_err(), 1);
+        let fetched = cache.get(async || Ok(("a".into(), Duration::from_secs(1_799)))).await;
+        assert_eq!(fetched.unwrap().secret.expose_secret(), "a");
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ pub(super) struct Api {
     pub(super) client_secret: SecretString,
     /// The day at which a stream begins.
     pub(super) start: NaiveDate,
-    pub(super) tokens: TokenCache,
+    pub(super) tokens: TokenCache<Interrupt>,
     pub(super) pace: Pace,
     pub(super) retry: RetryPolicy,
     pub(super) clock: Clock,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::checkpoint::StoreError;
 
 /// What ends a stream's run early.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Interrupt {
     /// The run's time is up, or waiting would take longer than what is left of it.
     OutOfTime,
