@@ -39,7 +39,7 @@ pub struct TokenCache<E> {
 struct Slot<E> {
     token: Option<(Token, Instant)>,
     fetched: u64,
-    /// Why the last fetch failed, if it did.
+    /// Why the last of the fetches that failed did so.
     failure: Option<E>,
 }
 
@@ -69,7 +69,6 @@ impl<E: Clone> TokenCache<E> {
         {
             return Err(failure.clone());
         }
-        slot.failure = None;
         let (secret, lives) = match fetch().await {
             Ok(fetched) => fetched,
             Err(failure) => {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -91,7 +91,7 @@ impl Poster {
         let newest_ms = body.newest_ms(|row| !is_refused(row));
         let turn = match refused.is_empty() {
             true => None,
-            false => Some(self.turn().await?),
+            false => Some(self.in_time(self.turn.lock()).await?),
         };
         let mut keep = self.rejections(&body, &refused).await?;
         // A row of which Azure would have cut a column, and which it refused, was not delivered.
@@ -193,13 +193,6 @@ impl Poster {
         }
     }
 
-    async fn turn(&self) -> Result<MutexGuard<'_, ()>, Interrupt> {
-        tokio::select! {
-            turn = self.turn.lock() => Ok(turn),
-            () = self.grace_over() => Err(Interrupt::OutOfTime),
-        }
-    }
-
     /// The rejections of rows that were refused, with what is to be kept of them.
     async fn rejections(
         &self,
@@ -212,10 +205,7 @@ impl Poster {
             let begin = rejections.len();
             rejections.extend(of_span.iter().map(|r| body.reject(r.row, r.reason, &r.detail)));
             let file_kept = body.spans[span(&of_span[0])].file_kept.as_deref();
-            tokio::select! {
-                had = self.originals.complete(&mut rejections[begin..], file_kept) => had?,
-                () = self.grace_over() => return Err(Interrupt::OutOfTime),
-            }
+            self.in_time(self.originals.complete(&mut rejections[begin..], file_kept)).await??;
         }
         Ok(rejections)
     }
@@ -234,8 +224,13 @@ impl Poster {
             Ok::<_, StoreError>(InQuarantine { name: rejection.name(), reason, delivered })
         });
         let keeping = stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect();
+        Ok(self.in_time(keeping).await??)
+    }
+
+    /// What comes of `work`, if it comes before even what is in flight must end.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupt> {
         tokio::select! {
-            kept = keeping => Ok(kept?),
+            done = work => Ok(done),
             () = self.grace_over() => Err(Interrupt::OutOfTime),
         }
     }
