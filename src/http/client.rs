@@ -1,15 +1,10 @@
-//! The HTTP clients, and reading replies within limits.
+//! The HTTP clients.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use flate2::read::MultiGzDecoder;
-use futures::StreamExt;
-use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Response, StatusCode};
+use reqwest::{Client, ClientBuilder};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::version::{TLS12, TLS13};
@@ -84,56 +79,6 @@ fn tls() -> Result<ClientConfig, rustls::Error> {
     Ok(tls)
 }
 
-/// A reply that was read whole.
-#[derive(Debug)]
-pub struct Reply {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body, decompressed.
-    pub body: Bytes,
-}
-
-/// Why a reply could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReplyError {
-    /// The connection failed.
-    #[error("{}", describe(.0))]
-    Http(#[from] reqwest::Error),
-    /// The body is larger than it may be.
-    #[error("the reply is larger than {0} bytes")]
-    TooLarge(usize),
-    /// The body is not the gzip that its headers say it is.
-    #[error("the reply cannot be decompressed: {0}")]
-    Gzip(std::io::Error),
-}
-
-/// Reads a reply whole, decompressed if the server gzipped it, if it has at most `limit` bytes.
-pub async fn read_reply(response: Response, limit: usize) -> Result<Reply, ReplyError> {
-    let (status, headers) = (response.status(), response.headers().clone());
-    let mut body = BytesMut::new();
-    let mut chunks = response.bytes_stream();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk?;
-        if body.len() + chunk.len() > limit {
-            return Err(ReplyError::TooLarge(limit));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    let mut body = body.freeze();
-    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
-        let mut plain = Vec::new();
-        let mut decoder = MultiGzDecoder::new(&body[..]).take(limit as u64 + 1);
-        decoder.read_to_end(&mut plain).map_err(ReplyError::Gzip)?;
-        if plain.len() > limit {
-            return Err(ReplyError::TooLarge(limit));
-        }
-        body = Bytes::from(plain);
-    }
-    Ok(Reply { status, headers, body })
-}
-
 /// An error of the HTTP library with its causes, and without the address: that may be signed.
 pub fn describe(error: &reqwest::Error) -> String {
     let kind = if error.is_timeout() {
@@ -150,45 +95,4 @@ pub fn describe(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     last.map_or_else(|| kind.to_owned(), |last| format!("{kind}: {last}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
-
-    use super::*;
-
-    const LIMIT: usize = 1_000;
-
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    async fn read(encoding: &str, body: Vec<u8>) -> Result<Reply, ReplyError> {
-        let reply = hyper::Response::builder().header(CONTENT_ENCODING, encoding).body(body);
-        read_reply(Response::from(reply.unwrap()), LIMIT).await
-    }
-
-    #[tokio::test]
-    async fn no_reply_is_larger_than_its_limit_however_it_is_compressed() {
-        for size in [LIMIT, LIMIT + 1, 100 * LIMIT] {
-            let zeros = vec![0; size];
-            let compressed = gzip(&zeros);
-            assert!(compressed.len() < LIMIT);
-            for reply in [read("identity", zeros).await, read("gzip", compressed).await] {
-                match reply {
-                    Ok(reply) => assert!(size == LIMIT && reply.body.len() == LIMIT),
-                    Err(error) => {
-                        assert!(size > LIMIT && matches!(error, ReplyError::TooLarge(LIMIT)));
-                    }
-                }
-            }
-        }
-        assert!(matches!(read("gzip", b"no gzip".to_vec()).await, Err(ReplyError::Gzip(_))));
-    }
 }

@@ -2,12 +2,14 @@
 
 mod client;
 mod public_hosts;
+mod reply;
 mod retry;
 mod retry_after;
 mod token_cache;
 
-pub use client::{Clients, ClientsError, Reply, ReplyError, describe, read_reply};
+pub use client::{Clients, ClientsError, describe};
 pub use public_hosts::is_public;
+pub use reply::{NotJson, Reply, ReplyError, json, looks_like, read_reply};
 pub use retry::{GaveUp, Retries, RetryPolicy};
 pub use retry_after::retry_after;
 pub use token_cache::{Token, TokenCache};
