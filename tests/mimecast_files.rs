@@ -487,7 +487,7 @@ async fn a_copy_that_breaks_off_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_truncated_file_and_one_that_is_no_gzip_are_kept_whole() {
+async fn a_truncated_file_and_one_with_rubbish_behind_it_are_kept_whole() {
     let lines = events(5, "entities", 300);
     let text = lines.join("\n") + "\n";
     let whole = gzip(text.as_bytes());
@@ -500,8 +500,6 @@ async fn a_truncated_file_and_one_that_is_no_gzip_are_kept_whole() {
         (wrong_sum, true),
         (whole[..5].to_vec(), false),
         ([&whole[..], b"rubbish behind it"].concat(), true),
-        (text.into_bytes(), false),
-        (b"<html>no file</html>".to_vec(), false),
     ];
     for (number, (bytes, all)) in files.into_iter().enumerate() {
         let (rig, more) = rig_of(bytes.clone()).await;
@@ -661,7 +659,7 @@ async fn a_changed_file_starts_at_its_first_line() {
     let lines = events(5, "entities", 13);
     let other = events(6, "entities", 12);
     let original = || BatchFile::of_lines("a.json.gz", &lines[..10]);
-    let changed = |size: u64, etag: Option<&str>| BatchFile {
+    let changed = |size: Option<u64>, etag: Option<&str>| BatchFile {
         size,
         etag: etag.map(str::to_owned),
         ..BatchFile::of_lines("a.json.gz", &other)
@@ -669,7 +667,7 @@ async fn a_changed_file_starts_at_its_first_line() {
     let (size, etag) = (original().size, original().etag.unwrap());
     // (the file as it is now, whether it is the same)
     let cases = [
-        (changed(size + 1, Some(&etag)), false),
+        (changed(size.map(|size| size + 1), Some(&etag)), false),
         (changed(size, Some("\"another\"")), false),
         (changed(size, None), false),
         (original(), true),
@@ -1113,7 +1111,7 @@ async fn what_was_read_before_a_file_that_is_refused_is_delivered() {
 #[tokio::test]
 async fn nothing_is_not_a_file_that_the_listing_gives_a_size() {
     let mut file = BatchFile::raw("a.json.gz", Vec::new());
-    file.size = 500;
+    file.size = Some(500);
     let world = World::default().page("entities", page().file(file));
     let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
     let stream = rig.pull_one().await;

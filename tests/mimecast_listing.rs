@@ -717,7 +717,7 @@ async fn a_400_that_is_not_the_tokens_fault_keeps_it() {
         code: "Request Validation Failed".to_owned(),
         message: message.to_owned(),
     };
-    for _ in 0..1 + 1 + 7 {
+    for _ in 0..1 + 2 + 7 {
         rig.simulator.script(Endpoint::Listing, said("the type is not enabled"));
     }
     let failed = rig.pull_one().await;

@@ -627,7 +627,7 @@ async fn a_replay_says_that_somebody_changed_quarantine_meanwhile() {
         assert!(error.message.starts_with(&name) && error.message.contains(why), "{error}");
     }
     // Rows of a file that is kept whole.
-    for (change, why) in [(remove, "it is gone"), (edit, "the file is damaged")] {
+    for (change, why) in [(remove, "it is gone"), (edit, "JSON came instead of a batch file")] {
         let rig = rig_with_a_kept_file(&long_lines(1)).await;
         let (_, record) = only_record(&rig);
         let name = text(&record, "file_kept_as").to_owned();

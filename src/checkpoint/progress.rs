@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 const VERSION: u32 = 1;
 
 /// Where in the source the next page begins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cursor {
     /// At the beginning of a day (UTC): no page has been finished yet.
@@ -112,7 +112,8 @@ pub struct Checkpoint {
     pub backfill_from: Option<NaiveDate>,
     /// Progress in the files of the page in hand, by key.
     pub files: BTreeMap<String, FileProgress>,
-    /// The file at which the last run ran out of time, and how far it was then.
+    /// The file at which the last run ran out of time, and how far it was then; `the listing` if it
+    /// got to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_time_at: Option<(String, Position)>,
     /// The time of the newest event that was delivered.

@@ -3,7 +3,6 @@
 use std::io::{self, BufWriter, ErrorKind, Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Connector, Fault, Interrupt, Policy, Sink};
 use crate::quarantine::Quarantine;
 use crate::seams::Deadline;
+use crate::settings::DryRunSettings;
 
 /// A sink that prints rows as NDJSON on stdout.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +28,7 @@ impl Rows {
     pub(super) fn connector(
         &self,
         source: MimecastSource,
-        run_time_limit: Duration,
+        settings: &DryRunSettings,
         wiring: &Wiring,
     ) -> Connector {
         Connector {
@@ -36,7 +36,12 @@ impl Rows {
             sink: Arc::new(self.clone()),
             store: Arc::new(Nowhere),
             quarantine: Quarantine::new(Arc::new(Nowhere)),
-            policy: Policy { run_time_limit, gzip_level: 0, ..Policy::default() },
+            policy: Policy {
+                run_time_limit: settings.run_time_limit,
+                max_rows: settings.max_rows,
+                gzip_level: 0,
+                ..Policy::default()
+            },
             clock: wiring.clock.clone(),
             random: wiring.random.clone(),
         }

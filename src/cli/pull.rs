@@ -60,7 +60,7 @@ impl Pull {
         let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
         let rows = Rows::default();
         let source = wiring.source(&settings.mimecast);
-        let connector = rows.connector(source, settings.run_time_limit, &wiring);
+        let connector = rows.connector(source, &settings, &wiring);
         let summary = run(&connector).await;
         if rows.reader_is_gone() {
             return Ok(DONE);

@@ -93,9 +93,14 @@ fn only_state(arg: Arg) -> Arg {
 
 fn only_replay(arg: Arg) -> Arg {
     let id = arg.get_id().as_str();
-    let matters =
-        ["max_line_bytes", "max_file_bytes", "run_time_limit_seconds", "gzip_level"].contains(&id);
-    let matters = matters || id.starts_with("logs_ingestion_");
+    let matters = [
+        "max_line_bytes",
+        "max_file_bytes",
+        "run_time_limit_seconds",
+        "max_rows_per_run",
+        "gzip_level",
+    ];
+    let matters = matters.contains(&id) || id.starts_with("logs_ingestion_");
     if matters { arg } else { only_state(arg) }
 }
 

@@ -43,7 +43,7 @@ impl Wiring {
             sink: Arc::new(self.sink(&settings.ingestion)),
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
-            policy: policy(settings.run_time_limit, &settings.ingestion),
+            policy: policy(settings.run_time_limit, settings.max_rows, &settings.ingestion),
             clock: self.clock.clone(),
             random: self.random.clone(),
         })
@@ -58,7 +58,7 @@ impl Wiring {
             sink: Arc::new(self.sink(&settings.ingestion)),
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
-            policy: policy(settings.run_time_limit, &settings.ingestion),
+            policy: policy(settings.run_time_limit, settings.max_rows, &settings.ingestion),
         })
     }
 
@@ -120,8 +120,9 @@ impl Wiring {
     }
 }
 
-fn policy(run_time_limit: Duration, ingestion: &IngestionSettings) -> Policy {
-    Policy { run_time_limit, gzip_level: ingestion.gzip_level, ..Policy::default() }
+fn policy(run_time_limit: Duration, max_rows: u64, ingestion: &IngestionSettings) -> Policy {
+    let gzip_level = ingestion.gzip_level;
+    Policy { run_time_limit, max_rows, gzip_level, ..Policy::default() }
 }
 
 fn failed(error: impl std::fmt::Display) -> CommandError {

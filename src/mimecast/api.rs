@@ -1,11 +1,15 @@
 //! Calls to Mimecast's API: what is repeated, how long, and what a final refusal means.
 
+use std::time::Duration;
+
 use chrono::NaiveDate;
 use reqwest::{RequestBuilder, StatusCode};
 use secrecy::SecretString;
+use serde::de::IgnoredAny;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::error_body::ErrorBody;
+use super::error_body::{ErrorBody, is_refusal};
 use super::pace::Pace;
 use crate::http::{
     Clients, GaveUp, Reply, ReplyError, RetryPolicy, TokenCache, read_reply, retry_after,
@@ -15,6 +19,9 @@ use crate::seams::{Clock, Deadline, Random};
 
 /// The most that a reply may hold. A page of 100 files is some 100 KB.
 const REPLY_LIMIT: usize = 4 * 1024 * 1024;
+
+/// An answer that takes longer has failed, if the run's time is up before it is whole.
+const SLOW: Duration = Duration::from_secs(30);
 
 /// Mimecast's API for one application.
 pub(super) struct Api {
@@ -57,60 +64,84 @@ impl Api {
         again: impl Fn(&Reply) -> bool,
     ) -> Result<Reply, Interrupt> {
         let mut retries = self.retry.start(&self.random, deadline);
-        loop {
+        // Why it failed last. To be limited in rate is no failure.
+        let mut failed: Option<String> = None;
+        let waited = loop {
             if let Some(stream) = call.lists
                 && !self.pace.turn(stream, deadline).await
             {
-                return Err(Interrupt::OutOfTime);
+                break GaveUp::OutOfTime;
             }
-            let reply = match request().send().await {
-                Ok(response) => read_reply(response, REPLY_LIMIT).await,
-                Err(error) => Err(ReplyError::Http(error)),
+            let asked = Instant::now();
+            let answer = async {
+                match request().send().await {
+                    Ok(response) => read_reply(response, REPLY_LIMIT).await,
+                    Err(error) => Err(ReplyError::Http(error)),
+                }
             };
-            let (failed, waited) = match reply {
-                Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
+            let waited = match timeout_at(deadline.instant(), answer).await {
+                Ok(Ok(reply)) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
                     let asked = retry_after(&reply.headers, self.clock.now());
                     tracing::info!(call = call.what, "Mimecast limits the rate; waiting");
-                    (String::from("it limits the rate (429)"), retries.throttled(asked).await)
+                    retries.throttled(asked).await
                 }
-                Ok(reply) if is_passing(reply.status) || again(&reply) => {
-                    let failed = failure(&reply);
+                Ok(Ok(reply)) if is_passing(reply.status) || again(&reply) => {
+                    let failed = failed.insert(failure(&reply));
                     tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
-                    (failed, retries.back_off().await)
+                    retries.back_off().await
                 }
-                Ok(reply) if reply.status.is_redirection() => return Err(redirected(call).into()),
-                Ok(reply) => return Ok(reply),
-                Err(error) => {
-                    let failed = error.to_string();
+                Ok(Ok(reply)) if reply.status.is_redirection() => {
+                    return Err(redirected(call).into());
+                }
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(error)) => {
+                    let failed = failed.insert(error.to_string());
                     tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
-                    (failed, retries.back_off().await)
+                    retries.back_off().await
+                }
+                Err(_) => {
+                    // A call that had just begun when the time was up has not failed.
+                    if asked.elapsed() >= SLOW {
+                        failed = Some("no whole answer came".to_owned());
+                    }
+                    Err(GaveUp::OutOfTime)
                 }
             };
-            match waited {
-                Ok(()) => {}
-                Err(GaveUp::OutOfTime) => return Err(Interrupt::OutOfTime),
-                Err(GaveUp::Attempts) => return Err(self.unreachable(call, &failed).into()),
+            if let Err(gave_up) = waited {
+                break gave_up;
             }
+        };
+        match failed {
+            Some(failed) => Err(self.unreachable(call, waited, &failed).into()),
+            None => Err(Interrupt::OutOfTime),
         }
     }
 
-    fn unreachable(&self, call: &Call<'_>, failed: &str) -> Fault {
+    fn unreachable(&self, call: &Call<'_>, gave_up: GaveUp, failed: &str) -> Fault {
         let host = self.base_url.host_str().unwrap_or_default();
+        let how_often = match gave_up {
+            GaveUp::OutOfTime => "until the run's time was up".to_owned(),
+            GaveUp::Attempts => format!("{} times", self.retry.attempts),
+        };
         Fault::passing(
             "mimecast-unreachable",
-            format!("{} at {host} failed {} times: {failed}", call.what, self.retry.attempts),
+            format!("{} at {host} failed {how_often}: {failed}", call.what),
             "nothing is lost, the next run tries again; if it stays so, check the network to \
              Mimecast and its status page",
         )
     }
 }
 
-/// The words of a success are not repeated: there may be a token among them.
+/// The words of a success are not repeated, unless they are those of a refusal: there may be a token
+/// among them.
 fn failure(reply: &Reply) -> String {
     let status = reply.status.as_u16();
-    match reply.status.is_success() {
-        true => format!("it answered {status}, but not what it should (a proxy's page?)"),
-        false => format!("it answered {status}: {}", ErrorBody::read(&reply.body)),
+    if !reply.status.is_success() || is_refusal(&reply.body) {
+        return format!("it answered {status}: {}", ErrorBody::read(&reply.body));
+    }
+    match reply.json::<IgnoredAny>() {
+        Ok(_) => format!("it answered {status}, but with JSON of another shape"),
+        Err(not_json) => format!("it answered {status}, but {not_json}"),
     }
 }
 

@@ -6,18 +6,21 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use chrono::{DateTime, Utc};
-use flate2::bufread::MultiGzDecoder;
 use memchr::memchr;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+use super::error_body::is_refusal;
+use super::unpack::Unpacker;
+use crate::http::looks_like;
 use crate::pipeline::source::{ReadError, Record, RecordKind, RecordReader};
 use crate::table::{EventId, EventIdHasher, RejectReason, Row, Table};
 
 /// How much is decoded at a time.
 const BUFFER: usize = 64 * 1024;
 
-/// How much of a compressed file is taken at a time: about what gives a full buffer. Of a damaged
-/// file, the lines of the last block are not delivered.
-const BLOCK: usize = 16 * 1024;
+/// How text in UTF-8 may begin.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// What a line and a file may hold, decoded, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Limits {
 /// Reads events out of the bytes of a batch file.
 pub(super) struct EventReader {
     lines: Lines,
+    /// Whether the first line was seen to be Mimecast's.
+    trusted: bool,
     skip: u64,
     table: &'static Table,
     arrival: DateTime<Utc>,
@@ -42,7 +47,7 @@ impl EventReader {
         table: &'static Table,
         arrival: DateTime<Utc>,
     ) -> Self {
-        Self { lines: Lines::new(input, limits), skip, table, arrival }
+        Self { lines: Lines::new(input, limits), trusted: false, skip, table, arrival }
     }
 }
 
@@ -50,11 +55,15 @@ impl RecordReader for EventReader {
     fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
         loop {
             let Some(kind) = self.lines.next()? else { return Ok(None) };
-            if self.lines.number <= self.skip {
+            let blank = || self.lines.line.iter().all(u8::is_ascii_whitespace);
+            let blank = matches!(kind, Line::Whole) && blank();
+            if !blank && !std::mem::replace(&mut self.trusted, true) {
+                self.lines.judge(&kind)?;
+            }
+            if blank || self.lines.number <= self.skip {
                 continue;
             }
             let (id, kind) = match kind {
-                Line::Whole if self.lines.line.iter().all(u8::is_ascii_whitespace) => continue,
                 Line::Whole => {
                     let id = EventId::of(&self.lines.line);
                     let written = self.table.write_row(&self.lines.line, id, self.arrival, row);
@@ -81,7 +90,7 @@ fn kind_of(written: Result<Row, RejectReason>) -> RecordKind {
 
 /// The lines of a batch file.
 struct Lines {
-    decoded: BufReader<Decoder>,
+    decoded: BufReader<Unpacker>,
     limits: Limits,
     /// The line in hand, without its end.
     line: Vec<u8>,
@@ -101,8 +110,7 @@ enum Line {
 
 impl Lines {
     fn new(input: Box<dyn Read + Send>, limits: Limits) -> Self {
-        let decoder = Decoder { gzip: None, input: Some(Input::new(input)), decoded: 0 };
-        let decoded = BufReader::with_capacity(BUFFER, decoder);
+        let decoded = BufReader::with_capacity(BUFFER, Unpacker::new(input));
         Self { decoded, limits, line: Vec::new(), number: 0 }
     }
 
@@ -110,7 +118,7 @@ impl Lines {
     fn next(&mut self) -> Result<Option<Line>, ReadError> {
         self.line.clear();
         let mut long: Option<LongLine> = None;
-        let mut any = false;
+        let (mut any, mut ended) = (false, false);
         loop {
             let buffer = match self.decoded.fill_buf() {
                 Ok(buffer) => buffer,
@@ -136,17 +144,25 @@ impl Lines {
                 None => self.line.extend_from_slice(piece),
             }
             self.decoded.consume(taken);
-            if self.decoded.get_ref().decoded > self.limits.file {
+            if self.decoded.get_ref().unpacked() > self.limits.file {
                 return Err(ReadError::TooLarge(self.limits.file));
             }
-            if end.is_some() {
+            ended = end.is_some();
+            if ended {
                 break;
             }
         }
         if !any {
             return Ok(None);
         }
+        if !ended && self.decoded.get_mut().may_be_cut() {
+            let cut = "the connection was closed in the middle of a line";
+            return Err(ReadError::Broken(io::Error::other(cut)));
+        }
         self.number += 1;
+        if self.number == 1 && self.line.starts_with(BOM) {
+            self.line.drain(..BOM.len());
+        }
         if let Some(long) = long {
             return Ok(Some(long.told()));
         }
@@ -159,6 +175,38 @@ impl Lines {
             return Ok(Some(long.told()));
         }
         Ok(Some(Line::Whole))
+    }
+
+    /// Whether the file is Mimecast's, by its first line that is not blank. A proxy, a firewall or
+    /// the object store answers 200 with words of its own: a page, or a refusal in JSON or XML. What
+    /// was packed is the file but for those; what was not must begin with an event.
+    fn judge(&self, first: &Line) -> Result<(), ReadError> {
+        let packed = self.decoded.get_ref().is_packed();
+        let ids = serde_json::from_slice::<Ids>(&self.line);
+        let foreign = match (first, ids) {
+            (Line::TooLong { .. }, _) => !packed,
+            (Line::Whole, Ok(ids)) => !ids.any() && (!packed || is_refusal(&self.line)),
+            (Line::Whole, Err(_)) => !packed || self.line.trim_ascii_start().starts_with(b"<"),
+        };
+        match foreign {
+            true => Err(ReadError::Foreign(looks_like(&self.line))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What Mimecast's events have and a refusal of whoever stands in the way has not.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Ids {
+    account_id: Option<IgnoredAny>,
+    aggregate_id: Option<IgnoredAny>,
+    processing_id: Option<IgnoredAny>,
+}
+
+impl Ids {
+    fn any(&self) -> bool {
+        self.account_id.is_some() || self.aggregate_id.is_some() || self.processing_id.is_some()
     }
 }
 
@@ -185,114 +233,6 @@ impl LongLine {
 
     fn told(self) -> Line {
         Line::TooLong { id: self.hasher.finish(), length: self.length }
-    }
-}
-
-/// Gunzips, and tells a download that broke off from a file that is damaged.
-struct Decoder {
-    gzip: Option<MultiGzDecoder<Input>>,
-    /// Until the first byte is asked for.
-    input: Option<Input>,
-    /// Decoded bytes so far.
-    decoded: u64,
-}
-
-/// The compressed bytes. It remembers that they ended in an error.
-struct Input {
-    bytes: BufReader<Blocks>,
-    broken: Option<io::Error>,
-}
-
-/// Gives full blocks, so that the place at which a damaged file fails does not depend on the pieces
-/// in which it came: the decoder gives nothing of the block in which it fails.
-struct Blocks {
-    bytes: Box<dyn Read + Send>,
-    broken: Option<io::Error>,
-}
-
-impl Decoder {
-    /// What an error of this decoder means for the file.
-    fn explain(&mut self, error: &io::Error) -> ReadError {
-        let Some(input) = self.gzip.as_mut().map(MultiGzDecoder::get_mut) else {
-            return ReadError::Broken(io::Error::other(error.to_string()));
-        };
-        // Whether the file is damaged is only known when all of it has arrived.
-        let drained = match input.broken.take() {
-            Some(broken) => Err(broken),
-            None => io::copy(&mut input.bytes, &mut io::sink()).map(drop),
-        };
-        match drained {
-            Err(broken) => ReadError::Broken(broken),
-            Ok(()) => ReadError::Damaged { offset: self.decoded, reason: error.to_string() },
-        }
-    }
-}
-
-impl Read for Decoder {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(mut input) = self.input.take() {
-            // A file of zero bytes is an empty file, not a gzip without its header.
-            if input.fill_buf()?.is_empty() {
-                return Ok(0);
-            }
-            self.gzip = Some(MultiGzDecoder::new(input));
-        }
-        let Some(gzip) = &mut self.gzip else { return Ok(0) };
-        let read = gzip.read(buffer)?;
-        self.decoded += read as u64;
-        Ok(read)
-    }
-}
-
-impl Read for Blocks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() && self.broken.is_none() {
-            match self.bytes.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(error) => self.broken = Some(error),
-            }
-        }
-        match self.broken.take_if(|_| filled == 0) {
-            Some(broken) => Err(broken),
-            None => Ok(filled),
-        }
-    }
-}
-
-impl Input {
-    fn new(bytes: Box<dyn Read + Send>) -> Self {
-        let blocks = Blocks { bytes, broken: None };
-        Self { bytes: BufReader::with_capacity(BLOCK, blocks), broken: None }
-    }
-}
-
-impl BufRead for Input {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.broken.is_none()
-            && let Err(error) = self.bytes.fill_buf()
-        {
-            self.broken = Some(error);
-        }
-        match &self.broken {
-            Some(broken) => Err(io::Error::other(broken.to_string())),
-            None => Ok(self.bytes.buffer()),
-        }
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.bytes.consume(amount);
-    }
-}
-
-impl Read for Input {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let n = available.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&available[..n]);
-        self.consume(n);
-        Ok(n)
     }
 }
 
@@ -449,8 +389,6 @@ mod tests {
         })
         .find_map(Result::err);
         assert!(matches!(ended, Some(ReadError::Broken(_))), "{ended:?}");
-        let (_, ended) = read(b"not gzip at all".to_vec(), 0);
-        assert!(matches!(ended, Some(ReadError::Damaged { offset: 0, .. })), "{ended:?}");
     }
 
     #[test]

@@ -1,12 +1,33 @@
 //! What Mimecast says when it refuses: several shapes of JSON, or none.
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Words of the server that are shown at most.
 const SHOWN: usize = 300;
 
 /// A longer body is not read as JSON, of which a tree can take thirty times its bytes.
 const MOST_JSON: usize = 64 * 1024;
+
+/// Whether JSON says that something failed, whatever the status of the reply.
+pub(super) fn is_refusal(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Said<'a> {
+        #[serde(borrow)]
+        fail: Option<&'a RawValue>,
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+        #[serde(borrow)]
+        errors: Option<&'a RawValue>,
+    }
+    let says_something = |said: Option<&RawValue>| {
+        let said: String =
+            said.map(|said| said.get().split_whitespace().collect()).unwrap_or_default();
+        !["", "[]", "{}", "\"\"", "false"].contains(&said.as_str())
+    };
+    serde_json::from_slice::<Said<'_>>(body)
+        .is_ok_and(|said| [said.fail, said.error, said.errors].into_iter().any(says_something))
+}
 
 /// A refusal in the server's words.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -4,18 +4,20 @@
 
 use std::fmt;
 
-use chrono::{Days, NaiveDate};
+use chrono::{DateTime, Days, NaiveDate};
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, DATE};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use url::Url;
 
 use super::api::{Api, Call};
-use super::error_body::ErrorBody;
+use super::error_body::{ErrorBody, is_refusal};
+use super::key::key;
 use crate::checkpoint::Cursor;
-use crate::http::{GaveUp, Reply};
+use crate::http::{GaveUp, Reply, json};
 use crate::pipeline::source::{Page, Part};
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::Deadline;
@@ -32,42 +34,32 @@ const DAYS_KEPT: u64 = 7;
 /// How many days are tried, one after the other, when the start is too old.
 const STEPS: usize = 7;
 
-/// Query parameters that sign a URL. What is left names the file.
-const SIGNING: [&str; 16] = [
-    "awsaccesskeyid",
-    "signature",
-    "expires",
-    "key-pair-id",
-    "policy",
-    // Of other clouds' storage, since Mimecast's list of hosts is not published.
-    "googleaccessid",
-    "se",
-    "sig",
-    "ske",
-    "skt",
-    "skoid",
-    "sp",
-    "spr",
-    "sr",
-    "st",
-    "sv",
-];
+/// A longer page token would not fit into a request.
+const LONGEST_TOKEN: usize = 8 * 1024;
 
-/// A reply, as it comes. What is missing is as if it were empty.
-#[derive(serde::Deserialize)]
+/// A reply, as it comes. What is missing is as if it were empty, but a reply that has nothing of it
+/// is no listing.
+#[derive(Deserialize)]
 struct Listing {
     #[serde(default, deserialize_with = "files")]
-    value: Vec<File>,
-    #[serde(rename = "@nextPage", default)]
+    value: Option<Files>,
+    #[serde(rename = "@nextPage", default, deserialize_with = "text")]
     next_page: Option<String>,
-    #[serde(rename = "isCaughtUp", default)]
-    is_caught_up: Option<bool>,
+    #[serde(rename = "isCaughtUp", default, deserialize_with = "text")]
+    is_caught_up: Option<String>,
 }
 
-#[derive(serde::Deserialize)]
+/// The entries of a page.
+#[derive(Default)]
+struct Files {
+    parts: Vec<Part>,
+    /// How many have no usable address.
+    odd: usize,
+}
+
+#[derive(Deserialize)]
 struct File {
-    #[serde(default)]
-    url: Option<SecretString>,
+    url: SecretString,
     /// Read if it is a number that can be a size, and passed over if not.
     #[serde(default, deserialize_with = "size")]
     size: Option<u64>,
@@ -77,38 +69,76 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Er
     Ok(<&RawValue>::deserialize(deserializer)?.get().parse().ok())
 }
 
-fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<File>, D::Error> {
-    struct Files;
-    impl<'de> Visitor<'de> for Files {
-        type Value = Vec<File>;
+/// Text, or as text what should be: some gateways quote all values, others none. Null is nothing.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let given = <&RawValue>::deserialize(deserializer)?.get();
+    match given.as_bytes().first() {
+        Some(b'"') => serde_json::from_str(given).map(Some).map_err(D::Error::custom),
+        Some(b'n') => Ok(None),
+        _ => Ok(Some(given.to_owned())),
+    }
+}
+
+fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Files>, D::Error> {
+    struct Page;
+    impl<'de> Visitor<'de> for Page {
+        type Value = Option<Files>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("the files of a page")
         }
 
-        fn visit_unit<E: Error>(self) -> Result<Vec<File>, E> {
-            Ok(Vec::new())
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<File>, A::Error> {
-            let mut files = Vec::new();
-            while let Some(file) = seq.next_element()? {
-                if files.len() == MOST_FILES {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut files = Files::default();
+            while let Some(entry) = seq.next_element::<&RawValue>()? {
+                if files.parts.len() + files.odd == MOST_FILES {
                     return Err(A::Error::invalid_length(MOST_FILES + 1, &self));
                 }
-                files.push(file);
+                match part(entry) {
+                    Some(part) => files.parts.push(part),
+                    None => files.odd += 1,
+                }
             }
-            Ok(files)
+            Ok(Some(files))
         }
     }
-    deserializer.deserialize_any(Files)
+    deserializer.deserialize_any(Page)
 }
 
-/// Why a listing was not had.
+fn part(entry: &RawValue) -> Option<Part> {
+    let File { url: address, size } = serde_json::from_str(entry.get()).ok()?;
+    let key = key(Url::parse(address.expose_secret()).ok()?);
+    Some(Part { key, size, address })
+}
+
+/// Why a listing failed.
 enum Refusal {
     /// 400: the date or the token is not accepted.
-    BadRequest(ErrorBody),
+    BadRequest(BadRequest),
     Interrupt(Interrupt),
+}
+
+#[derive(PartialEq)]
+struct BadRequest {
+    said: ErrorBody,
+    /// Mimecast's own day, or else this machine's.
+    today: NaiveDate,
+}
+
+impl BadRequest {
+    fn is_about_the_range(&self) -> bool {
+        let words = format!("{} {}", self.said.code, self.said.message).to_lowercase();
+        ["range", "retention", "date", "day"].iter().any(|word| words.contains(word))
+    }
+
+    /// Whether Mimecast should still have the events of `day`.
+    fn keeps(&self, day: NaiveDate) -> bool {
+        self.today.checked_sub_days(Days::new(DAYS_KEPT)).is_some_and(|oldest| day > oldest)
+    }
 }
 
 impl<E: Into<Interrupt>> From<E> for Refusal {
@@ -140,10 +170,10 @@ impl Api {
         deadline: Deadline,
     ) -> Result<Page, Interrupt> {
         match self.list(stream, cursor, deadline).await {
-            Ok(listing) => page(listing, cursor.clone()),
+            Ok(listing) => page(stream, listing, cursor.clone()),
             Err(Refusal::Interrupt(interrupt)) => Err(interrupt),
-            Err(Refusal::BadRequest(said)) => match cursor {
-                Cursor::Start(day) => self.step(stream, *day, said, deadline).await,
+            Err(Refusal::BadRequest(refused)) => match cursor {
+                Cursor::Start(day) => self.step(stream, *day, refused, deadline).await,
                 // If a listing without the token is accepted, it was the token's fault.
                 Cursor::Token(_) => self.start_again(stream, deadline).await,
             },
@@ -153,37 +183,48 @@ impl Api {
     async fn start_again(&self, stream: &str, deadline: Deadline) -> Result<Page, Interrupt> {
         let start = Cursor::Start(self.start);
         match self.list(stream, &start, deadline).await {
-            Ok(listing) => page(listing, start),
-            Err(Refusal::BadRequest(said)) => self.step(stream, self.start, said, deadline).await,
+            Ok(listing) => page(stream, listing, start),
+            Err(Refusal::BadRequest(refused)) => {
+                self.step(stream, self.start, refused, deadline).await
+            }
             Err(Refusal::Interrupt(interrupt)) => Err(interrupt),
         }
     }
 
-    /// `refused` is older than what Mimecast keeps: steps to the oldest day that it accepts. The
-    /// number of days may stand in its message; whether the last of them is accepted does not.
+    /// The day that was asked for may be older than what Mimecast keeps: steps to the oldest day
+    /// that it accepts. The number of days may stand in its message; whether the last of them is
+    /// accepted does not. A refusal for another reason skips no day.
     async fn step(
         &self,
         stream: &str,
-        refused: NaiveDate,
-        mut said: ErrorBody,
+        asked: NaiveDate,
+        mut refused: BadRequest,
         deadline: Deadline,
     ) -> Result<Page, Interrupt> {
-        let today = self.clock.now().date_naive();
-        let kept = days_in(&said.message).unwrap_or(DAYS_KEPT);
+        if !refused.is_about_the_range() {
+            match self.list(stream, &Cursor::Start(asked), deadline).await {
+                Ok(listing) => return page(stream, listing, Cursor::Start(asked)),
+                Err(Refusal::BadRequest(again)) if again == refused && !refused.keeps(asked) => {}
+                Err(Refusal::BadRequest(again)) => return Err(bad_request(stream, &again).into()),
+                Err(Refusal::Interrupt(interrupt)) => return Err(interrupt),
+            }
+        }
+        let kept = days_in(&refused.said.message).unwrap_or(DAYS_KEPT);
         for days in (0..=kept).rev().take(STEPS) {
-            let day = today.checked_sub_days(Days::new(days)).unwrap_or(today);
-            if day <= refused {
+            let day = refused.today.checked_sub_days(Days::new(days)).unwrap_or(refused.today);
+            if day <= asked {
                 continue;
             }
             match self.list(stream, &Cursor::Start(day), deadline).await {
                 Ok(listing) => {
-                    tracing::info!(stream, %day, asked = %refused, "Mimecast keeps no older events");
-                    return page(listing, Cursor::Start(day));
+                    tracing::info!(stream, %day, %asked, "Mimecast keeps no older events");
+                    return page(stream, listing, Cursor::Start(day));
                 }
-                Err(Refusal::BadRequest(again)) => said = again,
+                Err(Refusal::BadRequest(again)) => refused = again,
                 Err(Refusal::Interrupt(interrupt)) => return Err(interrupt),
             }
         }
+        let said = refused.said;
         Err(Fault::settings(
             "listing-refused",
             format!("Mimecast refuses to list {stream}, from whatever day: {said}"),
@@ -218,11 +259,19 @@ impl Api {
                     .header(ACCEPT, "application/json")
                     .header(ACCEPT_ENCODING, "gzip")
             };
-            let reply = self.send(&call, deadline, request, is_unreadable).await?;
-            match reply.status {
+            let again = |reply: &Reply| match meant(reply) {
+                StatusCode::OK => read(reply).is_none(),
+                // A refusal in a 200 is repeated as that status is.
+                status => status.is_server_error(),
+            };
+            let reply = self.send(&call, deadline, request, again).await?;
+            let status = meant(&reply);
+            match status {
                 StatusCode::OK => return Ok(read(&reply).ok_or_else(|| unreadable(stream))?),
                 StatusCode::BAD_REQUEST => {
-                    return Err(Refusal::BadRequest(ErrorBody::read(&reply.body)));
+                    let said = ErrorBody::read(&reply.body);
+                    let today = day_of(&reply).unwrap_or_else(|| self.clock.now().date_naive());
+                    return Err(Refusal::BadRequest(BadRequest { said, today }));
                 }
                 StatusCode::UNAUTHORIZED => {
                     self.tokens.discard(&token).await;
@@ -232,58 +281,49 @@ impl Api {
                         waited.map_err(|gave_up| unauthorized(stream, &reply, gave_up))?;
                     }
                 }
-                _ => return Err(refused(stream, &reply).into()),
+                _ => return Err(refused(stream, status, &reply).into()),
             }
         }
     }
 }
 
-fn page(listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
-    let parts: Result<Vec<Part>, Fault> = listing.value.into_iter().map(part).collect();
-    Ok(Page {
-        cursor,
-        parts: parts?,
-        next: listing.next_page.filter(|token| !token.is_empty()).map(Cursor::Token),
-        caught_up: listing.is_caught_up == Some(true),
-    })
-}
-
-fn part(file: File) -> Result<Part, Fault> {
-    let named = file.url.and_then(|address| {
-        let key = Url::parse(address.expose_secret()).ok().map(key)?;
-        Some(Part { key, size: file.size, address })
-    });
-    named.ok_or_else(|| {
-        Fault::passing(
-            "listing-unreadable",
-            "the listing names a batch file without a usable address",
-            "the next run tries again; if it stays so, tell Mimecast's support",
-        )
-    })
-}
-
-/// The file's name: its URL without what signs it, and without a user and a password.
-fn key(mut url: Url) -> String {
-    let signs = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        name.starts_with("x-amz-")
-            || name.starts_with("x-goog-")
-            || SIGNING.contains(&name.as_str())
-    };
-    let kept: Vec<(String, String)> = url
-        .query_pairs()
-        .filter(|(name, _)| !signs(name))
-        .map(|(n, v)| (n.into(), v.into()))
-        .collect();
-    // A URL that can have neither has neither.
-    url.set_username("").ok();
-    url.set_password(None).ok();
-    url.set_fragment(None);
-    url.set_query(None);
-    if !kept.is_empty() {
-        url.query_pairs_mut().extend_pairs(kept);
+fn page(stream: &str, listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
+    let Files { parts, odd } = listing.value.unwrap_or_default();
+    let next = listing.next_page.filter(|token| !token.is_empty());
+    let too_long = next.as_ref().is_some_and(|token| token.len() > LONGEST_TOKEN);
+    if too_long || (parts.is_empty() && odd > 0) {
+        return Err(unreadable(stream).into());
     }
-    url.into()
+    if odd > 0 {
+        tracing::error!(
+            stream,
+            entries = odd,
+            code = "listing-entry-odd",
+            fix = "tell Mimecast's support: nothing can be downloaded without an address",
+            "the listing has entries without a usable address: the other files are read"
+        );
+    }
+    let caught_up = listing.is_caught_up.is_some_and(|text| text.eq_ignore_ascii_case("true"));
+    Ok(Page { cursor, parts, next: next.map(Cursor::Token), caught_up })
+}
+
+/// The status that a reply means: a refusal may come as a 200.
+fn meant(reply: &Reply) -> StatusCode {
+    if reply.status != StatusCode::OK || !is_refusal(&reply.body) {
+        return reply.status;
+    }
+    let code = ErrorBody::read(&reply.body).code.to_lowercase();
+    match code {
+        code if code.contains("forbidden") => StatusCode::FORBIDDEN,
+        code if code.contains("unauthorized") || code.contains("token") => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The day of a reply's `Date`, which does not depend on this machine's clock.
+fn day_of(reply: &Reply) -> Option<NaiveDate> {
+    let text = reply.headers.get(DATE)?.to_str().ok()?;
+    DateTime::parse_from_rfc2822(text).ok().map(|date| date.to_utc().date_naive())
 }
 
 /// The number before the first `day` or `-day` in a message.
@@ -301,24 +341,32 @@ fn read(reply: &Reply) -> Option<Listing> {
 }
 
 fn listing(body: &[u8]) -> Option<Listing> {
-    serde_json::from_slice(body).ok()
+    json::<Listing>(body).ok().filter(|listing| {
+        listing.value.is_some() || listing.next_page.is_some() || listing.is_caught_up.is_some()
+    })
 }
 
 /// The page that a reply's body is, if it is one.
 #[cfg(fuzzing)]
 pub fn page_of(body: &[u8], cursor: Cursor) -> Option<Page> {
-    page(listing(body)?, cursor).ok()
+    page("mailflow", listing(body)?, cursor).ok()
 }
 
-fn is_unreadable(reply: &Reply) -> bool {
-    reply.status == StatusCode::OK && read(reply).is_none()
+fn bad_request(stream: &str, BadRequest { said, .. }: &BadRequest) -> Fault {
+    Fault::passing(
+        "listing-bad-request",
+        format!("Mimecast refuses to list {stream} (400): {said}"),
+        "nothing is skipped, the next run asks again; if it stays so, give the words above to \
+         Mimecast's support",
+    )
 }
 
 fn unreadable(stream: &str) -> Fault {
     Fault::passing(
         "listing-unreadable",
-        format!("Mimecast's listing of {stream} is not what it should be"),
-        "the next run tries again; check what stands between here and Mimecast (a proxy's page?)",
+        format!("Mimecast's listing of {stream} has no page of files that can be read"),
+        "the next run tries again; check what stands between here and Mimecast; if it stays so, \
+         give this line to Mimecast's support",
     )
 }
 
@@ -336,9 +384,9 @@ fn unauthorized(stream: &str, reply: &Reply, gave_up: GaveUp) -> Interrupt {
     }
 }
 
-fn refused(stream: &str, reply: &Reply) -> Fault {
+fn refused(stream: &str, status: StatusCode, reply: &Reply) -> Fault {
     let said = ErrorBody::read(&reply.body);
-    let status = reply.status.as_u16();
+    let status = status.as_u16();
     let (code, fix) = match status {
         403 => (
             "mimecast-forbidden",
@@ -354,28 +402,6 @@ fn refused(stream: &str, reply: &Reply) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_is_the_url_without_what_signs_it() {
-        let cases = [
-            (
-                "https://b.s3.amazonaws.com/a/1.json.gz?X-Amz-Date=1&X-Amz-Signature=2",
-                "https://b.s3.amazonaws.com/a/1.json.gz",
-            ),
-            (
-                "https://h/1?AWSAccessKeyId=a&Signature=b&Expires=3&versionId=7#f",
-                "https://h/1?versionId=7",
-            ),
-            ("https://h/1?Key-Pair-Id=a&Policy=b&part=%26", "https://h/1?part=%26"),
-            ("https://h/1?sv=1&sig=secret&X-Goog-Signature=secret", "https://h/1"),
-            ("https://h/1", "https://h/1"),
-            ("https://user:secret@h/1", "https://h/1"),
-            ("data:1", "data:1"),
-        ];
-        for (url, expected) in cases {
-            assert_eq!(key(Url::parse(url).unwrap()), expected);
-        }
-    }
 
     #[test]
     fn the_days_kept_are_read_from_the_message() {

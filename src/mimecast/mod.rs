@@ -5,10 +5,12 @@
 mod api;
 mod batch_file;
 mod error_body;
+mod key;
 mod listing;
 mod pace;
 mod source;
 mod token;
+mod unpack;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use chrono::NaiveDate;
 use futures::{StreamExt, stream};
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT_ENCODING, ETAG};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, TRANSFER_ENCODING};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use super::api::Api;
 use super::batch_file::{EventReader, Limits};
+use super::key::is_same_object;
 use super::pace::Pace;
 use crate::checkpoint::Cursor;
 use crate::http::{Clients, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after};
@@ -81,8 +82,8 @@ impl MimecastSource {
         }
     }
 
-    /// The address of a file, if it may be connected to. Its name is resolved, and the addresses
-    /// checked, when the connection is made.
+    /// The address of a file, if it may be connected to: a user and a password in it would be sent
+    /// there. Its name is resolved, and the addresses checked, when the connection is made.
     fn address(&self, part: &Part) -> Result<Url, Fault> {
         let url = Url::parse(part.address.expose_secret()).ok();
         let allowed = url.filter(|url| {
@@ -92,12 +93,16 @@ impl MimecastSource {
                 Some(Host::Domain(_)) => true,
                 None => false,
             };
-            self.loopback || (url.scheme() == "https" && public)
+            let anonymous = url.username().is_empty() && url.password().is_none();
+            anonymous && (self.loopback || (url.scheme() == "https" && public))
         });
         allowed.ok_or_else(|| {
             Fault::passing(
                 "file-address-refused",
-                format!("batch file {} is not at a public https address", part.key),
+                format!(
+                    "batch file {} is not at a public https address without user and password",
+                    part.key
+                ),
                 "do not trust it: tell Mimecast's support what its listing says",
             )
         })
@@ -135,32 +140,49 @@ impl Source for MimecastSource {
         self.api.page(stream, cursor, deadline).await
     }
 
+    fn is_same(&self, known: &str, listed: &str) -> bool {
+        is_same_object(known, listed)
+    }
+
     /// A plain GET: the address is signed, so neither the token nor a redirect may come into it.
     async fn open(&self, part: &Part, deadline: Deadline) -> Result<OpenPart, OpenError> {
         let url = self.address(part)?;
         let api = &self.api;
         let mut retries = api.retry.start(&api.random, deadline);
+        // Whether it failed otherwise than by a 429.
+        let mut has_failed = false;
         loop {
             let request = api.clients.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
             let (failed, waited) = match request.send().await {
                 Ok(response) => match response.status() {
                     StatusCode::OK => return Ok(opened(response, self.limits.file).await),
-                    StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                        return Err(OpenError::Expired);
-                    }
+                    // How object stores word an address that is no longer good differs.
+                    StatusCode::BAD_REQUEST
+                    | StatusCode::UNAUTHORIZED
+                    | StatusCode::FORBIDDEN
+                    | StatusCode::NOT_FOUND
+                    | StatusCode::GONE => return Err(OpenError::Expired),
                     status @ StatusCode::TOO_MANY_REQUESTS => {
                         let asked = retry_after(response.headers(), api.clock.now());
                         (status.to_string(), retries.throttled(asked).await)
                     }
-                    status => (status.to_string(), retries.back_off().await),
+                    status => {
+                        has_failed = true;
+                        (status.to_string(), retries.back_off().await)
+                    }
                 },
-                Err(error) => (describe(&error), retries.back_off().await),
+                Err(error) => {
+                    has_failed = true;
+                    (describe(&error), retries.back_off().await)
+                }
             };
             tracing::info!(file = part.key, failed, "the batch file could not be opened");
             match waited {
                 Ok(()) => {}
-                Err(GaveUp::OutOfTime) => return Err(OpenError::Interrupt(Interrupt::OutOfTime)),
-                Err(GaveUp::Attempts) => return Err(unreachable(part, &failed).into()),
+                Err(GaveUp::OutOfTime) if !has_failed => {
+                    return Err(OpenError::Interrupt(Interrupt::OutOfTime));
+                }
+                Err(_) => return Err(unreachable(part, &failed).into()),
             }
         }
     }
@@ -189,6 +211,8 @@ fn records(
 /// larger. The first piece of a small file is here then.
 async fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
     let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok().map(str::to_owned));
+    let said = |name| response.headers().contains_key(name);
+    let end_is_proof = said(CONTENT_LENGTH) || said(TRANSFER_ENCODING);
     let small = response.content_length().is_some_and(|length| length <= SMALL);
     let mut left = limit.saturating_add(limit / 8);
     let bytes = response.bytes_stream().fuse().map(move |chunk| {
@@ -201,7 +225,7 @@ async fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
     });
     let mut bytes = bytes.boxed();
     let first = if small { bytes.next().await } else { None };
-    OpenPart { etag, bytes: stream::iter(first).chain(bytes).boxed() }
+    OpenPart { etag, bytes: stream::iter(first).chain(bytes).boxed(), end_is_proof }
 }
 
 fn unreachable(part: &Part, failed: &str) -> Fault {

@@ -23,7 +23,7 @@ mod stream;
 mod summary;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -71,6 +71,9 @@ pub struct Policy {
     pub lease_poll: Duration,
     /// The wait before a broken download is begun again, times the number of tries.
     pub download_pause: Duration,
+    /// A run ends after so many rows, as it does at its time limit: what somebody makes Mimecast send
+    /// must not become a bill without end.
+    pub max_rows: u64,
     /// How long it may take to have the lines of a body's refused rows again. Meanwhile that body, and
     /// those behind it, are in the way of the other streams.
     pub refetch_time: Duration,
@@ -90,6 +93,7 @@ impl Default for Policy {
             lease_wait: Duration::from_secs(60),
             lease_poll: Duration::from_secs(2),
             download_pause: Duration::from_secs(1),
+            max_rows: 20_000_000,
             refetch_time: Duration::from_secs(60),
         }
     }
@@ -138,14 +142,45 @@ pub struct Connector {
 struct Shared {
     slots: Slots,
     buffers: BodyBuffers,
+    rows_left: Arc<RowsLeft>,
     /// Whether the sink has accepted a row in this run, of whatever stream.
     accepted: Arc<AtomicBool>,
 }
 
 impl Shared {
-    fn new(policy: &Policy) -> Self {
-        let slots = Slots::new(policy.in_flight);
-        Self { slots, buffers: BodyBuffers::default(), accepted: Arc::default() }
+    /// For a run that ends when `stop` is cancelled.
+    fn new(policy: &Policy, stop: &CancellationToken) -> Self {
+        let left = AtomicU64::new(policy.max_rows);
+        let rows_left = RowsLeft { left, most: policy.max_rows, stop: stop.clone() };
+        Self {
+            slots: Slots::new(policy.in_flight),
+            buffers: BodyBuffers::default(),
+            rows_left: Arc::new(rows_left),
+            accepted: Arc::default(),
+        }
+    }
+}
+
+/// How many rows a run may still read, of all its streams.
+struct RowsLeft {
+    left: AtomicU64,
+    most: u64,
+    stop: CancellationToken,
+}
+
+impl RowsLeft {
+    /// Counts rows that were read; ends the run with the last one that it may read.
+    fn count(&self, rows: u64) {
+        let less = |left: u64| Some(left.saturating_sub(rows));
+        let before = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if before.is_ok_and(|before| (1..=rows).contains(&before)) {
+            tracing::warn!(
+                rows = self.most,
+                "the run ends here, since it has read MAX_ROWS_PER_RUN rows; the next one goes on \
+                 from the same line. Look what they are before you raise the setting"
+            );
+            self.stop.cancel();
+        }
     }
 }
 
@@ -168,7 +203,7 @@ impl Connector {
     pub async fn run(&self, counters: &RunCounters, stop: &CancellationToken) -> RunSummary {
         let started_at = self.clock.now();
         let (deadline, stop, _limit) = self.policy.limit(stop);
-        let shared = Shared::new(&self.policy);
+        let shared = Shared::new(&self.policy, &stop);
         let mut pulls = Vec::new();
         for (stream, counters) in counters {
             let (stop, counters, shared) = (stop.clone(), Arc::clone(counters), shared.clone());

@@ -144,7 +144,7 @@ impl Originals for Reread {
         let name = file_kept.ok_or_else(|| changed(&refused[0].name(), GONE))?;
         let bytes = self.quarantine.open_file(name).await?;
         let bytes = bytes.ok_or_else(|| changed(name, GONE))?;
-        let open = OpenPart { etag: None, bytes };
+        let open = OpenPart { etag: None, bytes, end_is_proof: true };
         let read = read_lines(refused, open, None, &*self.records, &self.counters).await?;
         read.map_err(|why| match why {
             NotFound::Unread(ReadError::Broken(error)) => StoreError::Failed {

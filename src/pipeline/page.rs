@@ -1,6 +1,6 @@
 //! One page, read to its end: what happens when an address expires, or a file is no longer listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Policy;
 use super::body::{BodyBuffers, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
 use super::originals::Addresses;
@@ -16,6 +15,7 @@ use super::outbox::Outbox;
 use super::part::PutDown;
 use super::source::{Page, Part, Source};
 use super::summary::Counters;
+use super::{Policy, RowsLeft};
 use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
@@ -46,6 +46,7 @@ pub(super) struct PageReader {
     pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
     pub(super) policy: Policy,
+    pub(super) rows_left: Arc<RowsLeft>,
     /// Files that are gone: what may be missing.
     pub(super) gone: Vec<FilePosition>,
     /// The file in hand.
@@ -64,7 +65,7 @@ impl PageReader {
         let mut builder = self.builder();
         let mut looked_for = 0;
         loop {
-            self.note(&page);
+            self.note(&mut page);
             let missing = self.missing(&page);
             if !missing.is_empty() && looked_for < RELISTINGS_FOR_MISSING {
                 looked_for += 1;
@@ -108,8 +109,20 @@ impl PageReader {
         }
     }
 
-    /// Remembers what is listed, which must not go without a word, and where it is.
-    fn note(&mut self, page: &Page) {
+    /// Remembers what is listed, which must not go without a word, and where it is. A file that is
+    /// listed under another address keeps the key that it is known by.
+    fn note(&mut self, page: &mut Page) {
+        let listed: BTreeSet<String> = page.parts.iter().map(|part| part.key.clone()).collect();
+        for part in page.parts.iter_mut().filter(|part| !self.read.contains_key(&part.key)) {
+            let known = self.read.iter().find(|(key, progress)| {
+                progress.version.size == part.size
+                    && !listed.contains(*key)
+                    && self.source.is_same(key, &part.key)
+            });
+            if let Some((known, _)) = known {
+                part.key.clone_from(known);
+            }
+        }
         self.addresses.note(&page.parts);
         for part in &page.parts {
             self.read.entry(part.key.clone()).or_insert_with(|| FileProgress {

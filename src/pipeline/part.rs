@@ -1,6 +1,7 @@
 //! One file of a page, read to its end: what happens when a download breaks off, or the file is
 //! damaged.
 
+use std::future::ready;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +11,7 @@ use super::body::BodyBuilder;
 use super::fault::{Fault, Interrupt, internal};
 use super::page::PageReader;
 use super::read::{Download, FillEnd, Filler, bytes_of};
-use super::source::{OpenError, OpenPart, Part, ReadError};
+use super::source::{NoBytes, OpenError, OpenPart, Part, ReadError, is_unproven_end};
 use super::summary::add;
 use crate::checkpoint::{FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Rejection};
@@ -64,6 +65,15 @@ impl PageReader {
                 FillEnd::Stopped => return Err(Interrupt::OutOfTime.into()),
                 FillEnd::KeepFile if self.keep_file(part, builder).await?.is_some() => continue,
                 FillEnd::KeepFile => ReadError::Broken(io::Error::other("the file has changed")),
+                FillEnd::Failed(error) if tries.is_empty_again(&error, part) => {
+                    tracing::warn!(
+                        stream = self.stream,
+                        file = part.key,
+                        "a batch file came without a byte twice, and its listing gives no size: it \
+                         counts as empty"
+                    );
+                    break;
+                }
                 FillEnd::Failed(error) => error,
             };
             let line = self.line_of(part);
@@ -135,6 +145,7 @@ impl PageReader {
             stop: self.stop.clone(),
             counters: Arc::clone(&self.counters),
             policy: self.policy,
+            rows_left: Arc::clone(&self.rows_left),
             line: from,
             events: 0,
         };
@@ -164,7 +175,11 @@ impl PageReader {
             }
             let broken = Arc::new(Mutex::new(None));
             let tell = Arc::clone(&broken);
-            let bytes = bytes_of(open, part.size).inspect_err(move |error| {
+            let bytes = bytes_of(open, part.size);
+            // It was read before: this is all that its host gives.
+            let bytes =
+                bytes.take_while(|bytes| ready(!bytes.as_ref().is_err_and(is_unproven_end)));
+            let bytes = bytes.inspect_err(move |error| {
                 *tell.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(io::Error::new(error.kind(), error.to_string()));
             });
@@ -250,9 +265,18 @@ struct Tries {
     without_a_line: u32,
     damaged_at: Option<u64>,
     damaged: u32,
+    came_empty: bool,
 }
 
 impl Tries {
+    /// Whether the part came without a byte, and did so before. Where its listing gives a size, it
+    /// is not empty.
+    fn is_empty_again(&mut self, error: &ReadError, part: &Part) -> bool {
+        let ReadError::Broken(error) = error else { return false };
+        let empty = error.get_ref().is_some_and(|error| error.is::<NoBytes>());
+        empty && part.size.is_none() && std::mem::replace(&mut self.came_empty, true)
+    }
+
     /// Counts a failed download that got to `line`; a word if the file must be kept whole.
     fn after(&mut self, error: &ReadError, line: u64) -> Option<&'static str> {
         self.without_a_line = if line > self.line { 1 } else { self.without_a_line + 1 };

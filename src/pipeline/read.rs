@@ -12,11 +12,11 @@ use futures::{StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::Policy;
 use super::body::{BodyBuilder, hex};
 use super::outbox::Outbox;
-use super::source::{OpenPart, ReadError, Record, RecordKind, RecordReader};
+use super::source::{NoBytes, OpenPart, ReadError, Record, RecordKind, RecordReader, UnprovenEnd};
 use super::summary::{Counters, add};
+use super::{Policy, RowsLeft};
 use crate::checkpoint::ByteStream;
 use crate::quarantine::{Kept, Rejection};
 
@@ -28,6 +28,7 @@ pub(super) struct Filler {
     pub(super) stop: CancellationToken,
     pub(super) counters: Arc<Counters>,
     pub(super) policy: Policy,
+    pub(super) rows_left: Arc<RowsLeft>,
     /// How many lines of the file are read.
     pub(super) line: u64,
     /// How many of them were events, in this run.
@@ -52,6 +53,9 @@ impl Filler {
         let mut row = Vec::new();
         let end = loop {
             let look = self.events.is_multiple_of(self.policy.look_every);
+            if look && self.events > 0 {
+                self.rows_left.count(self.policy.look_every);
+            }
             if look && self.stop.is_cancelled() {
                 break FillEnd::Stopped;
             }
@@ -137,21 +141,23 @@ fn reject(
     Rejection { position, event_id: hex(&record.id), reason, detail, delivered, kept }
 }
 
-/// The bytes of a part. If none arrive though the listing gives it a `size`, that is an error, and
-/// not an empty file.
+/// The bytes of a part, which the listing says to be `size`. They end in an error if none arrived
+/// and it does not say 0, and if neither their number nor the reply proves that this is the end.
 pub(super) fn bytes_of(part: OpenPart, size: Option<u64>) -> ByteStream {
-    let mut awaits_a_byte = size.is_some_and(|size| size > 0);
-    let ended = stream::iter([None]);
-    let bytes = part.bytes.map(Some).chain(ended).filter_map(move |piece| {
-        let piece = match piece {
-            None if awaits_a_byte => Some(Err(io::Error::other("no byte of the file arrived"))),
+    let end_is_proof = part.end_is_proof;
+    let mut arrived = 0;
+    let bytes = part.bytes.map(Some).chain(stream::iter([None])).filter_map(move |piece| {
+        ready(match piece {
+            None if arrived == 0 && size != Some(0) => Some(Err(io::Error::other(NoBytes))),
+            None if !end_is_proof && size != Some(arrived) => {
+                Some(Err(io::Error::other(UnprovenEnd)))
+            }
             None => None,
             Some(piece) => {
-                awaits_a_byte &= piece.as_ref().is_ok_and(Bytes::is_empty);
+                arrived += piece.as_ref().map_or(0, |bytes| bytes.len() as u64);
                 Some(piece)
             }
-        };
-        ready(piece)
+        })
     });
     bytes.boxed()
 }

@@ -84,7 +84,7 @@ impl Replay {
     /// summary. `stop` ends it early, as the time limit does.
     pub async fn run(&self, streams: &[&str], stop: &CancellationToken) -> ReplaySummary {
         let (deadline, stop, _limit) = self.policy.limit(stop);
-        let shared = Shared::new(&self.policy);
+        let shared = Shared::new(&self.policy, &stop);
         // Here a body of bad rows alone is no sign of a wrong setting.
         shared.accepted.store(true, Ordering::Relaxed);
         let streams = streams.iter().map(|stream| self.stream(stream, deadline, &stop, &shared));
@@ -352,7 +352,7 @@ impl<'a> Resend<'a> {
     ) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
         let bytes = self.replay.quarantine.open_file(kept).await?;
         Ok(bytes.map(|bytes| {
-            let part = OpenPart { etag: None, bytes };
+            let part = OpenPart { etag: None, bytes, end_is_proof: true };
             let counters = Arc::clone(&self.poster.counters);
             let download = Download::new(part, None, self.stop.clone(), counters);
             (self.replay.records)(Box::new(download), record.line.saturating_sub(1))
@@ -379,6 +379,7 @@ impl<'a> Resend<'a> {
             stop: self.stop.clone(),
             counters: Arc::clone(&self.poster.counters),
             policy,
+            rows_left: Arc::clone(&self.shared.rows_left),
             line,
             events: 0,
         };

@@ -4,7 +4,7 @@
 //! next cursor; a part opens as a reader of *records*.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -43,6 +43,12 @@ pub trait Source: Send + Sync {
         cursor: &Cursor,
         deadline: Deadline,
     ) -> Result<Page, Interrupt>;
+
+    /// Whether a part that is listed as `listed` is the one that was listed as `known` before: the
+    /// source may give one object under several addresses in turn.
+    fn is_same(&self, _known: &str, _listed: &str) -> bool {
+        false
+    }
 
     /// Opens a part from its beginning.
     async fn open(&self, part: &Part, deadline: Deadline) -> Result<OpenPart, OpenError>;
@@ -90,6 +96,9 @@ pub struct OpenPart {
     /// The bytes as they are stored. An error means that not all of them arrived;
     /// [`std::io::ErrorKind::FileTooLarge`], that there are more than may be.
     pub bytes: ByteStream,
+    /// Whether the end of `bytes` proves that all of them arrived: their number, or their last
+    /// chunk, was announced. Else the connection was merely closed, as it is when it breaks.
+    pub end_is_proof: bool,
 }
 
 /// Why a part did not open.
@@ -139,12 +148,30 @@ pub enum RecordKind {
     TooLong(u64),
 }
 
+/// The bytes ended, and nothing says that this is the end of the part.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was closed, and nothing says that this was the end of the file")]
+pub(super) struct UnprovenEnd;
+
+/// Not one byte of the part arrived, though its listing does not say that it is empty.
+#[derive(Debug, thiserror::Error)]
+#[error("no byte of the file arrived")]
+pub(super) struct NoBytes;
+
+/// Whether a reader of a part's bytes ended so; what it gave before may be all.
+pub fn is_unproven_end(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<UnprovenEnd>())
+}
+
 /// Why a part could not be read on.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Not all bytes arrived.
     #[error("the download broke off: {0}")]
-    Broken(std::io::Error),
+    Broken(io::Error),
+    /// What arrived is not the part, but what somebody in its way, or its host, says instead.
+    #[error("{0} came instead of a batch file (from a proxy or a firewall?)")]
+    Foreign(&'static str),
     /// All bytes arrived, and they cannot be decoded.
     #[error("the file is damaged after {offset} decoded bytes: {reason}")]
     Damaged {
@@ -162,7 +189,7 @@ impl ReadError {
     /// The word for it in quarantine, where it is about the file and not about its download.
     pub fn reason(&self) -> Option<&'static str> {
         match self {
-            Self::Broken(_) => None,
+            Self::Broken(_) | Self::Foreign(_) => None,
             Self::Damaged { .. } => Some("corrupt-file"),
             Self::TooLarge(_) => Some("file-too-large"),
         }

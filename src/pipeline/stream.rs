@@ -1,6 +1,6 @@
 //! One stream's pull: take the lease, read page after page, end with a summary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{NaiveDate, NaiveTime};
@@ -23,6 +23,9 @@ use crate::seams::Deadline;
 
 /// Empty pages that are asked for in one run; the next run goes on behind them.
 const EMPTY_PAGES: u32 = 5;
+
+/// Where the time was up, if not in a file.
+const LISTING: &str = "the listing";
 
 /// One stream in one run.
 pub(super) struct StreamPull<'a> {
@@ -92,9 +95,9 @@ impl StreamPull<'_> {
         self.tell_quarantine(&mut ledger);
         let mut in_hand = None;
         let ended = self.pages(&mut ledger, told, &mut in_hand).await;
-        let ended = match (ended, in_hand) {
-            (Err(Interrupt::OutOfTime), Some(file)) => self.note_out_of_time(&mut ledger, file),
-            (ended, _) => ended,
+        let ended = match ended {
+            Err(Interrupt::OutOfTime) => self.note_out_of_time(&mut ledger, in_hand),
+            ended => ended,
         };
         told.newest_ms = ledger.newest_ms;
         told.backfill_from = ledger.checkpoint.backfill_from;
@@ -116,9 +119,11 @@ impl StreamPull<'_> {
         in_hand: &mut Option<String>,
     ) -> Result<Outcome, Interrupt> {
         let mut empty_pages = 0;
+        let mut read = BTreeSet::new();
         let mut listed = self.list(&ledger.checkpoint.cursor).await;
         loop {
-            let page = self.begin(ledger, told, listed?);
+            let page = self.begin(ledger, told, &mut read, listed?);
+            read.insert(page.cursor.clone());
             // A half-read file must be looked for even in an empty page.
             let listed_nothing = page.parts.is_empty() && !ledger.checkpoint.has_half_read();
             let (page, ahead) = match listed_nothing {
@@ -128,6 +133,9 @@ impl StreamPull<'_> {
             let moved = page.next(&ledger.checkpoint.cursor).cloned();
             let stays = moved.is_none();
             if let Some(next) = moved {
+                if read.contains(&next) {
+                    return Err(circle(self.stream).into());
+                }
                 ledger.checkpoint.advance(next);
                 ledger.touch();
                 *in_hand = None;
@@ -139,6 +147,9 @@ impl StreamPull<'_> {
             }
             empty_pages += u32::from(listed_nothing);
             if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
+                if ledger.checkpoint.out_of_time_at.take().is_some() {
+                    ledger.touch();
+                }
                 return Ok(Outcome::CaughtUp);
             }
             listed = match ahead {
@@ -158,9 +169,17 @@ impl StreamPull<'_> {
 
     /// Moves the checkpoint's cursor to where the page was listed, if the source had to begin elsewhere,
     /// and tells the gap that this leaves.
-    fn begin(&self, ledger: &mut Ledger, told: &mut Told, page: Page) -> Page {
+    fn begin(
+        &self,
+        ledger: &mut Ledger,
+        told: &mut Told,
+        read: &mut BTreeSet<Cursor>,
+        page: Page,
+    ) -> Page {
         let cursor = ledger.checkpoint.cursor.clone();
         if page.cursor != cursor {
+            // What this run has read comes again.
+            read.clear();
             if let Cursor::Start(day) = page.cursor
                 && (matches!(cursor, Cursor::Token(_)) || ledger.checkpoint.backfill_from.is_some())
             {
@@ -275,6 +294,7 @@ impl StreamPull<'_> {
             deadline: self.deadline,
             counters: Arc::clone(&self.counters),
             policy: self.connector.policy,
+            rows_left: Arc::clone(&self.shared.rows_left),
             gone: Vec::new(),
             in_hand: None,
             events: BTreeMap::new(),
@@ -324,20 +344,36 @@ impl StreamPull<'_> {
         Gap { from: from.min(to), to }
     }
 
-    /// The time was up within `file`: if it was so last time too, and not one line was gained (any
-    /// step of progress forgets the last time), a larger limit is needed.
-    fn note_out_of_time(&self, ledger: &mut Ledger, file: String) -> Result<Outcome, Interrupt> {
-        let done = ledger.checkpoint.files.get(&file).map_or(Position::Line(0), |file| file.done);
-        let now = Some((file, done));
+    /// The time was up within a file, or while a listing was waited for. If it was so last time too,
+    /// and not one line was gained (any step of progress forgets the last time), this is no success.
+    fn note_out_of_time(
+        &self,
+        ledger: &mut Ledger,
+        file: Option<String>,
+    ) -> Result<Outcome, Interrupt> {
+        let counters = &self.counters;
+        if file.is_none() && get(&counters.pages) + get(&counters.bodies) > 0 {
+            return Ok(Outcome::TimeLimit);
+        }
+        let at = file.unwrap_or_else(|| LISTING.to_owned());
+        let done = ledger.checkpoint.files.get(&at).map_or(Position::Line(0), |file| file.done);
+        let now = Some((at, done));
         let again = ledger.checkpoint.out_of_time_at == now;
         ledger.checkpoint.out_of_time_at = now;
         ledger.touch();
         match &ledger.checkpoint.out_of_time_at {
+            Some((at, _)) if again && at == LISTING => Err(Fault::passing(
+                "no-progress",
+                format!("two runs in a row ended while {} waited to list a page", self.stream),
+                "nothing is lost, the next run tries again; the log says what was waited for: after \
+                 429s, look which other program uses the same application",
+            )
+            .into()),
             Some((file, done)) if again => Err(Fault::settings(
                 "no-progress",
                 format!("batch file {file}: two runs in a row ended at {done} without a new one"),
                 "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it); where the log \
-                 tells of 429s, wait instead",
+                 has 429s, wait instead",
             )
             .into()),
             _ => Ok(Outcome::TimeLimit),
@@ -372,6 +408,15 @@ impl StreamPull<'_> {
             error,
         }
     }
+}
+
+fn circle(stream: &str) -> Fault {
+    Fault::passing(
+        "listing-circle",
+        format!("the page tokens of {stream} lead back to a page that this run has read"),
+        "what was read is delivered, and the next run begins at this page again; if it stays so, \
+         give this line to the support of the source",
+    )
 }
 
 /// Says why a stream did not do its work, if it did not.

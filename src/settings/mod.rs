@@ -49,6 +49,8 @@ pub struct Settings {
     pub schedule: Schedule,
     /// After this time a run posts nothing new.
     pub run_time_limit: Duration,
+    /// After so many rows a run ends.
+    pub max_rows: u64,
 }
 
 /// What a dry run needs: nothing of Azure.
@@ -58,6 +60,8 @@ pub struct DryRunSettings {
     pub mimecast: MimecastSettings,
     /// After this time a run reads nothing new.
     pub run_time_limit: Duration,
+    /// After so many rows a run ends.
+    pub max_rows: u64,
 }
 
 /// What sending quarantine again needs: nothing of Mimecast but how its files are read.
@@ -71,6 +75,8 @@ pub struct ReplaySettings {
     pub state: StateSettings,
     /// After this time nothing new is posted.
     pub run_time_limit: Duration,
+    /// After so many rows a run ends.
+    pub max_rows: u64,
 }
 
 /// What commands that look at checkpoints and quarantine need: where they lie.
@@ -96,6 +102,7 @@ impl Settings {
         let mimecast = mimecast::read(raw, base_url, today, &mut reader);
         let schedule = run::schedule(raw, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
+        let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
@@ -106,6 +113,7 @@ impl Settings {
                 state: state?,
                 schedule: schedule?,
                 run_time_limit: run_time_limit?,
+                max_rows: max_rows?,
             })
         };
         reader.finish(settings())
@@ -124,8 +132,11 @@ impl DryRunSettings {
         let on_loopback = base_url.as_ref().is_none_or(is_loopback);
         let mimecast = mimecast::read(raw, base_url, today, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
+        let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
-        let settings = || Some(Self { mimecast: mimecast?, run_time_limit: run_time_limit? });
+        let settings = || {
+            Some(Self { mimecast: mimecast?, run_time_limit: run_time_limit?, max_rows: max_rows? })
+        };
         reader.finish(settings())
     }
 }
@@ -141,6 +152,7 @@ impl ReplaySettings {
         let on_loopback = base_url.as_ref().is_none_or(is_loopback);
         let limits = mimecast::limits(raw, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
+        let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
@@ -150,6 +162,7 @@ impl ReplaySettings {
                 ingestion: ingestion?,
                 state: state?,
                 run_time_limit: run_time_limit?,
+                max_rows: max_rows?,
             })
         };
         reader.finish(settings())

@@ -59,6 +59,9 @@ pub struct RawSettings {
     /// After this time a run posts nothing new; in seconds [default: 540, which is 9 minutes]
     #[arg(long, env = "RUN_TIME_LIMIT_SECONDS", hide_env_values = true, value_name = "SECONDS", help_heading = RUN)]
     pub run_time_limit_seconds: Option<String>,
+    /// A run ends after so many rows; the next one goes on [default: 20000000]
+    #[arg(long, env = "MAX_ROWS_PER_RUN", hide_env_values = true, value_name = "ROWS", help_heading = RUN)]
+    pub max_rows_per_run: Option<String>,
     /// How much to log: ERROR, WARNING, INFO, DEBUG or TRACE [default: INFO]
     #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL", help_heading = RUN)]
     pub log_level: Option<String>,

@@ -95,6 +95,12 @@ pub(super) fn run_time_limit(
     Some(limit)
 }
 
+/// `MAX_ROWS_PER_RUN`. The default is a whole day of the large tenant in `docs/SCALE.md`.
+pub(super) fn max_rows(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<u64> {
+    let rows = whole_number(1_000..=1_000_000_000, "number of rows");
+    reader.optional("MAX_ROWS_PER_RUN", &raw.max_rows_per_run, "20000000", rows)
+}
+
 /// After what time the Functions host kills this process.
 fn function_timeout(reader: &Reader<'_>) -> Duration {
     let overridden = reader.env("AzureFunctionsJobHost__functionTimeout");

@@ -64,6 +64,8 @@ pub enum Fault {
     Corrupt(usize),
     /// 200 with a text that is not JSON.
     NotJson,
+    /// This status with this body, as somebody who stands in the way answers.
+    Says(u16, Vec<u8>),
     /// 302 to this place.
     Redirect(String),
     /// The body comes in chunks of 4 KiB, each after this delay.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::Uri;
+use axum::http::header::DATE;
+use axum::http::{HeaderValue, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
@@ -49,6 +50,7 @@ impl Handler {
             .fallback(unknown_path)
             .method_not_allowed_fallback(unknown_path)
             .layer(DefaultBodyLimit::disable())
+            .layer(from_fn_with_state(Arc::clone(shared), dated))
             .with_state(Arc::clone(shared));
         Self { router }
     }
@@ -101,6 +103,16 @@ async fn unknown_path(State(shared): State<Arc<Shared>>, request: Request) -> Re
     let breach = format!("{} {}: no such route", request.method(), request.uri().path());
     shared.state().violations.push(breach);
     reply::json(404, &serde_json::json!({}))
+}
+
+/// Dates each answer by the simulator's clock.
+async fn dated(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let mut answer = next.run(request).await;
+    let now = shared.options.clock.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    if let Ok(now) = HeaderValue::from_str(&now) {
+        answer.headers_mut().insert(DATE, now);
+    }
+    answer
 }
 
 /// Lets a request meet its fault, before or after it is carried out.

@@ -127,8 +127,8 @@ pub struct BatchFile {
     pub name: String,
     /// What a download gives. Clones share it, so that a large world can be made of a few.
     pub bytes: Bytes,
-    /// The listed `size`, in bytes.
-    pub size: u64,
+    /// The listed `size`, in bytes; `None` leaves it out.
+    pub size: Option<u64>,
     /// The listed `expiry`; `None` is an hour after the listing.
     pub expiry: Option<String>,
     /// The object's `ETag`, if downloads carry one.
@@ -153,7 +153,7 @@ impl BatchFile {
         let etag = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
         Self {
             name: name.to_owned(),
-            size: bytes.len() as u64,
+            size: Some(bytes.len() as u64),
             bytes,
             expiry: None,
             etag: Some(format!("\"{etag}\"")),

@@ -479,7 +479,11 @@ impl Source for MemorySource {
         let mut files = self.pages.iter().flatten();
         let (_, lines) = files.find(|(key, _)| *key == part.key).unwrap();
         let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        Ok(OpenPart { etag: None, bytes: stream::iter([Ok(Bytes::from(text))]).boxed() })
+        Ok(OpenPart {
+            etag: None,
+            bytes: stream::iter([Ok(Bytes::from(text))]).boxed(),
+            end_is_proof: true,
+        })
     }
 
     fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {

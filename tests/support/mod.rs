@@ -13,6 +13,8 @@
 pub mod azurite;
 #[cfg(feature = "simulator")]
 pub mod doubles;
+#[cfg(feature = "simulator")]
+pub mod enemy;
 pub mod entra_tls;
 pub mod functions_host;
 #[cfg(feature = "simulator")]
