@@ -9,7 +9,8 @@ mod store;
 pub use folder::FolderStore;
 pub use nowhere::Nowhere;
 pub use progress::{
-    Checkpoint, CheckpointError, Cursor, Delta, FileProgress, FileVersion, Position, Totals, Untold,
+    Checkpoint, CheckpointError, Cursor, Delta, FileProgress, FileVersion, Position, Refused,
+    Totals, Untold,
 };
 pub(crate) use store::is_name;
 pub use store::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError};

@@ -98,6 +98,15 @@ impl Untold {
     }
 }
 
+/// Runs in a row that came no further, since the sink refused every row of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// When the first of them ended.
+    pub since: DateTime<Utc>,
+    /// How many they are.
+    pub runs: u32,
+}
+
 /// A stream's progress, as it lies in `checkpoints/<stream>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -116,6 +125,9 @@ pub struct Checkpoint {
     /// got to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_time_at: Option<(String, Position)>,
+    /// The runs that ended since the sink refused every row of the body in hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
     /// The time of the newest event that was delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_event: Option<DateTime<Utc>>,
@@ -163,6 +175,7 @@ impl Checkpoint {
             backfill_from: None,
             files: BTreeMap::new(),
             out_of_time_at: None,
+            refused: None,
             newest_event: None,
             totals: Totals::default(),
             untold: Untold::default(),
@@ -209,6 +222,7 @@ impl Checkpoint {
         let progress = FileProgress { done: delta.to, version: delta.version.clone() };
         self.files.insert(delta.file.clone(), progress);
         self.out_of_time_at = None;
+        self.refused = None;
         Ok(())
     }
 
@@ -222,6 +236,7 @@ impl Checkpoint {
         self.cursor = next;
         self.files.clear();
         self.out_of_time_at = None;
+        self.refused = None;
     }
 }
 

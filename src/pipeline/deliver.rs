@@ -23,6 +23,9 @@ use crate::seams::Deadline;
 /// rows.
 const ROWS_THAT_PROVE_A_SETTING: usize = 10;
 
+/// The code of a fault that [`Refused`](crate::checkpoint::Refused) counts.
+pub(super) const EVERY_ROW_REFUSED: &str = "every-row-refused";
+
 /// Quarantine records of one body that are written at the same time.
 const KEPT_AT_ONCE: usize = 4;
 
@@ -71,8 +74,13 @@ struct Refusal {
 }
 
 impl Poster {
-    /// Posts a body, splitting it as often as it takes, and keeps what was refused.
-    pub(super) async fn settle(self: Arc<Self>, mut body: Body) -> Result<Settled, Interrupt> {
+    /// Posts a body, splitting it as often as it takes, and keeps what was refused. With `gives_up`,
+    /// that may be all of it.
+    pub(super) async fn settle(
+        self: Arc<Self>,
+        mut body: Body,
+        gives_up: bool,
+    ) -> Result<Settled, Interrupt> {
         let mut settled = vec![0; body.spans.len()];
         // What does not depend on the answer first: if it cannot be kept, nothing is posted, and so
         // nothing is posted again at every run.
@@ -80,6 +88,9 @@ impl Poster {
         let (cut, undeliverable) = rejections.into_iter().partition(|kept| kept.delivered);
         let mut kept = self.keep(undeliverable).await?;
         let refused = self.post(&body, &mut settled).await?;
+        if !gives_up {
+            self.blame_the_settings(&body, &refused)?;
+        }
         let delivered = settled.iter().sum();
         for refusal in &refused {
             settled[body.rows[refusal.row].span] += 1;
@@ -151,7 +162,6 @@ impl Poster {
             // The first half comes first.
             waiting.extend([middle..rows.end, rows.start..middle]);
         }
-        self.blame_the_settings(body, &refused)?;
         Ok(refused)
     }
 
@@ -160,7 +170,7 @@ impl Poster {
         let whole = refused.len() == body.rows.len() && refused.len() >= ROWS_THAT_PROVE_A_SETTING;
         match refused.first() {
             Some(first) if whole && !self.accepted.load(Ordering::Relaxed) => Err(Fault::settings(
-                "every-row-refused",
+                EVERY_ROW_REFUSED,
                 format!(
                     "{} refuses every row of a body of {}: {}",
                     self.sink.destination(),
@@ -168,7 +178,8 @@ impl Poster {
                     first.detail
                 ),
                 "compare the columns of the rule's stream with the table's documentation; the \
-                 checkpoint has not moved",
+                 checkpoint has not moved; if it stays so for a day, this body is quarantined and \
+                 the stream goes on",
             )),
             _ => Ok(()),
         }

@@ -60,11 +60,12 @@ impl Ledger {
         }
     }
 
-    /// Settles all bodies of one page, as they come.
+    /// Settles all bodies of one page, as they come; gives the first one up, if it must be.
     pub(super) async fn deliver(
         &mut self,
         poster: Arc<Poster>,
         mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
+        mut gives_up: bool,
     ) -> Result<(), Interrupt> {
         let mut in_flight = FuturesOrdered::new();
         let mut more = true;
@@ -81,7 +82,8 @@ impl Ledger {
                 }
                 next = outgoing.recv(), if more => match next {
                     Some(Outgoing { body, slots }) => {
-                        let settling = tokio::spawn(Arc::clone(&poster).settle(body));
+                        let gives_up = std::mem::take(&mut gives_up);
+                        let settling = tokio::spawn(Arc::clone(&poster).settle(body, gives_up));
                         let settling = AbortOnDropHandle::new(settling);
                         // The slots are free when the body is recorded, not when it is settled: else
                         // a body that must be tried again would let the others run far ahead.

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use futures::future::join_all;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,11 @@ pub struct Policy {
     pub lease_poll: Duration,
     /// The wait before a broken download is begun again, times the number of tries.
     pub download_pause: Duration,
+    /// A body whose rows are all refused is taken for a sign of wrong settings so long, and for so
+    /// many runs. Then it is quarantined, and the stream goes on.
+    pub give_up_after: TimeDelta,
+    /// See [`Policy::give_up_after`].
+    pub give_up_runs: u32,
     /// A run ends after so many rows, as it does at its time limit: what somebody makes Mimecast send
     /// must not become a bill without end.
     pub max_rows: u64,
@@ -93,6 +99,8 @@ impl Default for Policy {
             lease_wait: Duration::from_secs(60),
             lease_poll: Duration::from_secs(2),
             download_pause: Duration::from_secs(1),
+            give_up_after: TimeDelta::hours(24),
+            give_up_runs: 6,
             max_rows: 20_000_000,
             refetch_time: Duration::from_secs(60),
         }

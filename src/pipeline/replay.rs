@@ -394,7 +394,7 @@ impl<'a> Resend<'a> {
             // Moved in, so that a failure here ends the filling.
             let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
             let settling = outgoing.map(|Outgoing { body, slots }| {
-                let settling = Arc::clone(&poster).settle(body);
+                let settling = Arc::clone(&poster).settle(body, false);
                 async move { (settling.await, slots) }
             });
             let mut settling = settling.buffered(policy.in_flight);
@@ -417,7 +417,7 @@ impl<'a> Resend<'a> {
     /// Sends on what is in the body in hand.
     async fn flush(&mut self) -> Result<(), Interrupt> {
         if let Some(body) = self.builder.take().map_err(internal)? {
-            let settled = Arc::clone(&self.poster).settle(body).await?;
+            let settled = Arc::clone(&self.poster).settle(body, false).await?;
             self.settled(settled);
         }
         self.leave().await

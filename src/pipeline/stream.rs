@@ -7,7 +7,7 @@ use chrono::{NaiveDate, NaiveTime};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::deliver::Poster;
+use super::deliver::{EVERY_ROW_REFUSED, Poster};
 use super::fault::{Fault, Interrupt};
 use super::ledger::Ledger;
 use super::originals::{Addresses, Refetch};
@@ -17,7 +17,7 @@ use super::resume::{lease, release};
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
 use super::{Connector, Shared};
-use crate::checkpoint::{Checkpoint, Cursor, Lease, Position};
+use crate::checkpoint::{Checkpoint, Cursor, Lease, Position, Refused};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
 
@@ -97,6 +97,12 @@ impl StreamPull<'_> {
         let ended = self.pages(&mut ledger, told, &mut in_hand).await;
         let ended = match ended {
             Err(Interrupt::OutOfTime) => self.note_out_of_time(&mut ledger, in_hand),
+            Err(Interrupt::Fault(fault)) if fault.code == EVERY_ROW_REFUSED => {
+                let first = Refused { since: connector.clock.now(), runs: 0 };
+                ledger.checkpoint.refused.get_or_insert(first).runs += 1;
+                ledger.touch();
+                Err(Interrupt::Fault(fault))
+            }
             ended => ended,
         };
         told.newest_ms = ledger.newest_ms;
@@ -257,7 +263,8 @@ impl StreamPull<'_> {
             (read, gone, ahead)
         };
         let delivering = async {
-            let delivered = ledger.deliver(poster, outgoing).await;
+            let gives_up = self.gives_up(&ledger.checkpoint);
+            let delivered = ledger.deliver(poster, outgoing, gives_up).await;
             if delivered.is_err() {
                 stop.cancel();
             }
@@ -325,6 +332,15 @@ impl StreamPull<'_> {
             counters: Arc::clone(&self.counters),
             policy: self.connector.policy,
             accepted: Arc::clone(&self.shared.accepted),
+        })
+    }
+
+    /// Whether the body in hand was refused whole for so long that it is not the settings.
+    fn gives_up(&self, checkpoint: &Checkpoint) -> bool {
+        let policy = &self.connector.policy;
+        checkpoint.refused.is_some_and(|Refused { since, runs }| {
+            let lasted = self.connector.clock.now() - since;
+            runs >= policy.give_up_runs && lasted >= policy.give_up_after
         })
     }
 
