@@ -522,3 +522,44 @@ async fn a_flood_of_rows_ends_the_run_and_not_the_stream() {
         simulator.landed().iter().map(|row| row["EventId"].as_str().unwrap().to_owned()).collect();
     assert_eq!(ids.len(), 5_000);
 }
+
+#[tokio::test]
+async fn a_body_that_is_refused_whole_for_a_day_is_quarantined_and_the_stream_goes_on() {
+    let (bad, good) = (events(5, "entities", 12), events(6, "entities", 3));
+    let world = World::default()
+        .page("entities", page_of("bad.json.gz", &bad))
+        .page("entities", page_of("good.json.gz", &good));
+    let refused: Vec<String> = support::scenario::ids(&bad);
+    let faults = FaultPlan::none()
+        .poison(move |row| refused.iter().any(|id| *id == row["EventId"].as_str().unwrap()));
+    let mut rig = Rig::new(world, faults).await.only("entities");
+    // Six runs in an hour, and one a day later that is the first to know of it.
+    for minutes in [0, 10, 20, 30, 40, 50, 60] {
+        rig.clock =
+            clock_at(&format!("2026-11-12T{:02}:{:02}:00Z", 12 + minutes / 60, minutes % 60));
+        let run = rig.pull().await;
+        assert_eq!((code(&run.streams[0]), run.exit_code()), ("every-row-refused", 2));
+        assert!(rig.quarantined().is_empty());
+    }
+    rig.clock = clock_at("2026-11-13T12:01:00Z");
+    let stream = rig.pull_one().await;
+    assert_caught_up(&stream);
+    assert_eq!((stream.rows_quarantined, stream.rows_delivered), (12, 3));
+    assert_eq!(rig.quarantined().len(), 12);
+    assert_landed(&rig, &good);
+}
+
+#[tokio::test]
+async fn few_runs_give_no_body_up_however_long_they_are_apart() {
+    let world =
+        World::default().page("entities", page_of("bad.json.gz", &events(5, "entities", 12)));
+    let mut rig = Rig::new(world, FaultPlan::none().poison(|_| true)).await.only("entities");
+    for day in 12..18 {
+        rig.clock = clock_at(&format!("2026-11-{day}T12:00:00Z"));
+        assert_eq!(code(&rig.pull_one().await), "every-row-refused");
+    }
+    assert!(rig.quarantined().is_empty());
+    rig.clock = clock_at("2026-11-18T12:00:00Z");
+    assert_caught_up(&rig.pull_one().await);
+    assert_eq!(rig.quarantined().len(), 12);
+}

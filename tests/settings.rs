@@ -185,6 +185,7 @@ fn bad_values_are_refused_by_name_and_with_the_reason() {
         ("RUN_TIME_LIMIT_SECONDS", "59", "from 60"),
         ("RUN_TIME_LIMIT_SECONDS", "86401", "to 86400"),
         ("RUN_TIME_LIMIT_SECONDS", "9m", "number of seconds"),
+        ("MAX_ROWS_PER_RUN", "999", "from 1000 to 1000000000"),
         ("GZIP_LEVEL", "10", "from 0 to 9"),
         ("GZIP_LEVEL", "-1", "from 0 to 9"),
         ("LOGS_INGESTION_ENDPOINT", "https://ingest.monitor.azure.com", "not a logs ingestion"),
@@ -613,5 +614,5 @@ fn every_setting_has_a_flag_of_its_name_but_secrets_have_none() {
         assert!(arg.get_help().is_some(), "{name}");
         assert!(!["secret", "header"].iter().any(|word| name.contains(word)), "{name}");
     }
-    assert_eq!(command.get_arguments().count(), 20);
+    assert_eq!(command.get_arguments().count(), 21);
 }

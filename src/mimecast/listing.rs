@@ -267,7 +267,9 @@ impl Api {
             let reply = self.send(&call, deadline, request, again).await?;
             let status = meant(&reply);
             match status {
-                StatusCode::OK => return Ok(read(&reply).ok_or_else(|| unreadable(stream))?),
+                StatusCode::OK => {
+                    return Ok(read(&reply).ok_or_else(|| unreadable(stream, "no page"))?);
+                }
                 StatusCode::BAD_REQUEST => {
                     let said = ErrorBody::read(&reply.body);
                     let today = day_of(&reply).unwrap_or_else(|| self.clock.now().date_naive());
@@ -290,9 +292,11 @@ impl Api {
 fn page(stream: &str, listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
     let Files { parts, odd } = listing.value.unwrap_or_default();
     let next = listing.next_page.filter(|token| !token.is_empty());
-    let too_long = next.as_ref().is_some_and(|token| token.len() > LONGEST_TOKEN);
-    if too_long || (parts.is_empty() && odd > 0) {
-        return Err(unreadable(stream).into());
+    if next.as_ref().is_some_and(|token| token.len() > LONGEST_TOKEN) {
+        return Err(unreadable(stream, "a page token of more than 8 KiB").into());
+    }
+    if parts.is_empty() && odd > 0 {
+        return Err(unreadable(stream, "no batch file with a usable address").into());
     }
     if odd > 0 {
         tracing::error!(
@@ -361,10 +365,10 @@ fn bad_request(stream: &str, BadRequest { said, .. }: &BadRequest) -> Fault {
     )
 }
 
-fn unreadable(stream: &str) -> Fault {
+fn unreadable(stream: &str, has: &str) -> Fault {
     Fault::passing(
         "listing-unreadable",
-        format!("Mimecast's listing of {stream} has no page of files that can be read"),
+        format!("Mimecast's listing of {stream} has {has}"),
         "the next run tries again; check what stands between here and Mimecast; if it stays so, \
          give this line to Mimecast's support",
     )
