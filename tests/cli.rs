@@ -896,7 +896,7 @@ async fn the_help_says_where_to_begin() {
 }
 
 /// What the help of a run says of each setting.
-const SETTINGS: [(&str, &str); 20] = [
+const SETTINGS: [(&str, &str); 21] = [
     ("MIMECAST_BASE_URL", "[default: https://api.services.mimecast.com]"),
     ("MIMECAST_CLIENT_ID", "required"),
     ("MIMECAST_TYPES", "[default: entities,mailflow,urlclick]"),

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 
 use chrono::DateTime;
 use flate2::Compression;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::mimecast::open_records;
@@ -39,9 +39,18 @@ fuzz_target!(|input: &[u8]| {
     assert!(given == again, "in one piece {given:#?}\nin others {again:#?}");
 
     let mut text = Vec::new();
-    // A file of no bytes is an empty one.
-    let decoded = file.is_empty() || MultiGzDecoder::new(&file[..]).read_to_end(&mut text).is_ok();
+    let mut decoded = unpacked(&file, &mut text);
+    // What is no gzip is read as it is, and gzip within gzip is unpacked once more.
+    if decoded && text.starts_with(&GZIP) {
+        let again = std::mem::take(&mut text);
+        decoded = unpacked(&again, &mut text);
+    }
+    if text.starts_with(BOM) {
+        text.drain(..BOM.len());
+    }
     let ended = match given.1.as_str() {
+        // Somebody else's answer, which only the tests know from Mimecast's.
+        told if told.starts_with("Foreign") => return,
         "" => "whole",
         told if told.starts_with("Broken") => "broken",
         told if told.starts_with("Damaged") => "damaged",
@@ -69,6 +78,27 @@ fuzz_target!(|input: &[u8]| {
         assert!(given == expected || expected.line > whole_lines, "{given:?}, not {expected:?}");
     }
 });
+
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Adds to `text` what the file holds; whether all of it could be unpacked.
+fn unpacked(mut file: &[u8], text: &mut Vec<u8>) -> bool {
+    if !file.starts_with(&GZIP) {
+        text.extend_from_slice(file);
+        return true;
+    }
+    while !file.is_empty() {
+        if GzDecoder::new(&mut file).read_to_end(text).is_err() {
+            return false;
+        }
+        // NULs behind a member are padding.
+        while let [0, rest @ ..] = file {
+            file = rest;
+        }
+    }
+    true
+}
 
 /// One record, as far as it can be told.
 #[derive(Debug, PartialEq)]

@@ -8,12 +8,13 @@ mod error_body;
 mod key;
 mod listing;
 mod pace;
+mod page_reply;
 mod source;
 mod token;
 mod unpack;
 
+pub use pace::Pace;
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub use listing::page_of;
-pub use pace::Pace;
+pub use page_reply::page_of;
 pub use source::{MimecastSource, Options, open_records};

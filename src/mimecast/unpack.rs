@@ -26,14 +26,14 @@ enum Layers {
     /// Nothing of it was read yet.
     Unknown(Input),
     None(Input),
-    One(Members<Input>),
+    One(Box<Members<Input>>),
     Two(Box<Members<Repacked>>),
     /// A value is on its way from one of the others to the next.
     Moving,
 }
 
 /// What was unpacked once, its beginning ahead of the rest.
-type Repacked = Chain<Cursor<Vec<u8>>, BufReader<Members<Input>>>;
+type Repacked = Chain<Cursor<Vec<u8>>, BufReader<Box<Members<Input>>>>;
 
 impl Unpacker {
     pub(super) fn new(input: Box<dyn Read + Send>) -> Self {
@@ -94,7 +94,7 @@ impl Unpacker {
         }
         self.layers = match std::mem::replace(&mut self.layers, Layers::Moving) {
             Layers::Unknown(input) if input.bytes.buffer().starts_with(&GZIP) => {
-                Layers::One(Members::new(input))
+                Layers::One(Box::new(Members::new(input)))
             }
             Layers::Unknown(input) => Layers::None(input),
             known => known,
@@ -152,7 +152,7 @@ fn read_head(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// Gzip, member after member. NULs behind the last one are padding, as some stores add it.
 enum Members<R: BufRead> {
-    Within(GzDecoder<R>),
+    Within(Box<GzDecoder<R>>),
     /// At the end of one.
     Between(R),
     Moving,
@@ -160,7 +160,7 @@ enum Members<R: BufRead> {
 
 impl<R: BufRead> Members<R> {
     fn new(packed: R) -> Self {
-        Self::Within(GzDecoder::new(packed))
+        Self::Within(Box::new(GzDecoder::new(packed)))
     }
 
     fn source(&mut self) -> Option<&mut R> {

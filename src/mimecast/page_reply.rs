@@ -1,0 +1,148 @@
+//! A reply to a listing, as it comes: a page of batch files and the token of the next one.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::key::key;
+use crate::checkpoint::Cursor;
+use crate::http::{Reply, json};
+use crate::pipeline::source::{Page, Part};
+use crate::pipeline::{Fault, Interrupt};
+
+/// More files than this are no page, whoever made it: ten times what is asked for.
+const MOST_FILES: usize = 1_000;
+
+/// A longer page token would not fit into a request.
+const LONGEST_TOKEN: usize = 8 * 1024;
+
+/// A reply, as it comes. What is missing is as if it were empty, but a reply that has nothing of it
+/// is no listing.
+#[derive(Deserialize)]
+pub(super) struct Listing {
+    #[serde(default, deserialize_with = "files")]
+    value: Option<Files>,
+    #[serde(rename = "@nextPage", default, deserialize_with = "text")]
+    next_page: Option<String>,
+    #[serde(rename = "isCaughtUp", default, deserialize_with = "text")]
+    is_caught_up: Option<String>,
+}
+
+/// The entries of a page.
+#[derive(Default)]
+struct Files {
+    parts: Vec<Part>,
+    /// How many have no usable address.
+    odd: usize,
+}
+
+#[derive(Deserialize)]
+struct File {
+    url: SecretString,
+    /// Read if it is a number that can be a size, and passed over if not.
+    #[serde(default, deserialize_with = "size")]
+    size: Option<u64>,
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(<&RawValue>::deserialize(deserializer)?.get().parse().ok())
+}
+
+/// Text, or as text what should be: some gateways quote all values, others none. Null is nothing.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let given = <&RawValue>::deserialize(deserializer)?.get();
+    match given.as_bytes().first() {
+        Some(b'"') => serde_json::from_str(given).map(Some).map_err(D::Error::custom),
+        Some(b'n') => Ok(None),
+        _ => Ok(Some(given.to_owned())),
+    }
+}
+
+fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Files>, D::Error> {
+    struct Page;
+    impl<'de> Visitor<'de> for Page {
+        type Value = Option<Files>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the files of a page")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut files = Files::default();
+            while let Some(entry) = seq.next_element::<&RawValue>()? {
+                if files.parts.len() + files.odd == MOST_FILES {
+                    return Err(A::Error::invalid_length(MOST_FILES + 1, &self));
+                }
+                match part(entry) {
+                    Some(part) => files.parts.push(part),
+                    None => files.odd += 1,
+                }
+            }
+            Ok(Some(files))
+        }
+    }
+    deserializer.deserialize_any(Page)
+}
+
+fn part(entry: &RawValue) -> Option<Part> {
+    let File { url: address, size } = serde_json::from_str(entry.get()).ok()?;
+    let key = key(Url::parse(address.expose_secret()).ok()?);
+    Some(Part { key, size, address })
+}
+
+/// The listing that a reply is, if it is one.
+pub(super) fn read(reply: &Reply) -> Option<Listing> {
+    listing(&reply.body)
+}
+
+fn listing(body: &[u8]) -> Option<Listing> {
+    json::<Listing>(body).ok().filter(|listing| {
+        listing.value.is_some() || listing.next_page.is_some() || listing.is_caught_up.is_some()
+    })
+}
+
+/// The page that a reply's body is, if it is one.
+#[cfg(fuzzing)]
+pub fn page_of(body: &[u8], cursor: Cursor) -> Option<Page> {
+    page("mailflow", listing(body)?, cursor).ok()
+}
+
+/// The page that a listing is, which answers `cursor`.
+pub(super) fn page(stream: &str, listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
+    let Files { parts, odd } = listing.value.unwrap_or_default();
+    let next = listing.next_page.filter(|token| !token.is_empty());
+    if next.as_ref().is_some_and(|token| token.len() > LONGEST_TOKEN) {
+        return Err(unreadable(stream, "a page token of more than 8 KiB").into());
+    }
+    if parts.is_empty() && odd > 0 {
+        return Err(unreadable(stream, "no batch file with a usable address").into());
+    }
+    if odd > 0 {
+        tracing::error!(
+            stream,
+            entries = odd,
+            code = "listing-entry-odd",
+            fix = "tell Mimecast's support: nothing can be downloaded without an address",
+            "the listing has entries without a usable address: the other files are read"
+        );
+    }
+    let caught_up = listing.is_caught_up.is_some_and(|text| text.eq_ignore_ascii_case("true"));
+    Ok(Page { cursor, parts, next: next.map(Cursor::Token), caught_up })
+}
+
+pub(super) fn unreadable(stream: &str, has: &str) -> Fault {
+    Fault::passing(
+        "listing-unreadable",
+        format!("Mimecast's listing of {stream} has {has}"),
+        "the next run tries again; check what stands between here and Mimecast; if it stays so, \
+         give this line to Mimecast's support",
+    )
+}
