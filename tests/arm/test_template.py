@@ -46,6 +46,10 @@ API_VERSIONS = {
     "Microsoft.Web/sites/config": "2024-11-01",
     "Microsoft.Web/sites/extensions": "2024-11-01",
 }
+# What stands beside a resource's properties, of all that Azure Resource Manager knows there. It
+# refuses any other, also where the resource's own API has it, such as `etag`.
+MEMBERS = {"@options", "apiVersion", "condition", "copy", "dependsOn", "identity", "kind", "location",
+           "name", "properties", "resourceGroup", "scope", "sku", "subscriptionId", "type"}
 # What today's template takes.
 INCUMBENT = [
     "FunctionName", "Location", "WorkspaceName", "AzureClientID", "AzureClientSecret",
@@ -130,6 +134,10 @@ class Template(unittest.TestCase):
         for path, text in strings(TEMPLATE):
             for version in re.findall(r"reference\([^']*(?:'[^']*'[^']*)*?'(20\d\d-\d\d-\d\d)'", text):
                 self.assertIn(version, versions, path)
+
+    def test_resources_have_no_member_that_azure_resource_manager_refuses(self):
+        for resource, _ in resources(TEMPLATE):
+            self.assertLessEqual(set(resource), MEMBERS, resource["name"])
 
     def test_nothing_is_blank(self):
         for resource, _ in resources(SOURCE):
