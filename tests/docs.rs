@@ -358,6 +358,49 @@ fn what_stops_an_attack_is_there_and_so_is_its_test() {
     assert!(files > 40 && tests > 30, "only {files} files and {tests} tests were found");
 }
 
+/// Whoever registers such an account would supply what people deploy from there.
+#[test]
+fn no_file_names_an_account_that_nobody_owns() {
+    fn walk(folder: &Path, check: &mut impl FnMut(&Path)) {
+        // What is made, and what is installed, is not committed.
+        const MADE: [&str; 5] = [".git", "target", "node_modules", ".venv", "__pycache__"];
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if MADE.iter().any(|made| name == *made || name.starts_with(".venv-")) {
+                continue;
+            }
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                walk(&entry.path(), check);
+            } else if kind.is_file() {
+                check(&entry.path());
+            }
+        }
+    }
+    let mut checked = 0;
+    walk(root(), &mut |path| {
+        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap()).to_lowercase();
+        let name = "mimecast-sentinel";
+        for address in ["github.com/", "githubusercontent.com/", "ghcr.io/"] {
+            for address in [address.to_owned(), address.replace('/', "%2f")] {
+                let named = text.contains(&format!("{address}{name}"));
+                assert!(!named, "{} names an address under {address}{name}", path.display());
+            }
+        }
+        assert!(!text.contains(&format!("{name}.github")), "{}", path.display());
+        checked += 1;
+    });
+    assert!(checked > 200, "only {checked} files were looked through");
+}
+
+#[test]
+fn the_first_screen_of_the_readme_says_what_was_never_run() {
+    let first_screen = read("README.md").lines().take(20).collect::<Vec<_>>().join("\n");
+    let words = "no release is published; no line has met a live Mimecast tenant or Azure";
+    assert!(on_one_line(&first_screen).contains(words), "{first_screen}");
+}
+
 #[test]
 fn nothing_is_built_past_the_lock_file() {
     let mut checked = 0;

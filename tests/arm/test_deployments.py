@@ -26,6 +26,7 @@ ROLES = {
 OF_THE_HOST = re.compile(
     r"^(AzureWebJobsStorage__\w+|APPLICATIONINSIGHTS_\w+|FUNCTIONS_EXTENSION_VERSION|"
     r"FUNCTIONS_WORKER_RUNTIME|WEBSITE_RUN_FROM_PACKAGE)$")
+PACKAGE = "https://packages.contoso.example/mimecast-sentinel.zip"
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 WORKSPACE = (f"/subscriptions/{SUBSCRIPTION}/resourceGroups/app/providers/"
              "Microsoft.OperationalInsights/workspaces/contoso-sentinel")
@@ -324,11 +325,26 @@ class App(unittest.TestCase):
         self.assertIn("appRoles", before(TEMPLATE, "Microsoft.Web/sites/config"))
         self.assertIn("appsettings", before(TEMPLATE, "Microsoft.Web/sites/extensions")[0])
 
-    def test_without_a_package_everything_else_is_deployed(self):
-        with_package = {r["id"] for r in deployed().resources}
-        without = {r["id"] for r in deployed(PackageUri="").resources}
-        (missing,) = with_package - without
-        self.assertTrue(missing.endswith("/extensions/onedeploy"))
+    def test_without_a_package_everything_but_the_program_is_deployed(self):
+        self.assertEqual(TEMPLATE["parameters"]["PackageUri"]["defaultValue"], "")
+        kinds = {r["type"] for r in deployed(PackageUri="").resources}
+        self.assertLessEqual(CONTENT | {TABLES, "Microsoft.Insights/dataCollectionRules"}, kinds)
+        for cloud in arm.CLOUDS:
+            for plan in ("FlexConsumption", "ElasticPremium"):
+                whole, without = (deployed(PackageUri=uri, HostingPlan=plan, cloud=cloud)
+                                  for uri in (PACKAGE, ""))
+                program = [r for r in whole.resources if PACKAGE in json.dumps(r, default=str)]
+                rest = {r["id"]: r for r in without.resources}
+                self.assertNotIn(PACKAGE, json.dumps(list(rest.values()), default=str))
+                (program,) = program
+                if plan == "FlexConsumption":
+                    self.assertTrue(program["id"].endswith("/extensions/onedeploy"))
+                    self.assertEqual({r["id"] for r in whole.resources} - set(rest), {program["id"]})
+                else:
+                    self.assertEqual({r["id"] for r in whole.resources}, set(rest))
+                    self.assertEqual(settings(whole)["WEBSITE_RUN_FROM_PACKAGE"], PACKAGE)
+                    # "1": the program is one that is pushed to the app.
+                    self.assertEqual(settings(without)["WEBSITE_RUN_FROM_PACKAGE"], "1")
 
     def test_quarantine_is_deleted_after_its_time_and_nothing_else(self):
         policy = one(deployed(QuarantineRetentionDays=30),
@@ -383,7 +399,6 @@ class Clouds(unittest.TestCase):
             found = settings(made)
             self.assertEqual(found["AZURE_CLOUD"], name)
             self.assertEqual(found["FUNCTIONS_WORKER_RUNTIME"], "custom")
-            self.assertTrue(found["WEBSITE_RUN_FROM_PACKAGE"].endswith(".zip"))
             self.assertIn(suffix, found["CHECKPOINT_URL"])
             self.assertEqual(one(made, "Microsoft.Web/serverfarms")["sku"]["name"], "EP1")
             self.assertIsNone(one(made, "Microsoft.Web/sites")["properties"]["functionAppConfig"])

@@ -113,6 +113,7 @@ class Tenants(unittest.TestCase):
             ("VirtualNetworkAddressPrefix", "10.1.0.0/24", "10.1.0.300/24"),
             ("VirtualNetworkAddressPrefix", "10.1.0.0/24", "fd00::/64"),
             ("PackageUri", "https://example.com/p.zip", "https://example.com/p.zip?sp=r&sig=secret"),
+            ("PackageUri", "https://example.com/p.zip", "http://example.com/p.zip"),
             ("WorkspaceName", "contoso-sentinel", "a-"),
         ]
         for name, right, wrong in cases:

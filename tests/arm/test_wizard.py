@@ -102,6 +102,8 @@ class Wizard(unittest.TestCase):
             ("hosting", "addressPrefix", "10.0.0.0/24", True),
             ("hosting", "addressPrefix", "10.0.0.0/25", False),
             ("hosting", "package", "https://example.com/package.zip", True),
+            ("hosting", "package", "", True),
+            ("hosting", "package", "http://example.com/package.zip", False),
             ("hosting", "package", "https://example.com/package.zip?sv=1&sig=abc", False),
             ("identity", "tenantId", "11111111-1111-4111-8111-111111111111", True),
             ("identity", "tenantId", "contoso.onmicrosoft.com", False),
