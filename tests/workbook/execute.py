@@ -2,9 +2,11 @@
 
 The tables are made with the columns that the KQL harness knows, and filled with what the parser
 would give. expected.json has each tile's answer; `execute.py --write` writes it anew, for a person
-to read before it is committed.
+to read before it is committed. All tiles are run again on the same events with links in all that
+outsiders write: no cell may have one that can be followed.
 """
 import base64
+import copy
 import datetime
 import hashlib
 import json
@@ -32,11 +34,22 @@ TYPES = {
 # What duckdb-kql lacks, and what stands in for it here.
 REWRITTEN = {"count_distinctif(": "dcountif(", "count_distinct(": "dcount(", "now()": NOW}
 # What it lacks without a stand-in: these tiles are bound by tests/kql, and not run.
-LACKING = {"geo_info_from_ip_address(", "pack_all("}
+LACKING = {"geo_info_from_ip_address("}
+# What outsiders write into each text of theirs, and what makes a text a link.
+LINKS = " HtTpS://evil.example/a HTTP://evil.example/b ftp://evil.example/c"
+LINK = re.compile(r"(?i)https?:|://")
+WRITTEN_OUTSIDE = {"Subject", "Sender Envelope", "Sender Header", "SenderDomain", "Message ID",
+                   "OriginalUrl", "RedirectUrl", "RecipientsList", "AttachmentsList"}
 
 
 def read(path):
     return json.loads((HERE / path).read_text(encoding="utf-8"))
+
+
+def every_column():
+    """What pack_all(true) would give, for the function's own columns."""
+    names = [name for name, _ in schemas()["MimecastCloudIntegrated"]]
+    return f"bag_pack({', '.join(f'{json.dumps(name)}, [{json.dumps(name)}]' for name in names)})"
 
 
 def schemas():
@@ -116,19 +129,60 @@ def parameters(given):
 
 
 def answer(connection, query, values):
-    """The rows that a tile shows, as text, sorted: rows of equal rank have no order."""
+    """The names of the columns that a tile shows, and its rows."""
     query = REFERENCE.sub(
         lambda match: values[":".join(part for part in match.groups() if part)], query
     )
-    for lacking, stand_in in REWRITTEN.items():
+    for lacking, stand_in in {**REWRITTEN, "pack_all(true)": every_column()}.items():
         query = query.replace(lacking, stand_in)
-    rows = duckdb_kql.kql(connection, query).fetchall()
+    result = duckdb_kql.kql(connection, query)
+    return result.columns, result.fetchall()
+
+
+def as_text(rows):
+    """The rows as text, sorted: rows of equal rank have no order."""
     return sorted(" | ".join("" if one is None else str(one) for one in row) for row in rows)
 
 
-def main():
-    given, answers, skipped = read("events.json"), {}, []
+def linked(given):
+    """The same events and logs, with links in all that outsiders write."""
+    given = copy.deepcopy(given)
+    for event in given["events"]:
+        for column in WRITTEN_OUTSIDE & set(event):
+            texts = event[column]
+            event[column] = ([text + LINKS for text in texts] if isinstance(texts, list)
+                             else texts and texts.replace("https", "HttPs") + LINKS)
+        event["AdditionalFields"] = {"note": LINKS, "more": [LINKS]}
+    for run in given["runs"]:
+        for error in (stream["error"] for stream in run["streams"] if stream["error"]):
+            error |= {"message": error["message"] + LINKS, "fix": error["fix"] + LINKS}
+    for line in given["traces"] + given["ruleErrors"]:
+        text = line["Message"]
+        line["Message"] = text.replace('broke"', f'broke{LINKS}"').replace("not", f"{LINKS} not")
+    given["base64"]["Find"] = LINKS.split()[0]
+    return given
+
+
+def link_faults(tiles, given, answers):
+    """Cells with a link, and tiles that had nothing to show."""
+    given = linked(given)
     connection, values = workspace(given), parameters(given)
+    # What is behind a click takes its keys from the tile that was clicked, as it shows them.
+    for click in (True, False):
+        for name, content in tiles.items():
+            columns, rows = answer(connection, content["query"], values)
+            for one in content.get("exportedParameters", []) if click and rows else []:
+                if one["parameterName"].endswith("Key"):
+                    values[one["parameterName"]] = rows[0][columns.index(one["fieldName"])]
+            if click:
+                continue
+            cells = {str(cell) for row in rows for cell in row if LINK.search(str(cell))}
+            yield name, [f"{cell!r} can be followed" for cell in sorted(cells)] or (
+                ["it shows nothing"] if answers[name] and not rows else [])
+
+
+def main():
+    given, tiles, skipped = read("events.json"), {}, []
     for item, _ in walk(json.loads(WORKBOOK.read_text(encoding="utf-8"))["items"]):
         if item["type"] != 3:
             continue
@@ -136,7 +190,10 @@ def main():
         if lacks:
             skipped.append(f"SKIPPED: running the tile {item['name']}: no {lacks[0]}…) here")
             continue
-        answers[item["name"]] = answer(connection, item["content"]["query"], values)
+        tiles[item["name"]] = item["content"]
+    connection, values = workspace(given), parameters(given)
+    answers = {name: as_text(answer(connection, content["query"], values)[1])
+               for name, content in tiles.items()}
     if sys.argv[1:] == ["--write"]:
         text = json.dumps(answers, indent=2, ensure_ascii=False) + "\n"
         EXPECTED.write_text(text, encoding="utf-8")
@@ -149,8 +206,13 @@ def main():
         print(f"{'ok  ' if same else 'FAIL'} the tile {name} gives what is expected")
         if not same:
             print(f"     expected: {expected.get(name)}\n     given:    {answers.get(name)}")
+    for name, faults in link_faults(tiles, given, answers):
+        failed += bool(faults)
+        print(f"FAIL the tile {name} shows no link" if faults else f"ok   the tile {name} shows no link")
+        for fault in faults:
+            print(f"     {fault}")
     print("\n".join(skipped))
-    print(f"{len({**expected, **answers}) - failed} passed, {failed} failed")
+    print(f"{len({**expected, **answers}) + len(tiles) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 
