@@ -358,29 +358,32 @@ fn what_stops_an_attack_is_there_and_so_is_its_test() {
     assert!(files > 40 && tests > 30, "only {files} files and {tests} tests were found");
 }
 
+/// Calls this with each file below a folder that is, or may be, committed.
+fn each_file(folder: &Path, check: &mut impl FnMut(&Path, &str)) {
+    // What is made, and what is installed.
+    const MADE: [&str; 5] = [".git", "target", "node_modules", ".venv", "__pycache__"];
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if MADE.iter().any(|made| name == *made || name.starts_with(".venv-")) {
+            continue;
+        }
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            each_file(&entry.path(), check);
+        } else if kind.is_file() {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            check(&entry.path(), &String::from_utf8_lossy(&bytes));
+        }
+    }
+}
+
 /// Whoever registers such an account would supply what people deploy from there.
 #[test]
 fn no_file_names_an_account_that_nobody_owns() {
-    fn walk(folder: &Path, check: &mut impl FnMut(&Path)) {
-        // What is made, and what is installed, is not committed.
-        const MADE: [&str; 5] = [".git", "target", "node_modules", ".venv", "__pycache__"];
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            if MADE.iter().any(|made| name == *made || name.starts_with(".venv-")) {
-                continue;
-            }
-            let kind = entry.file_type().unwrap();
-            if kind.is_dir() {
-                walk(&entry.path(), check);
-            } else if kind.is_file() {
-                check(&entry.path());
-            }
-        }
-    }
     let mut checked = 0;
-    walk(root(), &mut |path| {
-        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap()).to_lowercase();
+    each_file(root(), &mut |path, text| {
+        let text = text.to_lowercase();
         let name = "mimecast-sentinel";
         for address in ["github.com/", "githubusercontent.com/", "ghcr.io/"] {
             for address in [address.to_owned(), address.replace('/', "%2f")] {
@@ -392,6 +395,27 @@ fn no_file_names_an_account_that_nobody_owns() {
         checked += 1;
     });
     assert!(checked > 200, "only {checked} files were looked through");
+}
+
+#[test]
+fn no_script_of_an_npm_package_is_run() {
+    let (mut calls, mut folders) = (0, 0);
+    each_file(root(), &mut |path, text| {
+        if path.file_name().unwrap() == "package-lock.json" {
+            let settings = std::fs::read_to_string(path.with_file_name(".npmrc")).unwrap();
+            let said = settings.lines().any(|line| line == "ignore-scripts=true");
+            assert!(said, "{}: the .npmrc beside it has no ignore-scripts=true", path.display());
+            folders += 1;
+        }
+        for verb in ["ci", "install", "i"].map(|verb| format!("npm {verb} ")) {
+            for (at, _) in text.match_indices(&verb) {
+                let found = text[at + verb.len()..].starts_with("--ignore-scripts");
+                assert!(found, "{}: {verb}without --ignore-scripts", path.display());
+                calls += 1;
+            }
+        }
+    });
+    assert!(calls >= 5 && folders >= 3, "only {calls} calls and {folders} folders were found");
 }
 
 #[test]

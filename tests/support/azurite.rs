@@ -51,8 +51,8 @@ impl Azurite {
         let main = installed.join("azurite/dist/src/blob/main.js");
         if !main.exists() {
             // Straight to stderr: the test harness hides what `eprintln!` says in a test that passes.
-            let skipped =
-                "SKIPPED: Azurite is not installed; `npm ci` in tests/azurite installs it\n";
+            let skipped = "SKIPPED: Azurite is not installed; `npm ci --ignore-scripts` in \
+                           tests/azurite installs it\n";
             std::io::stderr().write_all(skipped.as_bytes()).unwrap();
             return None;
         }
