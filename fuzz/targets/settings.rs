@@ -128,6 +128,7 @@ impl Given {
             max_file_bytes: of("MAX_FILE_BYTES"),
             schedule: of("SCHEDULE"),
             run_time_limit_seconds: of("RUN_TIME_LIMIT_SECONDS"),
+            max_rows_per_run: of("MAX_ROWS_PER_RUN"),
             log_level: of("LOG_LEVEL"),
             checkpoint_url: of("CHECKPOINT_URL"),
             logs_ingestion_endpoint: of("LOGS_INGESTION_ENDPOINT"),
@@ -184,7 +185,7 @@ impl Given {
 
 /// What the program relies on.
 fn check(settings: &Settings, today: NaiveDate) {
-    let Settings { mimecast, ingestion, state, schedule, run_time_limit } = settings;
+    let Settings { mimecast, ingestion, state, schedule, run_time_limit, max_rows } = settings;
     let on_loopback = is_loopback(&mimecast.base_url);
     origin(&mimecast.base_url);
     let host = mimecast.base_url.host_str().unwrap();
@@ -239,6 +240,7 @@ fn check(settings: &Settings, today: NaiveDate) {
     assert!(schedule.smallest_gap() >= Duration::from_secs(600));
     let least = if on_loopback { 1 } else { 60 };
     assert!((least..=86_400).contains(&run_time_limit.as_secs()));
+    assert!((1_000..=1_000_000_000).contains(&max_rows));
 }
 
 fn origin(url: &Url) {

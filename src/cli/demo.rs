@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use chrono::{Days, NaiveDate};
-use clap::Args;
+use clap::{Arg, Args};
 use indicatif::HumanCount;
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use super::CommandError;
 use super::output::{note, say};
 use super::progress::{self, Done};
 use crate::seams::Clock;
-use crate::settings::FUNCTIONS_PORT;
+use crate::settings::{FUNCTIONS_PORT, RawSettings};
 use crate::simulator::{FaultPlan, Keep, Options, Simulator, World};
 use crate::table::CLOUD_INTEGRATED;
 
@@ -36,20 +36,9 @@ const EVENTS_PER_FILE: usize = 50;
 /// Where the pull keeps its checkpoints, under the folder.
 const STATE: &str = "demo-state";
 
-/// What could lead the pull elsewhere, in upper case: settings, and proxies.
+/// What could lead the pull elsewhere beside the settings that have a flag, in upper case.
 const STRAY_PREFIXES: [&str; 4] = ["AZURE_", "MIMECAST_", "LOGS_INGESTION_", "IDENTITY_"];
-const STRAY: [&str; 10] = [
-    FUNCTIONS_PORT,
-    "SCHEDULE",
-    "LOG_LEVEL",
-    "GZIP_LEVEL",
-    "RUN_TIME_LIMIT_SECONDS",
-    "MAX_LINE_BYTES",
-    "MAX_FILE_BYTES",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-];
+const STRAY: [&str; 4] = [FUNCTIONS_PORT, "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
 const NEXT: &str = "
 (The simulated Mimecast keeps 60 days of events; the real one is documented to keep 7.)
@@ -141,10 +130,13 @@ impl Demo {
             .map_err(|error| failed(format!("this program's own file is not known: {error}")))?;
         let state = std::path::absolute(self.folder.join(STATE)).map_err(failed)?;
         let mut pull = Command::new(program);
+        let settings = RawSettings::augment_args(clap::Command::new("pull"));
+        let settings: Vec<_> = settings.get_arguments().filter_map(Arg::get_env).collect();
         for (name, _) in std::env::vars_os() {
             let upper = name.to_string_lossy().to_uppercase();
             if STRAY_PREFIXES.iter().any(|prefix| upper.starts_with(prefix))
                 || STRAY.contains(&upper.as_str())
+                || settings.iter().any(|setting| *setting == upper.as_str())
             {
                 pull.env_remove(name);
             }
