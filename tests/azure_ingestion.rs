@@ -185,7 +185,7 @@ mod a_400 {
         let (_, fault) = fails(rig, 2).await;
         assert_eq!(fault.code, "ingestion-settings", "{fault}");
         let BadRequest { code, message } = refusal else { panic!("{refusal:?}") };
-        assert!(fault.message.contains(&format!("{code} {message}")), "{fault}");
+        assert!(fault.message.contains(&format!("{code}: {message}")), "{fault}");
         assert!(fault.message.contains(rig.simulator.rule_id()), "{fault}");
         assert!(fault.fix.contains("LOGS_INGESTION_STREAM"), "{fault}");
         assert_eq!(rig.simulator.calls().posts, 1, "{code}: it is not halved");
@@ -274,7 +274,7 @@ mod a_400 {
             assert_eq!((&record["stream"], &record["delivered"]), (&json!(STREAM), &json!(false)));
             assert_eq!(record["reason"], "row-refused");
             let detail = record["detail"].as_str().unwrap();
-            assert_eq!(detail, "InvalidRow Row 0 cannot be taken.", "Azure's words");
+            assert_eq!(detail, "InvalidRow: Row 0 cannot be taken.", "Azure's words");
         }
         let checkpoint = rig.checkpoint(STREAM);
         assert_eq!(

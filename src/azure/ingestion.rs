@@ -9,11 +9,10 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
 use url::Url;
 
 use super::credential::{AccessTokens, CredentialError};
-use crate::http::{GaveUp, Reply, ReplyError, RetryPolicy, read_reply, retry_after};
+use crate::http::{ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, read_reply, retry_after};
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Fault, Interrupt, Sink};
 use crate::seams::{Clock, Deadline, Random};
@@ -22,9 +21,6 @@ const API_VERSION: &str = "2023-01-01";
 
 /// The most that is read of a reply.
 const REPLY_LIMIT: usize = 64 * 1024;
-
-/// Words of a refusal that are shown at most, in characters.
-const SHOWN: usize = 300;
 
 /// A 400 with one of these in its code is about the settings, not about the rows.
 const SETTINGS_WORDS: [&str; 4] = ["stream", "rule", "api-version", "apiversion"];
@@ -42,20 +38,6 @@ pub struct LogsIngestion {
     retry: RetryPolicy,
     clock: Clock,
     random: Random,
-}
-
-/// Azure's words.
-#[derive(Deserialize)]
-struct ErrorReply {
-    error: Said,
-}
-
-#[derive(Deserialize, Default)]
-struct Said {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
 }
 
 /// What is done after one attempt.
@@ -120,7 +102,7 @@ impl LogsIngestion {
 
     /// What an answer means.
     fn judge(&self, reply: &Reply) -> Next {
-        let said = Said::read(reply);
+        let said = ErrorBody::read(&reply.body);
         let status = reply.status;
         let passing = status == StatusCode::REQUEST_TIMEOUT || status.is_server_error();
         match status {
@@ -134,7 +116,7 @@ impl LogsIngestion {
             }
             StatusCode::UNAUTHORIZED => Next::Renew(said.to_string()),
             StatusCode::PAYLOAD_TOO_LARGE => Next::Done(Err(PostError::TooLarge)),
-            StatusCode::BAD_REQUEST if !said.names_a_setting(&self.rule) => {
+            StatusCode::BAD_REQUEST if !names_a_setting(&said, &self.rule) => {
                 Next::Done(Err(PostError::RowRefused(said.to_string())))
             }
             _ => Next::Done(Err(self.refused(status, &said.to_string()))),
@@ -236,33 +218,13 @@ impl Sink for LogsIngestion {
     }
 }
 
-impl Said {
-    fn read(reply: &Reply) -> Self {
-        let json = serde_json::from_slice::<ErrorReply>(&reply.body).map(|reply| reply.error);
-        json.unwrap_or_else(|_| Self {
-            code: String::new(),
-            message: String::from_utf8_lossy(&reply.body).into_owned(),
-        })
-    }
-
-    /// By its code, or by the id of the rule. Of other words in its message none counts: Azure may
-    /// quote a row there, and outsiders write what is in one. If it was a setting all the same, every
-    /// row is refused, which the pipeline tells.
-    fn names_a_setting(&self, rule: &str) -> bool {
-        let code = self.code.to_lowercase();
-        SETTINGS_WORDS.iter().any(|word| code.contains(word))
-            || self.message.to_lowercase().contains(&rule.to_lowercase())
-    }
-}
-
-impl std::fmt::Display for Said {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = format!("{} {}", self.code, self.message);
-        let words = text.split(|c: char| c.is_whitespace() || c.is_control());
-        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
-        let shown: String = words.join(" ").chars().take(SHOWN).collect();
-        f.write_str(if shown.is_empty() { "no reason given" } else { &shown })
-    }
+/// Whether Azure refuses the settings: by its code, or by the id of the rule. Of other words in its
+/// message none counts: Azure may quote a row there, and outsiders write what is in one. If it was a
+/// setting all the same, every row is refused, which the pipeline reports.
+fn names_a_setting(said: &ErrorBody, rule: &str) -> bool {
+    let code = said.code.to_lowercase();
+    SETTINGS_WORDS.iter().any(|word| code.contains(word))
+        || said.message.to_lowercase().contains(&rule.to_lowercase())
 }
 
 fn no_token(error: &CredentialError) -> PostError {

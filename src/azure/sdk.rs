@@ -9,8 +9,7 @@ use azure_core::http::{
 };
 use azure_core::time::Duration;
 
-/// The longest text of an answer that an error repeats, in characters.
-const LONGEST_ANSWER: usize = 600;
+pub(super) use crate::http::said as tidy;
 
 /// What the SDK puts before the text of any error that has nothing to do with the network.
 const NOT_REPEATED: &str = "non-transport error occurred which will not be retried";
@@ -69,32 +68,4 @@ pub(super) fn explain(error: &azure_core::Error) -> String {
         }
     }
     said
-}
-
-/// `text` in one line, of a bearable length, without the queries of its URLs.
-pub(super) fn tidy(text: &str) -> String {
-    let words = text.split_whitespace().map(|word| match word.split_once('?') {
-        Some((place, _)) if place.contains("://") => format!("{place}?…"),
-        _ => word.to_owned(),
-    });
-    let line = words.collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST_ANSWER) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::tidy;
-
-    #[test]
-    fn a_sas_is_cut_off() {
-        assert_eq!(
-            tidy("error for url (https://a.example/c/b?sv=1&sig=s%2F=)\n  at once"),
-            "error for url (https://a.example/c/b?… at once",
-        );
-        assert_eq!(tidy("is it?yes"), "is it?yes");
-        assert_eq!(tidy(&"é".repeat(601)).chars().count(), 601);
-    }
 }

@@ -11,6 +11,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::public_hosts::PublicHosts;
+use super::said;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,5 +95,5 @@ pub fn describe(error: &reqwest::Error) -> String {
         last = Some(error.to_string());
         cause = error.source();
     }
-    last.map_or_else(|| kind.to_owned(), |last| format!("{kind}: {last}"))
+    last.map_or_else(|| kind.to_owned(), |last| format!("{kind}: {}", said(&last)))
 }

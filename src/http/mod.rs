@@ -5,6 +5,8 @@ mod public_hosts;
 mod reply;
 mod retry;
 mod retry_after;
+mod said;
+mod secrets;
 mod token_cache;
 
 pub use client::{Clients, ClientsError, describe};
@@ -12,4 +14,6 @@ pub use public_hosts::is_public;
 pub use reply::{NotJson, Reply, ReplyError, json, looks_like, read_reply};
 pub use retry::{GaveUp, Retries, RetryPolicy};
 pub use retry_after::retry_after;
+pub use said::{ErrorBody, said};
+pub use secrets::{hold, hold_token};
 pub use token_cache::{Token, TokenCache};

@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+use super::hold_token;
 
 /// How long before its end a token is renewed.
 const EARLY: Duration = Duration::from_secs(300);
@@ -77,6 +79,7 @@ impl<E: Clone> TokenCache<E> {
                 return Err(failure);
             }
         };
+        hold_token(secret.expose_secret());
         slot.fetched += 1;
         let token = Token { secret, number: slot.fetched };
         let until = Instant::now() + lives.saturating_sub(EARLY).clamp(SHORTEST, LONGEST);
@@ -95,7 +98,6 @@ impl<E: Clone> TokenCache<E> {
 mod tests {
     use std::convert::Infallible;
 
-    use secrecy::ExposeSecret as _;
     use tokio::time::{advance, sleep};
 
     use super::*;

@@ -9,10 +9,10 @@ use serde::de::IgnoredAny;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::error_body::{ErrorBody, is_refusal};
 use super::pace::Pace;
+use super::refusal::is_refusal;
 use crate::http::{
-    Clients, GaveUp, Reply, ReplyError, RetryPolicy, TokenCache, read_reply, retry_after,
+    Clients, ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, TokenCache, read_reply, retry_after,
 };
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::{Clock, Deadline, Random};

@@ -10,7 +10,7 @@ use memchr::memchr;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::error_body::is_refusal;
+use super::refusal::is_refusal;
 use super::unpack::Unpacker;
 use crate::http::looks_like;
 use crate::pipeline::source::{ReadError, Record, RecordKind, RecordReader};

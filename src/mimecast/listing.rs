@@ -8,10 +8,10 @@ use reqwest::header::{ACCEPT, ACCEPT_ENCODING, DATE};
 use secrecy::ExposeSecret;
 
 use super::api::{Api, Call};
-use super::error_body::{ErrorBody, is_refusal};
 use super::page_reply::{Listing, page, read, unreadable};
+use super::refusal::is_refusal;
 use crate::checkpoint::Cursor;
-use crate::http::{GaveUp, Reply};
+use crate::http::{ErrorBody, GaveUp, Reply};
 use crate::pipeline::source::Page;
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::Deadline;

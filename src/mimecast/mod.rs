@@ -4,11 +4,11 @@
 
 mod api;
 mod batch_file;
-mod error_body;
 mod key;
 mod listing;
 mod pace;
 mod page_reply;
+mod refusal;
 mod source;
 mod token;
 mod unpack;

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::api::{Api, Call};
-use crate::http::{Reply, Token};
+use crate::http::{ErrorBody, Reply, Token, hold};
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::Deadline;
 
@@ -27,6 +27,7 @@ impl Api {
     }
 
     async fn fetch_token(&self, deadline: Deadline) -> Result<(SecretString, Duration), Interrupt> {
+        hold(self.client_secret.expose_secret());
         let form = [
             ("grant_type", "client_credentials"),
             ("client_id", self.client_id.as_str()),
@@ -50,11 +51,11 @@ fn read(reply: &Reply) -> Option<Grant> {
 }
 
 fn is_invalid_client(reply: &Reply) -> bool {
-    super::error_body::ErrorBody::read(&reply.body).code == INVALID_CLIENT
+    ErrorBody::read(&reply.body).code == INVALID_CLIENT
 }
 
 fn refused(reply: &Reply) -> Fault {
-    let said = super::error_body::ErrorBody::read(&reply.body);
+    let said = ErrorBody::read(&reply.body);
     Fault::settings(
         "mimecast-credentials",
         format!("Mimecast refuses the client credentials ({}): {said}", reply.status.as_u16()),
