@@ -1,6 +1,7 @@
 //! HTTP plumbing that every vendor needs: clients, limits on replies, retries, cached tokens.
 
 mod client;
+mod grant;
 mod public_hosts;
 mod reply;
 mod retry;
@@ -10,6 +11,7 @@ mod secrets;
 mod token_cache;
 
 pub use client::{Clients, ClientsError, describe};
+pub use grant::Grant;
 pub use public_hosts::is_public;
 pub use reply::{NotJson, Reply, ReplyError, json, looks_like, read_reply};
 pub use retry::{GaveUp, Retries, RetryPolicy};

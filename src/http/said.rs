@@ -73,12 +73,15 @@ impl ErrorBody {
     /// Reads `fail[0]`, `fail[0].errors[0]`, `error`, `errors[0]`, OAuth's `error` and
     /// `error_description`, or `code` and `message`; of anything else, what it is or its text.
     pub fn read(body: &[u8]) -> Self {
-        let small = Some(body).filter(|body| body.len() <= MOST_JSON);
-        let Some(json) = small.and_then(|body| json::<Value>(body).ok()) else {
-            return Self { code: String::new(), message: text_of(body) };
-        };
+        let message = || Self { code: String::new(), message: text_of(body) };
+        Self::read_json(body).unwrap_or_else(message)
+    }
+
+    /// The same of a body that is JSON and has any of these.
+    pub fn read_json(body: &[u8]) -> Option<Self> {
+        let json = json::<Value>(Some(body).filter(|body| body.len() <= MOST_JSON)?).ok()?;
         let places = ["/fail/0/errors/0", "/fail/0", "/error", "/errors/0", ""];
-        let found = places.iter().filter_map(|place| json.pointer(place)).find_map(|at| {
+        places.iter().filter_map(|place| json.pointer(place)).find_map(|at| {
             let text = |name: &str| at.get(name).and_then(Value::as_str).map(clean);
             let code = text("code").or_else(|| text("error"));
             let message = text("message").or_else(|| text("error_description"));
@@ -86,8 +89,7 @@ impl ErrorBody {
                 code: code.unwrap_or_default(),
                 message: message.unwrap_or_default(),
             })
-        });
-        found.unwrap_or_default()
+        })
     }
 }
 
@@ -154,7 +156,8 @@ mod tests {
             ("<?xml?><Error><Code>no</Code></Error>", "<?xml?><Error><Code>no</Code></Error>"),
             ("access\n denied", "access denied"),
             ("\u{1f}\u{8}", "binary"),
-            ("{}", "no reason given"),
+            ("{}", "{}"),
+            (r#"{"error":""}"#, "no reason given"),
             ("", "no reason given"),
         ];
         for (body, expected) in cases {
