@@ -36,6 +36,8 @@ async fn post(fault: Fault) -> Interrupt {
         authority: entra.url().parse().unwrap(),
         http: http.clone(),
         http_without_proxy: http.clone(),
+        retry: RetryPolicy::default(),
+        seams: (Clock::system(), Random::seeded(1)),
     };
     let pause = Duration::from_millis(10);
     let retry = RetryPolicy {
@@ -50,7 +52,7 @@ async fn post(fault: Fault) -> Interrupt {
         simulator.rule_id(),
         simulator.stream(),
         http,
-        AccessTokens::new(credentials, "https://monitor.azure.com/.default", Clock::system()),
+        AccessTokens::new(credentials, "https://monitor.azure.com/.default"),
         retry,
         (Clock::system(), Random::seeded(1)),
     );

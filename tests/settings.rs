@@ -326,7 +326,11 @@ fn credentials(pairs: Pairs<'_>) -> Result<(String, String), SettingsFaults> {
         CredentialSettings::WorkloadIdentity { tenant_id, client_id, token_file } => {
             format!("{} for {client_id} in {tenant_id}", token_file.display())
         }
-        CredentialSettings::ManagedIdentity { client_id } => format!("managed {client_id:?}"),
+        CredentialSettings::ManagedIdentity { endpoint, header, client_id } => {
+            assert_eq!(endpoint.as_str(), "http://127.0.0.1:1/token");
+            assert_eq!(header.expose_secret(), CANARY);
+            format!("managed {client_id:?}")
+        }
         CredentialSettings::AzureCli => "az".to_owned(),
     };
     let blob = ("CHECKPOINT_URL", "https://acc.blob.core.windows.net/state");

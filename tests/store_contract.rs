@@ -19,6 +19,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
+use mimecast_sentinel::azure::credential::CredentialError;
 use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
 use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};
@@ -430,7 +431,12 @@ impl TokenCredential for NoToken {
         _: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
         let kind = azure_core::error::ErrorKind::Credential;
-        Err(azure_core::Error::with_message(kind, "AADSTS7000215: no such secret"))
+        let refused = CredentialError::Refused {
+            credential: "the client secret",
+            reason: "AADSTS7000215: no such secret".to_owned(),
+            fix: "Check it",
+        };
+        Err(azure_core::Error::new(kind, refused))
     }
 }
 

@@ -223,7 +223,7 @@ fn check(settings: &Settings, today: NaiveDate) {
         CredentialSettings::WorkloadIdentity { tenant_id, client_id, .. } => {
             assert!(identifier(tenant_id) && identifier(client_id));
         }
-        CredentialSettings::ManagedIdentity { client_id } => {
+        CredentialSettings::ManagedIdentity { client_id, .. } => {
             assert!(client_id.as_ref().is_none_or(|id| identifier(id)));
         }
         CredentialSettings::AzureCli => {}

@@ -1,30 +1,40 @@
 //! Who this program is to Azure, and the tokens that prove it.
+//!
+//! Entra and the identity endpoint are asked by our own calls, since Microsoft's library reads
+//! fewer answers than there are (`expires_on` as text alone), repeats fewer, and holds a reply
+//! whatever its size. Only `az` is called by that library.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
-use azure_core::credentials::{Secret, TokenCredential};
+use async_trait::async_trait;
+use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::ErrorKind;
-use azure_core::http::ClientOptions;
-use azure_identity::{
-    AzureCliCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
-    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
-    UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
-};
+use azure_core::time::OffsetDateTime;
+use azure_identity::AzureCliCredential;
+use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::io::AsyncReadExt as _;
 use url::Url;
 
 use super::sdk;
-use crate::seams::Clock;
+use crate::http::{
+    ErrorBody, Grant, Reply, ReplyError, RetryPolicy, Token, TokenCache, hold, hold_token,
+    looks_like, read_reply, retry_after, said,
+};
+use crate::seams::{Clock, Deadline, Random};
 use crate::settings::CredentialSettings;
 
-/// How long before its end a token is no longer used.
-const RENEW_BEFORE: Duration = Duration::from_secs(300);
+/// The most that is read of a reply, or of a token file. A token has a few thousand bytes.
+const REPLY_LIMIT: usize = 64 * 1024;
+
+/// How long a token is asked for again before the caller hears of it. It waits with a lease of 60 s.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a token lives that does not say so: the shortest that Entra gives by default.
+const LIVES: Duration = Duration::from_secs(3_600);
+
+/// How an assertion is called (RFC 7523).
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 impl CredentialSettings {
     fn name(&self) -> &'static str {
@@ -56,7 +66,7 @@ impl CredentialSettings {
 }
 
 /// Why there is no token. Neither tokens nor secrets are in it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CredentialError {
     /// The credential is wrong: a setting.
     #[error("{credential} was refused: {reason}. {fix}")]
@@ -80,7 +90,7 @@ pub enum CredentialError {
     },
 }
 
-/// What a credential is built from, as often as it is needed.
+/// An identity, which gets a new token each time it is asked for one: Azure's libraries keep it.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// Which identity to be.
@@ -91,149 +101,215 @@ pub struct Credentials {
     pub http: reqwest::Client,
     /// The way to the identity endpoint, which is never behind a proxy.
     pub http_without_proxy: reqwest::Client,
+    /// How calls are repeated, for 15 s at most.
+    pub retry: RetryPolicy,
+    /// What time it is, and how long to wait.
+    pub seams: (Clock, Random),
+}
+
+/// An attempt that may do better later.
+struct Passing {
+    reason: String,
+    /// The wait that the other side asks for.
+    asked: Option<Duration>,
 }
 
 impl Credentials {
-    /// A credential that has no token yet. It keeps its tokens until 5 minutes before their end,
-    /// except the Azure CLI's, which keeps none.
-    ///
-    /// # Errors
-    /// [`CredentialError::Refused`] if a setting cannot be right, or the token file not be read.
-    pub fn build(&self) -> Result<Arc<dyn TokenCredential>, CredentialError> {
-        self.try_build().map_err(|error| CredentialError::Refused {
-            credential: self.settings.name(),
-            reason: sdk::explain(&error),
-            fix: self.settings.fix(),
-        })
+    /// A new token for `scope`, e.g. `https://monitor.azure.com/.default`.
+    async fn fetch(&self, scope: &str) -> Result<Grant, CredentialError> {
+        if let CredentialSettings::AzureCli = self.settings {
+            return self.ask_azure_cli(scope).await;
+        }
+        let (clock, random) = &self.seams;
+        let mut retries = self.retry.start(random, Deadline::after(PATIENCE));
+        loop {
+            let reply = match self.request(scope).await?.send().await {
+                Ok(response) => read_reply(response, REPLY_LIMIT).await,
+                Err(error) => Err(ReplyError::Http(error)),
+            };
+            let Passing { reason, asked } = match reply {
+                Ok(reply) => match self.judge(&reply, clock)? {
+                    Ok(grant) => return Ok(grant),
+                    Err(passing) => passing,
+                },
+                Err(error) => Passing { reason: error.to_string(), asked: None },
+            };
+            let credential = self.settings.name();
+            tracing::info!(credential, failed = reason, "no token of Azure's; trying again");
+            let waited = match asked {
+                Some(asked) => retries.throttled(Some(asked)).await,
+                None => retries.back_off().await,
+            };
+            waited.map_err(|_| self.unavailable(reason))?;
+        }
     }
 
-    fn try_build(&self) -> azure_core::Result<Arc<dyn TokenCredential>> {
-        Ok(match &self.settings {
+    async fn request(&self, scope: &str) -> Result<RequestBuilder, CredentialError> {
+        let (tenant_id, client_id, proof) = match &self.settings {
             CredentialSettings::ClientSecret { tenant_id, client_id, secret } => {
-                let secret = Secret::new(secret.expose_secret().to_owned());
-                let client_options = self.entra();
-                let options = Some(ClientSecretCredentialOptions { client_options });
-                ClientSecretCredential::new(tenant_id, client_id.clone(), secret, options)?
+                hold(secret.expose_secret());
+                (tenant_id, client_id, vec![("client_secret", secret.clone())])
             }
             CredentialSettings::WorkloadIdentity { tenant_id, client_id, token_file } => {
-                let client_options = self.entra();
-                WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
-                    credential_options: ClientAssertionCredentialOptions { client_options },
-                    client_id: Some(client_id.clone()),
-                    tenant_id: Some(tenant_id.clone()),
-                    token_file_path: Some(token_file.clone()),
-                }))?
+                let assertion = self.assertion(token_file).await?;
+                hold_token(assertion.expose_secret());
+                let kind = ("client_assertion_type", JWT_BEARER.into());
+                (tenant_id, client_id, vec![kind, ("client_assertion", assertion)])
             }
-            CredentialSettings::ManagedIdentity { client_id } => {
-                ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
-                    user_assigned_id: client_id.clone().map(UserAssignedId::ClientId),
-                    client_options: sdk::client_options(&self.http_without_proxy),
-                }))?
+            CredentialSettings::ManagedIdentity { endpoint, header, client_id } => {
+                hold(header.expose_secret());
+                let resource = scope.strip_suffix("/.default").unwrap_or(scope);
+                let mut query = vec![("api-version", "2019-08-01"), ("resource", resource)];
+                query.extend(client_id.as_deref().map(|id| ("client_id", id)));
+                let request = self.http_without_proxy.get(endpoint.clone()).query(&query);
+                return Ok(request.header("X-IDENTITY-HEADER", header.expose_secret()));
             }
-            CredentialSettings::AzureCli => AzureCliCredential::new(None)?,
-        })
+            CredentialSettings::AzureCli => return Err(self.refused("it is no call".to_owned())),
+        };
+        if self.authority.scheme() != "https" {
+            return Err(self.refused(format!("{} is not HTTPS", self.authority)));
+        }
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", client_id.as_str()),
+            ("scope", scope),
+        ];
+        form.extend(proof.iter().map(|(name, value)| (*name, value.expose_secret())));
+        let mut url = self.authority.clone();
+        url.set_path(&format!("{tenant_id}/oauth2/v2.0/token"));
+        Ok(self.http.post(url).form(&form))
     }
 
-    fn entra(&self) -> ClientOptions {
-        let mut cloud = CustomConfiguration::default();
-        cloud.authority_host = self.authority.to_string();
-        let cloud = Some(Arc::new(CloudConfiguration::Custom(cloud)));
-        ClientOptions { cloud, ..sdk::client_options(&self.http) }
+    /// What the platform wrote last: it is replaced.
+    async fn assertion(&self, file: &std::path::Path) -> Result<SecretString, CredentialError> {
+        let unusable = |why: String| self.refused(format!("{} {why}", file.display()));
+        let mut text = String::new();
+        let read = async {
+            let file = tokio::fs::File::open(file).await?;
+            file.take(REPLY_LIMIT as u64).read_to_string(&mut text).await
+        };
+        read.await.map_err(|error| unusable(format!("cannot be read: {error}")))?;
+        match text.trim() {
+            "" => Err(unusable("is empty".to_owned())),
+            token => Ok(token.into()),
+        }
     }
 
-    fn fault(&self, error: &azure_core::Error) -> CredentialError {
-        let credential = self.settings.name();
-        let mut reason = sdk::explain(error);
-        // The SDK hides what the identity endpoint said.
-        if let CredentialSettings::ManagedIdentity { .. } = self.settings
-            && let Some((status, body)) = sdk::answer(error)
-        {
-            reason = format!("{reason} (HTTP {status}: {body})");
+    /// What an answer means.
+    fn judge(
+        &self,
+        reply: &Reply,
+        clock: &Clock,
+    ) -> Result<Result<Grant, Passing>, CredentialError> {
+        let status = reply.status.as_u16();
+        if reply.status.is_success() {
+            return Ok(Grant::read(reply, clock.now(), LIVES).map_err(|said| {
+                let reason = format!("it answered {status}, but {said}");
+                Passing { reason, asked: None }
+            }));
         }
-        if is_refusal(error) || matches!(self.settings, CredentialSettings::AzureCli) {
-            return CredentialError::Refused { credential, reason, fix: self.settings.fix() };
+        let reason = format!("HTTP {status}: {}", ErrorBody::read(&reply.body));
+        if self.refuses(reply) {
+            return Err(self.refused(reason));
         }
+        let asked = retry_after(&reply.headers, clock.now());
+        Ok(Err(Passing { reason, asked }))
+    }
+
+    /// Whether an answer is a refusal, as opposed to one that passes, or to somebody else's page.
+    fn refuses(&self, reply: &Reply) -> bool {
+        let passes = match reply.status {
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => true,
+            // What the identity endpoint answers while the platform starts or replaces it.
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                matches!(self.settings, CredentialSettings::ManagedIdentity { .. })
+            }
+            _ => false,
+        };
+        // Nothing stands between this program and the identity endpoint.
+        let its_own = matches!(self.settings, CredentialSettings::ManagedIdentity { .. })
+            || looks_like(&reply.body) == "JSON";
+        reply.status.is_client_error() && !passes && its_own
+    }
+
+    /// `az` keeps the person's login, and its tokens.
+    async fn ask_azure_cli(&self, scope: &str) -> Result<Grant, CredentialError> {
+        let answer = async { AzureCliCredential::new(None)?.get_token(&[scope], None).await };
+        let token = answer.await.map_err(|error| self.refused(sdk::explain(&error)))?;
+        let left = token.expires_on.unix_timestamp() - self.seams.0.now().timestamp();
+        let lives = Duration::from_secs(left.try_into().unwrap_or(0));
+        Ok(Grant { token: token.token.secret().into(), lives })
+    }
+
+    fn refused(&self, reason: String) -> CredentialError {
+        let (credential, fix) = (self.settings.name(), self.settings.fix());
+        CredentialError::Refused { credential, reason: said(&reason), fix }
+    }
+
+    fn unavailable(&self, reason: String) -> CredentialError {
         let authority = match self.settings {
             CredentialSettings::ManagedIdentity { .. } => "IDENTITY_ENDPOINT".to_owned(),
             _ => self.authority.to_string(),
         };
-        CredentialError::Unavailable { credential, reason, authority }
+        CredentialError::Unavailable { credential: self.settings.name(), reason, authority }
     }
 }
 
-/// Whether a credential was refused, as opposed to not answered, or not by Entra.
+/// For Azure's own libraries.
+#[async_trait]
+impl TokenCredential for Credentials {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        let failed = |error| azure_core::Error::new(ErrorKind::Credential, error);
+        let grant = self.fetch(&scopes.join(" ")).await.map_err(failed)?;
+        let token = grant.token.expose_secret();
+        hold_token(token);
+        let lives = i64::try_from(grant.lives.as_secs()).unwrap_or(i64::MAX);
+        let end = self.seams.0.now().timestamp().saturating_add(lives);
+        let end = OffsetDateTime::from_unix_timestamp(end);
+        let end = end.map_err(|error| azure_core::Error::new(ErrorKind::DataConversion, error))?;
+        Ok(AccessToken::new(token.to_owned(), end))
+    }
+}
+
+/// Whether a credential was refused, as opposed to not answered.
 pub(super) fn is_refusal(error: &azure_core::Error) -> bool {
-    if *error.kind() != ErrorKind::Credential {
-        return false;
-    }
-    match sdk::answer(error) {
-        Some((status, _)) => sdk::is_refusal(status),
-        // The SDK fails to read a refusal with an escape in its text, and repeats that text.
-        None if error.to_string().contains("AADSTS") => true,
-        None => {
-            !sdk::causes(error).any(|e| e.is::<reqwest::Error>() || e.is::<serde_json::Error>())
-        }
-    }
+    sdk::causes(error)
+        .any(|cause| matches!(cause.downcast_ref(), Some(CredentialError::Refused { .. })))
 }
 
 /// The tokens for one scope, each used until 5 minutes before its end.
+#[derive(Debug)]
 pub struct AccessTokens {
     credentials: Credentials,
     scope: String,
-    clock: Clock,
-    refused: AtomicBool,
-    held: Mutex<Option<Held>>,
-}
-
-struct Held {
-    credential: Arc<dyn TokenCredential>,
-    /// A token, and until when it is used.
-    token: Option<(SecretString, Instant)>,
+    cache: TokenCache<CredentialError>,
 }
 
 impl AccessTokens {
     /// Tokens for `scope`, e.g. `https://monitor.azure.com/.default`.
-    pub fn new(credentials: Credentials, scope: impl Into<String>, clock: Clock) -> Self {
-        let (refused, held) = (AtomicBool::new(false), Mutex::new(None));
-        Self { credentials, scope: scope.into(), clock, refused, held }
+    pub fn new(credentials: Credentials, scope: impl Into<String>) -> Self {
+        Self { credentials, scope: scope.into(), cache: TokenCache::default() }
     }
 
     /// A token to send as `Authorization: Bearer …`. Callers at the same time share one request.
     ///
     /// # Errors
     /// See [`CredentialError`].
-    pub async fn bearer(&self) -> Result<SecretString, CredentialError> {
-        let mut held = self.held.lock().await;
-        if self.refused.swap(false, Ordering::Relaxed) {
-            *held = None;
-        }
-        let held = match &mut *held {
-            Some(held) => held,
-            none => none.insert(Held { credential: self.credentials.build()?, token: None }),
+    pub async fn get(&self) -> Result<Token, CredentialError> {
+        let fetch = async || {
+            let Grant { token, lives } = self.credentials.fetch(&self.scope).await?;
+            Ok((token, lives))
         };
-        if let Some((token, until)) = &held.token
-            && Instant::now() < *until
-        {
-            return Ok(token.clone());
-        }
-        let answer = held.credential.get_token(&[&self.scope], None).await;
-        let answer = answer.map_err(|error| self.credentials.fault(&error))?;
-        let left = answer.expires_on.unix_timestamp() - self.clock.now().timestamp();
-        let left = Duration::from_secs(left.try_into().unwrap_or(0)).saturating_sub(RENEW_BEFORE);
-        let token = SecretString::from(answer.token.secret());
-        held.token = Some((token.clone(), Instant::now() + left));
-        Ok(token)
+        self.cache.get(fetch).await
     }
 
-    /// Makes the next [`AccessTokens::bearer`] ask anew: the service refused the last one. (A
-    /// managed identity may get the same token again: the platform keeps it for hours.)
-    pub fn renew(&self) {
-        self.refused.store(true, Ordering::Relaxed);
-    }
-}
-
-impl fmt::Debug for AccessTokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessTokens").field("scope", &self.scope).finish_non_exhaustive()
+    /// Forgets a token that the service refused. (A managed identity may get the same token again:
+    /// the platform keeps it for hours.)
+    pub async fn discard(&self, refused: &Token) {
+        self.cache.discard(refused).await;
     }
 }

@@ -12,7 +12,9 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::credential::{AccessTokens, CredentialError};
-use crate::http::{ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, read_reply, retry_after};
+use crate::http::{
+    ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, Token, read_reply, retry_after,
+};
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Fault, Interrupt, Sink};
 use crate::seams::{Clock, Deadline, Random};
@@ -43,8 +45,8 @@ pub struct LogsIngestion {
 /// What is done after one attempt.
 enum Next {
     Done(Result<(), PostError>),
-    /// Again, with a new token.
-    Renew(String),
+    /// Again, with another token than this one, which was refused in these words.
+    Renew(Token, String),
     /// Again, after the wait that a 429 asks for.
     Throttled(Option<Duration>),
     /// Again later.
@@ -76,14 +78,14 @@ impl LogsIngestion {
     }
 
     async fn attempt(&self, body: Bytes) -> Next {
-        let token = match self.tokens.bearer().await {
+        let token = match self.tokens.get().await {
             Ok(token) => token,
             Err(error) => return Next::Done(Err(no_token(&error))),
         };
         let request = self
             .client
             .post(self.url.clone())
-            .bearer_auth(token.expose_secret())
+            .bearer_auth(token.secret.expose_secret())
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_ENCODING, "gzip")
             .body(body);
@@ -92,7 +94,7 @@ impl LogsIngestion {
             Err(error) => Err(ReplyError::Http(error)),
         };
         match reply {
-            Ok(reply) => self.judge(&reply),
+            Ok(reply) => self.judge(&reply, token),
             Err(error) => {
                 let unsent = matches!(&error, ReplyError::Http(error) if error.is_connect());
                 Next::Again { failed: error.to_string(), taken: !unsent }
@@ -101,7 +103,7 @@ impl LogsIngestion {
     }
 
     /// What an answer means.
-    fn judge(&self, reply: &Reply) -> Next {
+    fn judge(&self, reply: &Reply, token: Token) -> Next {
         let said = ErrorBody::read(&reply.body);
         let status = reply.status;
         let passing = status == StatusCode::REQUEST_TIMEOUT || status.is_server_error();
@@ -114,7 +116,7 @@ impl LogsIngestion {
             StatusCode::TOO_MANY_REQUESTS => {
                 Next::Throttled(retry_after(&reply.headers, self.clock.now()))
             }
-            StatusCode::UNAUTHORIZED => Next::Renew(said.to_string()),
+            StatusCode::UNAUTHORIZED => Next::Renew(token, said.to_string()),
             StatusCode::PAYLOAD_TOO_LARGE => Next::Done(Err(PostError::TooLarge)),
             StatusCode::BAD_REQUEST if !names_a_setting(&said, &self.rule) => {
                 Next::Done(Err(PostError::RowRefused(said.to_string())))
@@ -183,11 +185,11 @@ impl Sink for LogsIngestion {
             let was_fresh = std::mem::take(&mut fresh);
             let waited = match self.attempt(body.clone()).await {
                 Next::Done(answer) => break answer,
-                Next::Renew(said) if was_fresh => {
+                Next::Renew(_, said) if was_fresh => {
                     break Err(self.refused(StatusCode::UNAUTHORIZED, &said));
                 }
-                Next::Renew(said) => {
-                    self.tokens.renew();
+                Next::Renew(refused, said) => {
+                    self.tokens.discard(&refused).await;
                     fresh = true;
                     // The first one costs nothing; more of them must end.
                     if std::mem::replace(&mut renewed, true) {

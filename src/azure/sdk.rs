@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use azure_core::error::ErrorKind;
 use azure_core::http::{
     ClientOptions, ExponentialRetryOptions, RetryOptions, StatusCode, Transport,
 };
@@ -27,17 +26,6 @@ pub(super) fn client_options(http: &reqwest::Client) -> ClientOptions {
         }),
         ..ClientOptions::default()
     }
-}
-
-/// The answer that `error` is about, if the service did answer.
-pub(super) fn answer(error: &azure_core::Error) -> Option<(StatusCode, String)> {
-    causes(error).find_map(|cause| match cause.downcast_ref::<azure_core::Error>()?.kind() {
-        ErrorKind::HttpResponse { status, raw_response, .. } => {
-            let body = raw_response.as_deref().map(|answer| answer.body().as_ref());
-            Some((*status, tidy(&String::from_utf8_lossy(body.unwrap_or_default()))))
-        }
-        _ => None,
-    })
 }
 
 /// `error`, what caused it, and so on.

@@ -81,7 +81,7 @@ impl Wiring {
 
     fn sink(&self, settings: &IngestionSettings) -> LogsIngestion {
         let credentials = self.credentials(&settings.identity);
-        let tokens = AccessTokens::new(credentials, settings.cloud.scope(), self.clock.clone());
+        let tokens = AccessTokens::new(credentials, settings.cloud.scope());
         LogsIngestion::new(
             &settings.endpoint,
             &settings.rule_id,
@@ -102,8 +102,7 @@ impl Wiring {
         let access = match access {
             settings::BlobAccess::Sas(sas) => BlobAccess::Sas(sas.clone()),
             settings::BlobAccess::Identity(identity) => {
-                let credential = self.credentials(identity).build();
-                BlobAccess::Identity(credential.map_err(failed)?)
+                BlobAccess::Identity(Arc::new(self.credentials(identity)))
             }
         };
         let store = BlobStore::new(container.clone(), access, &self.clients.api);
@@ -116,6 +115,8 @@ impl Wiring {
             authority: identity.authority_host.clone(),
             http: self.clients.api.clone(),
             http_without_proxy: self.clients.local.clone(),
+            retry: self.retry,
+            seams: (self.clock.clone(), self.random.clone()),
         }
     }
 }

@@ -104,6 +104,10 @@ pub enum CredentialSettings {
     },
     /// The identity of the app, found through `IDENTITY_ENDPOINT` and `IDENTITY_HEADER`.
     ManagedIdentity {
+        /// `IDENTITY_ENDPOINT`: where this machine's platform hands out tokens.
+        endpoint: Url,
+        /// `IDENTITY_HEADER`, which proves to it that the caller runs here.
+        header: SecretString,
         /// The user-assigned identity; without it the system-assigned one.
         client_id: Option<String>,
     },
@@ -285,7 +289,16 @@ fn managed_identity(
     client_id: &Option<String>,
     reader: &mut Reader<'_>,
 ) -> Option<CredentialSettings> {
-    if reader.env(IDENTITY_HEADER).is_none() {
+    const FIX: &str = "The platform sets it: pass it on as it is.";
+    let endpoint = reader.env(IDENTITY_ENDPOINT);
+    // Its text is not repeated: it may hold a password.
+    let endpoint = reader.required(IDENTITY_ENDPOINT, &endpoint, FIX, |text| {
+        let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let url = url.filter(|url| url.username().is_empty() && url.password().is_none());
+        url.map_or_else(|| wrong("it is not the address of an identity endpoint", FIX), Ok)
+    });
+    let header = reader.env(IDENTITY_HEADER);
+    if header.is_none() {
         reader.fault(
             IDENTITY_HEADER,
             Wrong {
@@ -293,13 +306,16 @@ fn managed_identity(
                 fix: "The platform sets both: pass both on, or neither.".to_owned(),
             },
         );
-        return None;
     }
     let client_id = match given(client_id) {
         Some(_) => Some(reader.required("AZURE_CLIENT_ID", client_id, "", identifier)?),
         None => None,
     };
-    Some(CredentialSettings::ManagedIdentity { client_id })
+    Some(CredentialSettings::ManagedIdentity {
+        endpoint: endpoint?,
+        header: header?.into(),
+        client_id,
+    })
 }
 
 /// The last resort, but not where something else was clearly meant.

@@ -132,6 +132,8 @@ impl Rig {
             authority: self.entra.url().replace("localhost", "127.0.0.1").parse().unwrap(),
             http: self.tools.entra_client.clone(),
             http_without_proxy: self.tools.entra_client.clone(),
+            retry: self.options.retry,
+            seams: (clock.clone(), random.clone()),
         };
         let scope = "https://monitor.azure.com/.default";
         let sink = LogsIngestion::new(
@@ -139,7 +141,7 @@ impl Rig {
             self.simulator.rule_id(),
             self.simulator.stream(),
             self.tools.clients.api.clone(),
-            AccessTokens::new(credentials, scope, clock.clone()),
+            AccessTokens::new(credentials, scope),
             self.options.retry,
             (clock.clone(), random.clone()),
         );
