@@ -605,19 +605,35 @@ mod a_passing_failure {
 
 /// 204 alone is success: a page of a proxy in the way, say, took no rows.
 #[tokio::test]
-async fn an_answer_that_azure_never_gives_is_no_success() {
-    for (answer, status) in [(NotJson, "200"), (Redirect("/elsewhere".to_owned()), "302")] {
-        let lines = events(3);
-        let rig = one_file(&lines, FaultPlan::none().once(Endpoint::Post, answer)).await;
-        let (stream, fault) = fails(&rig, 2).await;
-        assert_eq!((fault.code, stream.rows_delivered), ("ingestion-settings", 0));
-        assert!(fault.message.contains(&format!("answered {status}")), "{fault}");
-        assert!(fault.fix.contains("LOGS_INGESTION_ENDPOINT"), "{fault}");
-        assert_nothing_moved(&rig);
+async fn another_success_is_somebody_elses_and_the_post_is_repeated() {
+    let lines = events(3);
+    let rig = one_file(&lines, FaultPlan::none().times(2, Endpoint::Post, NotJson)).await;
+    assert_eq!(catches_up(&rig).await.ambiguous_posts, 2);
+    assert_landed_once(&rig, &lines);
 
-        catches_up(&rig).await;
-        assert_landed_once(&rig, &lines);
-    }
+    let always = FaultPlan::none().times(12, Endpoint::Post, NotJson);
+    let rig = one_file(&lines, always).await;
+    let (stream, fault) = fails(&rig, 1).await;
+    assert_eq!((fault.code, stream.rows_delivered), ("ingestion-unreachable", 0));
+    assert!(fault.message.contains("200: everything is fine"), "{fault}");
+    assert_nothing_moved(&rig);
+    catches_up(&rig).await;
+    assert_landed_once(&rig, &lines);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_is_about_the_settings() {
+    let lines = events(3);
+    let elsewhere = Redirect("/elsewhere".to_owned());
+    let rig = one_file(&lines, FaultPlan::none().once(Endpoint::Post, elsewhere)).await;
+    let (stream, fault) = fails(&rig, 2).await;
+    assert_eq!((fault.code, stream.rows_delivered), ("ingestion-settings", 0));
+    assert!(fault.message.contains("answered 302"), "{fault}");
+    assert!(fault.fix.contains("LOGS_INGESTION_ENDPOINT"), "{fault}");
+    assert_nothing_moved(&rig);
+
+    catches_up(&rig).await;
+    assert_landed_once(&rig, &lines);
 }
 
 mod a_column_over_65_536_bytes {

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::credential::{AccessTokens, CredentialError};
 use crate::http::{
-    ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, Token, read_reply, retry_after,
+    ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, Token, looks_like, read_reply, retry_after,
 };
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Fault, Interrupt, Sink};
@@ -108,9 +108,9 @@ impl LogsIngestion {
         let status = reply.status;
         let passing = status == StatusCode::REQUEST_TIMEOUT || status.is_server_error();
         match status {
-            // The only answer that Azure gives to rows it took: a 200 is somebody else's.
+            // The only answer that Azure gives to rows it took.
             StatusCode::NO_CONTENT => Next::Done(Ok(())),
-            _ if passing => {
+            _ if passing || is_somebody_elses(reply) => {
                 Next::Again { failed: format!("{}: {said}", status.as_u16()), taken: true }
             }
             StatusCode::TOO_MANY_REQUESTS => {
@@ -218,6 +218,15 @@ impl Sink for LogsIngestion {
         };
         Posted { ambiguous, answer }
     }
+}
+
+/// Whether what stands before Azure answered in its place, a proxy say: with another success, with
+/// a page, or with a 400 that is not JSON, which would else put rows into quarantine.
+fn is_somebody_elses(reply: &Reply) -> bool {
+    let kind = looks_like(&reply.body);
+    reply.status.is_success()
+        || kind == "an HTML page"
+        || (reply.status == StatusCode::BAD_REQUEST && kind != "JSON")
 }
 
 /// Whether Azure refuses the settings: by its code, or by the id of the rule. Of other words in its
