@@ -5,3 +5,4 @@ mod blob_lease;
 pub mod credential;
 pub mod ingestion;
 mod sdk;
+mod transport;

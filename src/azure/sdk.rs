@@ -1,13 +1,11 @@
 //! How this program uses Microsoft's SDK, whatever the service: transport, patience, words.
 
 use std::error::Error;
-use std::sync::Arc;
 
-use azure_core::http::{
-    ClientOptions, ExponentialRetryOptions, RetryOptions, StatusCode, Transport,
-};
+use azure_core::http::{ClientOptions, ExponentialRetryOptions, RetryOptions, StatusCode};
 use azure_core::time::Duration;
 
+use super::transport::transport;
 pub(super) use crate::http::said as tidy;
 
 /// What the SDK puts before the text of any error that has nothing to do with the network.
@@ -17,7 +15,7 @@ const NOT_REPEATED: &str = "non-transport error occurred which will not be retri
 /// themselves not counted: the SDK's own default holds a run up for 82 s.
 pub(super) fn client_options(http: &reqwest::Client) -> ClientOptions {
     ClientOptions {
-        transport: Some(Transport::new(Arc::new(http.clone()))),
+        transport: Some(transport(http)),
         retry: RetryOptions::exponential(ExponentialRetryOptions {
             // The last delay comes on top.
             max_total_elapsed: Duration::seconds(11),
