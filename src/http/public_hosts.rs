@@ -32,10 +32,23 @@ fn public_of(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped().or_else(|| translated(v6)) {
             Some(v4) => is_public_v4(v4),
             None => is_public_v6(v6),
         },
+    }
+}
+
+/// The IPv4 address that a translator makes of an IPv6 one (NAT64): a network that has IPv6 alone
+/// reaches all of the IPv4 internet by such. Of the local prefix (RFC 8215), whose network chooses
+/// where in it the address stands (RFC 6052 §2.2), only the part that is zero at all other places,
+/// so that no other address can be meant than is judged here.
+fn translated(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    match v6.segments() {
+        [0x64, 0xff9b, 0 | 1, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => None,
     }
 }
 
@@ -89,6 +102,9 @@ mod tests {
             "2001:200::1",
             "2600:1f18::1",
             "::ffff:8.8.8.8",
+            "64:ff9b::8.8.8.8",
+            "64:ff9b::52.216.1.1",
+            "64:ff9b:1::8.8.8.8",
         ];
         for public in public {
             assert!(is_public(public.parse().unwrap()), "{public}");
@@ -146,7 +162,16 @@ mod tests {
             "::127.0.0.1",
             "64:ff9b::127.0.0.1",
             "64:ff9b::169.254.169.254",
+            "64:ff9b::10.1.2.3",
+            "64:ff9b::168.63.129.16",
+            "64:ff9b::192.0.0.170",
             "64:ff9b:1::127.0.0.1",
+            "64:ff9b:1::192.168.1.1",
+            // 10.0.0.1 by the layout for a prefix of 48 bits, 8.8.8.8 by that for 96.
+            "64:ff9b:1:a00:0:100:808:808",
+            // Of neither prefix.
+            "64:ff9b:2::8.8.8.8",
+            "64:ff9b:0:1::8.8.8.8",
             "2002:7f00:1::",
             "2002:a9fe:a9fe::1",
             "2001:0:7f00:1::",
