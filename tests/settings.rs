@@ -386,6 +386,63 @@ fn the_first_credential_that_fits_is_used() {
     }
 }
 
+#[test]
+fn a_proxy_that_would_not_be_used_is_a_fault_that_names_its_variable() {
+    for proxy in [
+        "http://proxy.corp.example:8080",
+        "https://10.0.0.1",
+        "proxy:8080",
+        "http://user:p%40ss@[fd00::1]:3128/",
+        "http://user:p@ss word@proxy:8080",
+    ] {
+        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+            with(name, proxy);
+        }
+    }
+    let unreadable = "it is not the address of a proxy";
+    for (proxy, problem) in [
+        ("socks5://proxy:1080", "it names a SOCKS proxy"),
+        ("socks5h://me:CANARY@proxy:1080", "it names a SOCKS proxy"),
+        ("socks4://proxy", "it names a SOCKS proxy"),
+        ("ftp://proxy:21", unreadable),
+        ("http://proxy:8080 http://other", unreadable),
+        ("://", unreadable),
+        ("proxy/proxy.pac", unreadable),
+        ("http://proxy:80800", unreadable),
+        ("http://me:CANARY@proxy:port", unreadable),
+        ("http://wpad.corp.example/wpad.dat", unreadable),
+    ] {
+        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
+            let Err(faults) = pull(&[LEAST, &[(name, proxy)]]) else { panic!("{name}={proxy}") };
+            let [fault] = faults.faults() else { panic!("{name}={proxy}: {faults}") };
+            assert_eq!(fault.setting, name, "{proxy}");
+            assert!(fault.problem.starts_with(problem), "{name}={proxy}: {faults}");
+            assert!(!faults.to_string().contains("CAN"), "{faults}");
+        }
+        // Both kinds of address would use it.
+        assert_eq!(faulty(pull(&[LEAST, &[("ALL_PROXY", proxy)]])), ["ALL_PROXY"]);
+    }
+    // What is not used is not looked at: the first that is set counts, and an empty one is unset.
+    let https = [("HTTPS_PROXY", ""), ("https_proxy", "http://p"), ("HTTP_PROXY", "http://p")];
+    pull(&[LEAST, &https, &[("all_proxy", "socks5://p")]]).unwrap();
+    pull(&[LEAST, &[("HTTPS_PROXY", "p"), ("https_proxy", "socks5://p")]]).unwrap();
+    assert_eq!(
+        faulty(pull(&[LEAST, &[("HTTPS_PROXY", "p"), ("all_proxy", "socks5://p")]])),
+        ["all_proxy"]
+    );
+}
+
+#[test]
+fn state_in_a_folder_needs_no_proxy() {
+    let state = |url: &str| {
+        let given = Given::new(&[&[("CHECKPOINT_URL", url), ("HTTPS_PROXY", "socks5://p")]]);
+        StateSettings::resolve(&given.raw, &given.env())
+    };
+    state("folder").unwrap();
+    let container = state("https://acc.blob.core.windows.net/state?sig=s").unwrap_err();
+    assert_eq!(container.faults()[0].setting, "HTTPS_PROXY");
+}
+
 fn location(url: &str) -> Result<StateLocation, SettingsFaults> {
     let given = Given::new(&[&[("CHECKPOINT_URL", url)]]);
     StateSettings::resolve(&given.raw, &given.env()).map(|state| state.location)

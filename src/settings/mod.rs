@@ -8,6 +8,7 @@
 mod azure;
 mod mimecast;
 mod origin;
+mod proxy;
 mod raw;
 mod reader;
 mod run;
@@ -104,6 +105,7 @@ impl Settings {
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
+        proxy::check(&mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
         let settings = || {
@@ -134,6 +136,7 @@ impl DryRunSettings {
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
+        proxy::check(&mut reader);
         let settings = || {
             Some(Self { mimecast: mimecast?, run_time_limit: run_time_limit?, max_rows: max_rows? })
         };
@@ -154,6 +157,7 @@ impl ReplaySettings {
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
+        proxy::check(&mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
         let settings = || {
@@ -178,6 +182,10 @@ impl StateSettings {
         let mut reader = Reader::new(env);
         run::log_level(raw, &mut reader);
         let settings = state_settings(raw, &mut reader);
+        let location = settings.as_ref().map(|settings| &settings.location);
+        if !matches!(location, Some(StateLocation::Folder(_))) {
+            proxy::check(&mut reader);
+        }
         reader.finish(settings)
     }
 }
