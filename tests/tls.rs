@@ -20,7 +20,7 @@ const SUPPORTED_VERSIONS: u16 = 43;
 /// The clients as they are in operation. An address instead of a name passes by the resolver of
 /// that for files; before it comes to that, `MimecastSource` refuses such addresses.
 fn clients() -> [(&'static str, reqwest::Client); 3] {
-    let Clients { api, files, local } = Clients::new(false).unwrap();
+    let Clients { api, files, local, .. } = Clients::new(false).unwrap();
     [("api", api), ("files", files), ("local", local)]
 }
 

@@ -10,6 +10,9 @@ use rustls::crypto::aws_lc_rs;
 use rustls::version::{TLS12, TLS13};
 use rustls_platform_verifier::BuilderVerifierExt;
 
+use url::Url;
+
+use super::proxies::Proxies;
 use super::public_hosts::PublicHosts;
 use super::said;
 
@@ -30,8 +33,10 @@ pub struct Clients {
     /// For files at addresses that an API handed out: connects to public addresses only. It has no
     /// limit on the whole time, since a file may be large.
     pub files: Client,
-    /// For the managed identity's endpoint on this machine: passes by proxies.
+    /// For the managed identity's endpoint on this machine: bypasses proxies.
     pub local: Client,
+    proxies: Arc<Proxies>,
+    loopback: bool,
 }
 
 /// Why there are no clients.
@@ -49,6 +54,7 @@ impl Clients {
     /// Builds them. With `loopback`, files may come from this machine too: for tests.
     pub fn new(loopback: bool) -> Result<Self, ClientsError> {
         let tls = tls()?;
+        let proxies = Arc::new(Proxies::of_environment());
         let builder = || {
             Client::builder()
                 .user_agent(concat!("mimecast-sentinel/", env!("CARGO_PKG_VERSION")))
@@ -59,13 +65,25 @@ impl Clients {
         };
         let files = |builder: ClientBuilder| match loopback {
             true => builder,
-            false => builder.https_only(true).dns_resolver(Arc::new(PublicHosts)),
+            false => {
+                let hosts = PublicHosts { but: Arc::clone(&proxies) };
+                builder.https_only(true).dns_resolver(Arc::new(hosts))
+            }
         };
         Ok(Self {
-            api: builder().timeout(CALL_TIMEOUT).build()?,
-            files: files(builder()).build()?,
+            api: proxies.route(builder().timeout(CALL_TIMEOUT))?.build()?,
+            files: proxies.route(files(builder()))?.build()?,
             local: builder().timeout(CALL_TIMEOUT).no_proxy().build()?,
+            proxies,
+            loopback,
         })
+    }
+
+    /// Whether a file may be fetched from this address, which is `https` and public if it is a
+    /// number. Of a name, `files` judges what it resolves to when it connects to it, but behind a
+    /// proxy nobody would: there it is looked up here too. The proxy's own name is refused.
+    pub async fn may_fetch(&self, url: &Url) -> bool {
+        self.loopback || !self.proxies.refuse(url).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod client;
 mod grant;
+mod proxies;
 mod public_hosts;
 mod reply;
 mod retry;

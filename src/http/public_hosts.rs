@@ -2,17 +2,28 @@
 //! point into the network that this program runs in.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+use super::proxies::Proxies;
+
 /// Resolves with the system's resolver and leaves out what is not public. The check is on the very
 /// addresses that are connected to.
-pub(super) struct PublicHosts;
+pub(super) struct PublicHosts {
+    /// Whose own hosts may be private: no file is asked for there ([`Proxies::refuse`]).
+    pub(super) but: Arc<Proxies>,
+}
 
 impl Resolve for PublicHosts {
     fn resolve(&self, name: Name) -> Resolving {
+        let a_proxy = self.but.have(name.as_str());
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            if a_proxy {
+                let found: Vec<SocketAddr> = found.collect();
+                return Ok(Box::new(found.into_iter()) as Addrs);
+            }
             let public = public_of(found);
             if public.is_empty() {
                 return Err(format!("{} has no public address", name.as_str()).into());

@@ -84,7 +84,7 @@ impl MimecastSource {
 
     /// The address of a file, if it may be connected to: a user and a password in it would be sent
     /// there. Its name is resolved, and the addresses checked, when the connection is made.
-    fn address(&self, part: &Part) -> Result<Url, Fault> {
+    async fn address(&self, part: &Part) -> Result<Url, Fault> {
         let url = Url::parse(part.address.expose_secret()).ok();
         let allowed = url.filter(|url| {
             let public = match url.host() {
@@ -96,16 +96,17 @@ impl MimecastSource {
             let anonymous = url.username().is_empty() && url.password().is_none();
             anonymous && (self.loopback || (url.scheme() == "https" && public))
         });
-        allowed.ok_or_else(|| {
-            Fault::passing(
+        match allowed {
+            Some(url) if self.api.clients.may_fetch(&url).await => Ok(url),
+            _ => Err(Fault::passing(
                 "file-address-refused",
                 format!(
                     "batch file {} is not at a public https address without user and password",
                     part.key
                 ),
                 "do not trust it: tell Mimecast's support what its listing says",
-            )
-        })
+            )),
+        }
     }
 }
 
@@ -146,7 +147,7 @@ impl Source for MimecastSource {
 
     /// A plain GET: the address is signed, so neither the token nor a redirect may come into it.
     async fn open(&self, part: &Part, deadline: Deadline) -> Result<OpenPart, OpenError> {
-        let url = self.address(part)?;
+        let url = self.address(part).await?;
         let api = &self.api;
         let mut retries = api.retry.start(&api.random, deadline);
         // Whether it failed otherwise than by a 429.

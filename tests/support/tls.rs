@@ -19,7 +19,11 @@ use tokio_rustls::rustls::{self, ServerConfig};
 /// Where programs that cannot be told otherwise ask for tokens.
 const ENTRA: &str = "login.microsoftonline.com";
 
-/// A certificate authority and a server's certificate for `localhost`, `127.0.0.1` and Entra, as
+/// Where Mimecast and its files are for a program behind a proxy that leads to the simulator.
+pub const MIMECAST: &str = "api.services.mimecast.com";
+pub const FILES: &str = "files.mimecast.invalid";
+
+/// A certificate authority and a server's certificate for these, `localhost` and `127.0.0.1`, as
 /// PEM files. The server's is a leaf of its own: rustls refuses a CA as a server.
 pub struct Certificates {
     /// The CA's certificate, for `SSL_CERT_FILE` or a client's trusted roots.
@@ -41,7 +45,7 @@ impl Certificates {
         let authority_key = KeyPair::generate().unwrap();
         let authority_certificate = authority.self_signed(&authority_key).unwrap();
 
-        let names = ["localhost", "127.0.0.1", ENTRA].map(str::to_owned);
+        let names = ["localhost", "127.0.0.1", ENTRA, MIMECAST, FILES].map(str::to_owned);
         let mut leaf = CertificateParams::new(names).unwrap();
         leaf.distinguished_name.push(DnType::CommonName, "localhost");
         leaf.is_ca = IsCa::ExplicitNoCa;
