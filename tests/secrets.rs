@@ -166,7 +166,7 @@ async fn pulls() -> Told {
     let behind =
         Program::of(&simulator).set("HTTP_PROXY", &proxy).set("RUN_TIME_LIMIT_SECONDS", "2");
     let behind = told.run(behind, &["pull"]).await;
-    behind.assert_code(0);
+    behind.assert_code(1);
     assert!(behind.stdout.contains("could not connect"), "{behind:#?}");
     told
 }
