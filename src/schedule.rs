@@ -31,6 +31,12 @@ pub enum ScheduleError {
     /// It is longer than any sensible schedule.
     #[error("it is longer than {MAX_LENGTH} characters")]
     TooLong,
+    /// It has five fields, which the Functions host would take.
+    #[error("it has five fields; SCHEDULE needs six, seconds first")]
+    FiveFields,
+    /// It is a .NET `TimeSpan`, which the Functions host would take.
+    #[error("it is a TimeSpan, which is not accepted; write NCRONTAB")]
+    TimeSpan,
     /// It has not six fields.
     #[error(
         "it has {0} fields separated by spaces; a schedule has six: second, minute, hour, \
@@ -59,6 +65,10 @@ impl Schedule {
     /// Reads NCRONTAB. The grammar of a field is that of the library in the Functions host: values,
     /// lists, `a-b` (also reversed), `*/n`, `a/n`, `a-b/n` (a step of 0 counts as 1), for months and
     /// weekdays also beginnings of their English names; weekdays are 0 (Sunday) to 6.
+    ///
+    /// Whatever is read here the host takes too, or its ticks would never come. It takes more: five
+    /// fields, and a `TimeSpan`, which counts from the host's own start. Both are refused here, so
+    /// that a schedule means the same with and without a host.
     pub fn parse(text: &str) -> Result<Self, ScheduleError> {
         let text = text.trim_matches(' ');
         if text.len() > MAX_LENGTH {
@@ -66,7 +76,11 @@ impl Schedule {
         }
         let fields: Vec<&str> = text.split(' ').filter(|field| !field.is_empty()).collect();
         let &[second, minute, hour, day, month, weekday] = fields.as_slice() else {
-            return Err(ScheduleError::FieldCount(fields.len()));
+            return Err(match fields.as_slice() {
+                [span] if is_time_span(span) => ScheduleError::TimeSpan,
+                [_, _, _, _, _] => ScheduleError::FiveFields,
+                _ => ScheduleError::FieldCount(fields.len()),
+            });
         };
         let ticks = Ticks {
             seconds: SECOND.values(second)?,
@@ -203,6 +217,12 @@ impl Field {
         );
         ScheduleError::Field { field: name, given: given.to_owned(), accepted }
     }
+}
+
+/// Whether it has a `TimeSpan`'s form, such as `00:15:00`, `1.00:00:00` or, for days, `15`.
+fn is_time_span(text: &str) -> bool {
+    let parts = text.strip_prefix('-').unwrap_or(text).split([':', '.']);
+    parts.into_iter().all(|part| !part.is_empty() && number(part).is_some())
 }
 
 /// Digits only: no sign, no blank.
@@ -354,10 +374,15 @@ mod tests {
     fn refuses_everything_that_is_not_ncrontab() {
         let cases = [
             ("", "0 fields"),
-            ("0 */5 * * *", "5 fields"),
+            ("0 */5 * * *", "five fields; SCHEDULE needs six, seconds first"),
             ("0 0 0 1 1 * 2027", "7 fields"),
             ("@hourly", "1 fields"),
-            ("01:00:00", "1 fields"),
+            ("01:00:00", "a TimeSpan, which is not accepted; write NCRONTAB"),
+            ("1.00:00:00", "a TimeSpan"),
+            ("-00:15", "a TimeSpan"),
+            ("15", "a TimeSpan"),
+            ("ö", "1 fields"),
+            ("00:15:", "1 fields"),
             ("0 0 0 * * 7", "\"day of the week\" has \"7\""),
             ("0 0 0 ? * 1", "\"day of the month\" has \"?\""),
             ("0 0 0 L * *", "\"day of the month\" has \"L\""),
@@ -383,7 +408,7 @@ mod tests {
             ("0 1/2/3 * * * *", "\"minute\" has \"1/2/3\""),
             ("0 *-5 * * * *", "\"minute\" has \"*-5\""),
             ("0 */99999999999 * * * *", "\"minute\""),
-            ("0 5\t* * * *", "5 fields"),
+            ("0 5\t* * * *", "five fields"),
             ("0 0 0 31 2 *", "never fires"),
             ("0 0 0 31 4,6,9,11 *", "never fires"),
         ];

@@ -177,7 +177,7 @@ fn bad_values_are_refused_by_name_and_with_the_reason() {
         ("MAX_LINE_BYTES", "1023", "from 1024 to 16777216"),
         ("MAX_LINE_BYTES", "2MiB", "number of bytes"),
         ("MAX_FILE_BYTES", "99999999999999999999999", "number of bytes"),
-        ("SCHEDULE", "0 0 * * *", "5 fields"),
+        ("SCHEDULE", "0 0 * * *", "five fields; SCHEDULE needs six"),
         ("SCHEDULE", "0 */7 * * * *", "240 seconds apart"),
         ("SCHEDULE", "0 2,55 0,23 */2 * *", "420 seconds apart"),
         ("SCHEDULE", "0 0 0 31 2 *", "never fires"),
