@@ -211,7 +211,7 @@ async fn the_timer_is_read_however_often_it_is_encoded() {
         assert_eq!(tick.invocation_id.as_deref(), Some(id.as_str()));
         assert!(tick.past_due, "{payload}", payload = payloads[number]);
         assert_eq!(tick.last, "2026-11-21T10:15:00Z".parse().ok(), "{}", payloads[number]);
-        assert_eq!(tick.next, "2026-11-21T10:20:00Z".parse().ok(), "{}", payloads[number]);
+        assert_eq!(tick.due, "2026-11-21T10:20:00Z".parse().ok(), "{}", payloads[number]);
     }
 }
 
@@ -225,8 +225,8 @@ async fn a_first_tick_has_no_last_one() {
     payload["Data"]["timer"]["ScheduleStatus"] = Value::Null;
     logs(room.post(payload.to_string().as_bytes()).await);
     let ticks = ticks.lock().unwrap();
-    assert_eq!((ticks[0].last, ticks[0].next), (None, "2026-11-21T10:20:00Z".parse().ok()));
-    assert_eq!((ticks[1].last, ticks[1].next), (None, None));
+    assert_eq!((ticks[0].last, ticks[0].due), (None, "2026-11-21T10:20:00Z".parse().ok()));
+    assert_eq!((ticks[1].last, ticks[1].due), (None, None));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 fuzz_target!(|payload: &[u8]| {
     let tick = tick_of(payload);
     assert_eq!(tick.invocation_id, None);
-    for time in [tick.last, tick.next].into_iter().flatten() {
+    for time in [tick.last, tick.due].into_iter().flatten() {
         assert!(time.year() > 1);
     }
     if has_serde_jsons_own_key(payload) {
@@ -47,7 +47,7 @@ fn as_the_host_words_it(&[how, a, b, c]: &[u8; 4], name: &[u8]) {
     let tick = tick_of(payload.to_string().as_bytes());
     assert_eq!(tick.past_due, how & 1 == 1, "{payload}");
     assert_eq!(tick.last, Some(last).filter(|time| time.year() > 1), "{payload}");
-    assert_eq!(tick.next, Some(next).filter(|time| time.year() > 1), "{payload}");
+    assert_eq!(tick.due, Some(next).filter(|time| time.year() > 1), "{payload}");
 }
 
 /// JSON text in a JSON string, so many times.

@@ -167,7 +167,7 @@ impl Handler {
             let line = "no run was started: the one before is still in progress";
             return answer(StatusCode::OK, line, Value::Null);
         };
-        info!(past_due = tick.past_due, last = ?tick.last, next = ?tick.next, "run started");
+        info!(past_due = tick.past_due, last = ?tick.last, due = ?tick.due, "run started");
         let run = Arc::clone(&self.run);
         let task = async move {
             let _running = running;

@@ -1,4 +1,4 @@
-//! What the host tells about the timer, read leniently: a tick starts a run whatever it says.
+//! What the host says about the timer, read leniently: a tick starts a run whatever it says.
 
 use chrono::{DateTime, Datelike, Utc};
 use serde_json::Value;
@@ -14,8 +14,10 @@ pub struct Tick {
     pub past_due: bool,
     /// When the schedule fired last, if it ever did.
     pub last: Option<DateTime<Utc>>,
-    /// When the schedule fires next.
-    pub next: Option<DateTime<Utc>>,
+    /// When this tick was due, which the host calls `Next`: on the schedule's own tick its time, on
+    /// one that is late the time that was missed. Only a call by hand has the time of the tick after
+    /// it here.
+    pub due: Option<DateTime<Utc>>,
 }
 
 impl Tick {
@@ -30,7 +32,7 @@ impl Tick {
             invocation_id,
             past_due: decoded(&timer["IsPastDue"]).as_bool().unwrap_or_default(),
             last: time(&schedule["Last"]),
-            next: time(&schedule["Next"]),
+            due: time(&schedule["Next"]),
         }
     }
 }
