@@ -5,13 +5,16 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use mimecast_sentinel::seams::Clock;
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Simulator};
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, Simulator};
 use serde_json::Value;
-use support::functions_host::{HostSimulator, Invocation, Level, Limits, State, timer_payload};
+use support::azurite::{Azurite, sas};
+use support::functions_host::{HostSimulator, Invocation, Level, Limits, State, Timer};
 use support::program::{
     EXE, Program, assert_no_secret, ended, events, landed, signal, simulator, until,
 };
@@ -32,7 +35,7 @@ async fn host(program: &Program) -> HostSimulator {
 /// A tick that goes on beside the test.
 fn start_tick(host: &HostSimulator) -> JoinHandle<Invocation> {
     let client = host.client().clone();
-    let payload = timer_payload(false).to_string();
+    let payload = Timer::Scheduled.payload().to_string();
     tokio::spawn(async move { client.invoke(FUNCTION, payload.as_bytes(), PATIENCE).await })
 }
 
@@ -79,12 +82,29 @@ async fn slow() -> Simulator {
     simulator(8, FaultPlan::none(), Duration::from_millis(40)).await
 }
 
+/// A simulator that closes each connection while it is shut, and what opens and shuts it.
+async fn with_a_door(is_open: bool) -> (Simulator, Arc<AtomicBool>) {
+    let door = Arc::new(AtomicBool::new(is_open));
+    let asked = Arc::clone(&door);
+    let plan = FaultPlan::none()
+        .watch(move |_, moment| moment != Moment::Arrived || asked.load(Ordering::Relaxed));
+    (simulator(8, plan, Duration::from_millis(40)).await, door)
+}
+
+/// Pulls what is left; fails if an event is missing, or if one landed twice.
+async fn assert_rest_lands_once(program: &Program, simulator: &Simulator) {
+    program.run(&["pull"]).await.assert_code(0);
+    assert_eq!(landed(simulator), events(8));
+    assert_eq!(simulator.landed_count(), events(8), "the checkpoint knew of all that landed");
+}
+
 // In a Functions host
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tick_pulls_and_hands_back_the_summary() {
     let simulator = calm().await;
-    let mut host = host(&Program::of(&simulator)).await;
+    let program = Program::of(&simulator);
+    let mut host = host(&program).await;
     let (logs, summary) = succeeded(host.tick(FUNCTION).await);
     assert_eq!(logs, ["run done"]);
     assert_eq!(summary["outcome"], "caught_up");
@@ -95,6 +115,7 @@ async fn a_tick_pulls_and_hands_back_the_summary() {
     assert_eq!(summary["streams"][2]["rows_delivered"], 0);
     assert_eq!(simulator.landed_count(), events(2));
     assert_eq!((host.starts(), host.state()), (1, State::Running));
+    assert_eq!(host.names_in_root(), ["CloudIntegrated", "host.json"], "it wrote in its folder");
 
     let lines = host.scale_in().await;
     let folder = |(level, record): &(Level, Value)| {
@@ -272,9 +293,7 @@ async fn readiness_is_answered_though_everything_else_hangs() {
         .set("IDENTITY_ENDPOINT", &url)
         .set("LOGS_INGESTION_ENDPOINT", &url)
         .set("CHECKPOINT_URL", &format!("https://127.0.0.1:{port}/account/container"));
-    let limits = Limits { initialization: Duration::from_secs(10), ..Limits::default() };
-    let mut host =
-        HostSimulator::start_with(limits, Path::new(EXE), &["serve"], &program.env()).await;
+    let mut host = host(&program).await;
     assert_eq!((host.starts(), host.state()), (1, State::Running));
     let tick = start_tick(&host);
     let _asked = silent.accept().await.unwrap();
@@ -314,6 +333,74 @@ async fn a_port_that_is_none_or_taken_is_told() {
     let program = Program::of(&simulator).set("FUNCTIONS_CUSTOMHANDLER_PORT", &port);
     let ended = program.run(&["serve"]).await;
     ended.assert_code(1).assert_stderr(&[&port, "cannot be listened on"]);
+}
+
+// When the host ends or begins again
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_over_the_function_timeout_costs_the_process_and_nothing_else() {
+    let (simulator, door) = with_a_door(false).await;
+    let program = Program::of(&simulator);
+    let (function, kill_after) = (Duration::from_millis(500), Duration::ZERO);
+    let limits = Limits { function, kill_after, ..Limits::default() };
+    let exe = Path::new(EXE);
+    let mut host = HostSimulator::start_with(limits, exe, &["serve"], &program.env()).await;
+    for starts in 2..=5 {
+        assert_eq!(host.tick(FUNCTION).await, Invocation::TimedOut);
+        assert_eq!((host.starts(), host.state()), (starts, State::Running), "it is no error");
+    }
+    door.store(true, Ordering::Relaxed);
+    let (_, summary) = succeeded(start_tick(&host).await.unwrap());
+    assert_eq!(summary["outcome"], "caught_up");
+    assert_eq!(simulator.landed_count(), events(8));
+}
+
+/// After `POST /admin/host/restart` the host has both for a while: the old one's run goes on.
+async fn two_handlers_side_by_side(checkpoints: Option<&str>) {
+    let simulator = slow().await;
+    let mut program = Program::of(&simulator);
+    if let Some(url) = checkpoints {
+        program = program.set("CHECKPOINT_URL", url);
+    }
+    let mut host = host(&program).await;
+    let first = start_tick(&host);
+    until("the first rows", || simulator.landed_count() > 0).await;
+    let old = host.restart_beside().await;
+    assert!(simulator.landed_count() < events(8), "the old one's run was to go on");
+    let second = start_tick(&host);
+    for tick in [first, second] {
+        let (_, summary) = succeeded(tick.await.unwrap());
+        assert_eq!(summary["outcome"], "caught_up", "{summary}");
+    }
+    drop(old);
+    assert_eq!(landed(&simulator), events(8));
+    assert_eq!(simulator.landed_count(), events(8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_handlers_side_by_side_lose_nothing_and_double_nothing() {
+    two_handlers_side_by_side(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_handlers_on_one_container_lose_nothing_and_double_nothing() {
+    let Some(azurite) = Azurite::start().await else { return };
+    let container = azurite.create_container("both").await;
+    two_handlers_side_by_side(Some(&format!("{container}?{}", sas("rcwdl")))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_shuts_down_waits_for_a_run_that_ends_in_time() {
+    let simulator = slow().await;
+    let program = Program::of(&simulator);
+    let limits = Limits { shutdown: PATIENCE, ..Limits::default() };
+    let exe = Path::new(EXE);
+    let host = HostSimulator::start_with(limits, exe, &["serve"], &program.env()).await;
+    let tick = start_tick(&host);
+    until("the first rows", || simulator.landed_count() > 0).await;
+    let (_, summary) = succeeded(host.shut_down(tick).await.unwrap());
+    assert_eq!(summary["outcome"], "caught_up");
+    assert_rest_lands_once(&program, &simulator).await;
 }
 
 // As its own scheduler

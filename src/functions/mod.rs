@@ -3,8 +3,9 @@
 //!
 //! The host waits until its function timeout, and then kills the process, for a success whose body
 //! is empty or `null`. So every answer here is a JSON object, `application/json`:
-//! `{"Outputs":{},"Logs":["…"],"ReturnValue":…}`. Of an answer that is no success the host reads the
-//! status alone; what went wrong belongs in the log.
+//! `{"Outputs":{},"Logs":["…"],"ReturnValue":…}`, and none is a redirect, which the host would
+//! follow. Of an answer that is no success the host reads the status alone; what went wrong belongs
+//! in the log.
 
 mod timer;
 
@@ -47,8 +48,8 @@ const MAX_CONNECTIONS: usize = 64;
 /// 4 KiB.
 const MAX_BUFFER_BYTES: usize = 32 * 1024;
 /// How long a connection may be without a whole head of a request, from its start or from its last
-/// answer. The host gives its idle connections up after a minute: ours must not be the first to
-/// close, or a tick might be on its way.
+/// answer. The host replaces its idle connections after 75 s: ours must not be the first to close,
+/// or a tick might be on its way.
 const HEAD_TIME: Duration = Duration::from_secs(120);
 /// How long accepting rests when it fails, as it does while no file can be opened.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
