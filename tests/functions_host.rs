@@ -351,6 +351,55 @@ async fn a_tick_during_a_run_succeeds_and_starts_nothing() {
     assert_eq!(logs(room.tick().await), ["run done"], "the next tick should run again");
 }
 
+/// What a page in a browser of this machine can send: its `Origin` is its own, and so is the `Host`
+/// where its name leads to 127.0.0.1.
+#[tokio::test]
+async fn a_request_with_another_host_or_an_origin_is_refused() {
+    let (run, ticks) = ends_with(0);
+    let room = Room::open(run).await;
+    let port = room.port;
+    let ours = format!("127.0.0.1:{port}");
+    let refused = [
+        String::new(),
+        "Host: \r\n".to_owned(),
+        "Host: 127.0.0.1\r\n".to_owned(),
+        format!("Host: 127.0.0.1:{}\r\n", port ^ 1),
+        format!("Host: evil.example:{port}\r\n"),
+        format!("Host: 127.0.0.1.evil.example:{port}\r\n"),
+        format!("Host: localhost.:{port}\r\n"),
+        format!("Host: user@{ours}\r\n"),
+        format!("Host: [::1]:{port}\r\n"),
+        format!("Host: {ours}\r\nHost: evil.example\r\n"),
+        format!("Host: {ours}\r\nOrigin: https://evil.example\r\n"),
+        format!("Host: {ours}\r\nOrigin: null\r\n"),
+        format!("Host: {ours}\r\nOrigin: http://{ours}\r\n"),
+        format!("Host: {ours}\r\norigin:\r\n"),
+    ];
+    let rest = "Connection: close\r\nContent-Length: 2\r\n\r\n{}";
+    for headers in refused {
+        for line in [format!("POST /{FUNCTION}"), "GET /".to_owned(), "POST /x".to_owned()] {
+            let request = format!("{line} HTTP/1.1\r\n{headers}{rest}");
+            let answer = read_all(room.begin(&request).await).await;
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{request}\n{answer}");
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("content-type: application/json"), "{head}");
+            let read = host::read_answer(200, Some("application/json"), body.as_bytes());
+            assert!(logs(read.unwrap())[0].starts_with("only the Functions host"), "{body}");
+        }
+    }
+    // A request line with a whole URL is for that host, whatever the header says.
+    let request = format!("POST http://evil.example/{FUNCTION} HTTP/1.1\r\nHost: {ours}\r\n{rest}");
+    let answer = read_all(room.begin(&request).await).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert_eq!(ticks.lock().unwrap().len(), 0);
+    for host in [ours, format!("localhost:{port}"), format!("LocalHost:{port}")] {
+        let request = format!("POST /{FUNCTION} HTTP/1.1\r\nHost: {host}\r\n{rest}");
+        let answer = read_all(room.begin(&request).await).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
+    }
+    assert_eq!(ticks.lock().unwrap().len(), 3);
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_does_not_end_the_run() {
     let mut held = HeldRun::new();

@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Request, State};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -77,6 +79,8 @@ pub struct RunEnd {
 pub async fn serve(listener: TcpListener, run: Run, stop: CancellationToken) {
     let one_run = Arc::new(Mutex::new(()));
     let handler = Handler { run, one_run: Arc::clone(&one_run), stop: stop.clone() };
+    let port = listener.local_addr().map(|address| address.port()).unwrap_or_default();
+    let ours = Arc::new(["127.0.0.1", "localhost"].map(|name| format!("{name}:{port}")));
     let router = Router::new()
         .route("/", get(|| async { answer(StatusCode::OK, "ready", Value::Null) }))
         .route(FUNCTION, post(tick))
@@ -84,7 +88,8 @@ pub async fn serve(listener: TcpListener, run: Run, stop: CancellationToken) {
         .method_not_allowed_fallback(|| async {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "this address takes GET / or POST /<function>")
         })
-        .with_state(handler);
+        .with_state(handler)
+        .layer(middleware::from_fn_with_state(ours, only_from_the_host));
     let connections = GracefulShutdown::new();
     accept(listener, router, &connections, &stop).await;
     let last_run_ended = async {
@@ -134,6 +139,26 @@ async fn accept(
             Err(_) => sleep(ACCEPT_AGAIN).await,
         }
     }
+}
+
+/// Refuses what a web page can make a browser of this machine send: a request from a page has that
+/// page's `Origin`, and where a name of the page's owner leads to 127.0.0.1, that name as `Host`.
+async fn only_from_the_host(
+    State(ours): State<Arc<[String; 2]>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    let hosts = headers.get_all(HOST).into_iter().map(HeaderValue::as_bytes);
+    // A request line with a whole URL counts before the header.
+    let mut hosts = hosts.chain(request.uri().authority().map(|host| host.as_str().as_bytes()));
+    let is_ours = |host: &[u8]| ours.iter().any(|ours| host.eq_ignore_ascii_case(ours.as_bytes()));
+    if !headers.contains_key(HOST) || !hosts.all(is_ours) || headers.contains_key(ORIGIN) {
+        let line = "only the Functions host of this machine may call: the Host header must be \
+                    this address, and there must be no Origin header";
+        return refusal(StatusCode::FORBIDDEN, line);
+    }
+    next.run(request).await
 }
 
 /// What a tick needs to know.
