@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use mimecast_sentinel::functions::{Run, RunEnd, Tick, serve};
+use mimecast_sentinel::functions::{Job, Run, RunEnd, Tick, serve};
 use mimecast_sentinel::schedule::Schedule;
 use serde_json::{Value, json};
 use support::functions_host::{
@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 /// Longer than anything here takes; passing it is a failure, never a wait.
 const LONG: Duration = Duration::from_secs(20);
 const FUNCTION: &str = "CloudIntegrated";
+/// That of a run, in which none here ends by itself.
+const TIME_LIMIT: Duration = Duration::from_secs(540);
+
 /// The handler in this process, with the HTTP half of the host.
 struct Room {
     port: u16,
@@ -35,11 +38,16 @@ struct Room {
 }
 
 impl Room {
+    /// Ticks may follow on each other at once.
     async fn open(run: Run) -> Self {
+        Self::of(Job { run, pause: Duration::ZERO, time_limit: TIME_LIMIT }).await
+    }
+
+    async fn of(job: Job) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, run, stop.clone()));
+        let served = tokio::spawn(serve(listener, job, stop.clone()));
         Self { port, client: HostClient::new(port), stop, served }
     }
 
@@ -343,7 +351,7 @@ async fn a_tick_during_a_run_succeeds_and_starts_nothing() {
     held.has_started().await;
     assert_eq!(
         logs(room.tick().await),
-        ["no run was started: the one before is still in progress"]
+        ["no run was started: the one that began 0 s ago is still in progress"]
     );
     assert!(held.started.try_recv().is_err(), "a second run was started");
     held.let_go.add_permits(2);
@@ -848,7 +856,8 @@ async fn fake_worker() {
         }
         .boxed()
     });
-    serve(listener, run, CancellationToken::new()).await;
+    let job = Job { run, pause: Duration::ZERO, time_limit: TIME_LIMIT };
+    serve(listener, job, CancellationToken::new()).await;
 }
 
 async fn start(limits: Limits, kind: &str) -> HostSimulator {

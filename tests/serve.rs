@@ -10,17 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures::FutureExt as _;
+use mimecast_sentinel::functions::{Job, Run, RunEnd, serve};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, Simulator};
 use serde_json::Value;
 use support::azurite::{Azurite, sas};
-use support::functions_host::{HostSimulator, Invocation, Level, Limits, State, Timer};
+use support::functions_host::{HostClient, HostSimulator, Invocation, Level, Limits, State, Timer};
 use support::program::{
-    EXE, Program, assert_no_secret, ended, events, landed, signal, simulator, until,
+    EXE, Program, assert_no_secret, ended, events, landed, signal, simulator, until, world,
 };
+use support::rig::{Rig, run};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 const FUNCTION: &str = "CloudIntegrated";
 const ALWAYS: usize = usize::MAX;
@@ -111,9 +115,9 @@ async fn a_tick_pulls_and_hands_back_the_summary() {
     assert_eq!(summary["streams"][2]["rows_delivered"], 40);
     assert_eq!(landed(&simulator), events(2));
 
-    let (_, summary) = succeeded(host.tick(FUNCTION).await);
-    assert_eq!(summary["streams"][2]["rows_delivered"], 0);
-    assert_eq!(simulator.landed_count(), events(2));
+    let (logs, summary) = succeeded(host.tick(FUNCTION).await);
+    assert!(logs[0].ends_with("there are 60 s between two"), "{logs:?}");
+    assert_eq!(summary, Value::Null);
     assert_eq!((host.starts(), host.state()), (1, State::Running));
     assert_eq!(host.names_in_root(), ["CloudIntegrated", "host.json"], "it wrote in its folder");
 
@@ -130,7 +134,7 @@ async fn a_tick_pulls_and_hands_back_the_summary() {
         .map(|(_, record)| record)
         .filter(|record| record["message"] == "run finished")
         .collect();
-    assert_eq!(finished.len(), 2);
+    assert_eq!(finished.len(), 1);
     for record in finished {
         assert_eq!(record["level"], "INFO");
         assert!(record["timestamp"].is_string());
@@ -228,6 +232,51 @@ async fn wrong_settings_are_told_at_each_tick_and_end_nothing() {
         }
     }
     assert!(!text(&lines).contains("canary"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ticks_of_another_process_start_one_run_a_minute() {
+    let simulator = calm().await;
+    let mut host = host(&Program::of(&simulator)).await;
+    succeeded(host.tick(FUNCTION).await);
+    let calls = simulator.calls();
+    let url = host.client().url("/CloudIntegrated");
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    for _ in 0..60 {
+        let answer = http.post(&url).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert!(body["Logs"][0].as_str().unwrap().starts_with("no run was started"), "{body}");
+    }
+    let foreign = http.post(&url).header("Origin", "https://evil.example").send().await.unwrap();
+    assert_eq!(foreign.status(), 403);
+    assert_eq!(simulator.calls(), calls);
+}
+
+/// The pace is the connector's, of which a process has one: not that of a run.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_ticks_no_more_calls_are_spent_than_the_pace_allows() {
+    let mut rig = Rig::new(world(1), FaultPlan::none()).await;
+    rig.options.calls_per_15_minutes = 8;
+    // Shorter than 15 minutes, so that no run waits for its turn.
+    rig.policy.run_time_limit = Duration::from_secs(60);
+    let connector = Arc::new(rig.connector());
+    let pulls: Run = Arc::new(move |_| {
+        let connector = Arc::clone(&connector);
+        async move {
+            let summary = run(&connector).await;
+            RunEnd { exit_code: summary.exit_code(), summary: Value::Null }
+        }
+        .boxed()
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = HostClient::new(listener.local_addr().unwrap().port());
+    let job = Job { run: pulls, pause: Duration::ZERO, time_limit: PATIENCE };
+    tokio::spawn(serve(listener, job, CancellationToken::new()));
+    for _ in 0..12 {
+        client.invoke(FUNCTION, b"{}", PATIENCE).await;
+    }
+    assert_eq!(rig.simulator.calls().all_listings(), 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]

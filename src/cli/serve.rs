@@ -14,13 +14,17 @@ use super::logs::{self, Stdout};
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, DONE, USAGE};
-use crate::functions::{self, Run, RunEnd};
+use crate::functions::{self, Job, RunEnd};
 use crate::pipeline::{Connector, RunSummary};
 use crate::seams::Clock;
 use crate::settings::{FUNCTIONS_PORT, RawSettings, Settings, is_loopback, process_env};
 
 /// The longest that the scheduler sleeps before it looks at the clock again: a wall clock may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The least time between the beginnings of two runs, however many ticks there are. A schedule's are
+/// 10 minutes apart; more come from people, and from whoever else is on this machine.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// Run as the custom handler of Azure Functions; elsewhere, pull on SCHEDULE until stopped
 #[derive(Args, Debug)]
@@ -47,16 +51,16 @@ impl Serve {
             CommandError::Failed(format!("127.0.0.1:{number} cannot be listened on: {error}"))
         })?;
         let stop = stop_on_signal();
-        let run = match self.connector() {
-            Ok((connector, _)) => pulls(connector, stop.clone()),
-            Err(CommandError::Settings(faults)) => tells(faults.to_string()),
-            Err(error) => tells(error.to_string()),
+        let job = match self.connector() {
+            Ok((connector, settings)) => pulls(connector, settings.run_time_limit, stop.clone()),
+            Err(CommandError::Settings(faults)) => reports(faults.to_string()),
+            Err(error) => reports(error.to_string()),
         };
-        functions::serve(listener, run, stop).await;
+        functions::serve(listener, job, stop).await;
         Ok(DONE)
     }
 
-    /// Pulls on the schedule, until it is told to stop.
+    /// Pulls on the schedule, until a signal.
     async fn schedule(self) -> Result<u8, CommandError> {
         let (connector, settings) = self.connector()?;
         let stop = stop_on_signal();
@@ -90,9 +94,9 @@ impl Serve {
 }
 
 /// Each tick is a pull.
-fn pulls(connector: Connector, stop: CancellationToken) -> Run {
+fn pulls(connector: Connector, time_limit: Duration, stop: CancellationToken) -> Job {
     let connector = Arc::new(connector);
-    Arc::new(move |_| {
+    let run: functions::Run = Arc::new(move |_| {
         let (connector, stop) = (Arc::clone(&connector), stop.clone());
         async move {
             let summary = pull(&connector, &stop).await;
@@ -102,14 +106,15 @@ fn pulls(connector: Connector, stop: CancellationToken) -> Run {
             }
         }
         .boxed()
-    })
+    });
+    Job { run, pause: PAUSE, time_limit }
 }
 
-/// The settings are wrong: each tick says so, all of it, until somebody mends them. The process
+/// The settings are wrong: each tick says so, all of it, until somebody corrects them. The process
 /// does not end, since the host would only start it again and again.
-fn tells(faults: String) -> Run {
+fn reports(faults: String) -> Job {
     let faults = Arc::new(faults);
-    Arc::new(move |_| {
+    let run: functions::Run = Arc::new(move |_| {
         let faults = Arc::clone(&faults);
         async move {
             for fault in faults.lines() {
@@ -118,7 +123,9 @@ fn tells(faults: String) -> Run {
             RunEnd { exit_code: USAGE, summary: serde_json::json!({ "outcome": "failed" }) }
         }
         .boxed()
-    })
+    });
+    // It spends nothing, and ends at once.
+    Job { run, pause: Duration::ZERO, time_limit: Duration::MAX }
 }
 
 async fn pull(connector: &Connector, stop: &CancellationToken) -> RunSummary {

@@ -9,7 +9,7 @@
 
 mod timer;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -29,10 +29,10 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, error_span, info};
+use tracing::{Instrument, error, error_span, info, warn};
 
 pub use timer::Tick;
 
@@ -61,6 +61,26 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// One run: what a tick starts. It never gets two at a time.
 pub type Run = Arc<dyn Fn(Tick) -> BoxFuture<'static, RunEnd> + Send + Sync>;
 
+/// What ticks start, and by which rules.
+#[derive(Clone)]
+pub struct Job {
+    /// The run.
+    pub run: Run,
+    /// The least time between the beginnings of two runs. The port is open to every process of this
+    /// machine, and each run spends calls that are counted.
+    pub pause: Duration,
+    /// How long a run may take: one that is in progress for longer is a warning at each tick.
+    pub time_limit: Duration,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { run: _, pause, time_limit } = self;
+        let mut shown = f.debug_struct("Job");
+        shown.field("pause", pause).field("time_limit", time_limit).finish_non_exhaustive()
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct RunEnd {
@@ -76,9 +96,10 @@ pub struct RunEnd {
 ///
 /// A run is a task of its own: a client that goes away does not end it, and a panic in it fails its
 /// tick alone.
-pub async fn serve(listener: TcpListener, run: Run, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, job: Job, stop: CancellationToken) {
     let one_run = Arc::new(Mutex::new(()));
-    let handler = Handler { run, one_run: Arc::clone(&one_run), stop: stop.clone() };
+    let began = Arc::default();
+    let handler = Handler { job, one_run: Arc::clone(&one_run), began, stop: stop.clone() };
     let port = listener.local_addr().map(|address| address.port()).unwrap_or_default();
     let ours = Arc::new(["127.0.0.1", "localhost"].map(|name| format!("{name}:{port}")));
     let router = Router::new()
@@ -164,9 +185,11 @@ async fn only_from_the_host(
 /// What a tick needs to know.
 #[derive(Clone)]
 struct Handler {
-    run: Run,
+    job: Job,
     /// Held by the run in progress.
     one_run: Arc<Mutex<()>>,
+    /// When the last run began.
+    began: Arc<std::sync::Mutex<Option<Instant>>>,
     stop: CancellationToken,
 }
 
@@ -189,12 +212,15 @@ impl Handler {
         if self.stop.is_cancelled() {
             return refusal(StatusCode::INTERNAL_SERVER_ERROR, "stopping: no run was started");
         }
-        let Ok(running) = Arc::clone(&self.one_run).try_lock_owned() else {
-            let line = "no run was started: the one before is still in progress";
-            return answer(StatusCode::OK, line, Value::Null);
+        let running = match self.begin() {
+            Ok(running) => running,
+            Err(why) => {
+                let line = format!("no run was started: {why}");
+                return answer(StatusCode::OK, &line, Value::Null);
+            }
         };
         info!(past_due = tick.past_due, last = ?tick.last, due = ?tick.due, "run started");
-        let run = Arc::clone(&self.run);
+        let run = Arc::clone(&self.job.run);
         let task = async move {
             let _running = running;
             run(tick).await
@@ -213,6 +239,35 @@ impl Handler {
                 refusal(StatusCode::INTERNAL_SERVER_ERROR, "run broken off by a panic")
             }
         }
+    }
+
+    /// The right to run, or why there is none now.
+    fn begin(&self) -> Result<OwnedMutexGuard<()>, String> {
+        let mut began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        let ago = began.map(|began| began.elapsed());
+        let Ok(running) = Arc::clone(&self.one_run).try_lock_owned() else {
+            return Err(self.in_progress(ago.unwrap_or_default()));
+        };
+        if let Some(ago) = ago.filter(|ago| *ago < self.job.pause) {
+            let (ago, pause) = (ago.as_secs(), self.job.pause.as_secs());
+            return Err(format!("the last one began {ago} s ago; there are {pause} s between two"));
+        }
+        *began = Some(Instant::now());
+        Ok(running)
+    }
+
+    fn in_progress(&self, since: Duration) -> String {
+        let (seconds, limit) = (since.as_secs(), self.job.time_limit.as_secs());
+        if since > self.job.time_limit {
+            warn!(
+                running_for_seconds = seconds,
+                time_limit_seconds = limit,
+                "no run was started: the one before is in progress for longer than its time limit \
+                 and should have ended; if the next ticks find it too, restart the function app and \
+                 report this line"
+            );
+        }
+        format!("the one that began {seconds} s ago is still in progress")
     }
 }
 
@@ -261,4 +316,127 @@ fn refusal(status: StatusCode, line: &str) -> Response {
 fn answer(status: StatusCode, line: &str, return_value: Value) -> Response {
     let body = json!({ "Outputs": {}, "Logs": [line], "ReturnValue": return_value });
     (status, Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as StdMutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt as _;
+    use tokio::sync::oneshot;
+    use tokio::task::yield_now;
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn handler(run: Run, pause: u64) -> Handler {
+        let (pause, time_limit) = (Duration::from_secs(pause), Duration::from_secs(540));
+        let job = Job { run, pause, time_limit };
+        let (one_run, began, stop) = (Arc::default(), Arc::default(), CancellationToken::new());
+        Handler { job, one_run, began, stop }
+    }
+
+    /// The line of a tick's answer, which is a success.
+    async fn tick(handler: &Handler) -> String {
+        let answer = handler.tick(Tick::default()).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        body["Logs"][0].as_str().unwrap().to_owned()
+    }
+
+    fn done() -> RunEnd {
+        RunEnd { exit_code: 0, summary: Value::Null }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tick_within_the_pause_succeeds_does_nothing_and_says_so() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&runs);
+        let run: Run = Arc::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async { done() }.boxed()
+        });
+        let handler = handler(run, 60);
+        assert_eq!(tick(&handler).await, "run done");
+        for ago in 0..60 {
+            let expected = format!(
+                "no run was started: the last one began {ago} s ago; there are 60 s between two"
+            );
+            assert_eq!(tick(&handler).await, expected);
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+        assert_eq!(tick(&handler).await, "run done");
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+    }
+
+    /// How many lines of warnings there are.
+    #[derive(Clone, Default)]
+    struct Warnings(Arc<StdMutex<Vec<u8>>>);
+
+    impl std::io::Write for Warnings {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_says_since_when_a_run_is_in_progress_and_warns_of_one_over_its_time_limit() {
+        let warnings = Warnings::default();
+        let writer = warnings.clone();
+        let log = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(log);
+        let warned = || String::from_utf8(warnings.0.lock().unwrap().clone()).unwrap();
+
+        let (end, ended) = oneshot::channel();
+        let ended = StdMutex::new(Some(ended));
+        let run: Run = Arc::new(move |_| {
+            let ended = ended.lock().unwrap().take().unwrap();
+            async {
+                drop(ended.await);
+                done()
+            }
+            .boxed()
+        });
+        let handler = handler(run, 60);
+        let first = tokio::spawn({
+            let handler = handler.clone();
+            async move { tick(&handler).await }
+        });
+        while handler.one_run.try_lock().is_ok() {
+            yield_now().await;
+        }
+        advance(Duration::from_secs(30)).await;
+        let expected = "no run was started: the one that began 30 s ago is still in progress";
+        assert_eq!(tick(&handler).await, expected);
+        advance(Duration::from_secs(510)).await;
+        let expected = "no run was started: the one that began 540 s ago is still in progress";
+        assert_eq!(tick(&handler).await, expected);
+        assert_eq!(warned(), "");
+        advance(Duration::from_secs(61)).await;
+        for ticks in 1..=2 {
+            let expected = "no run was started: the one that began 601 s ago is still in progress";
+            assert_eq!(tick(&handler).await, expected);
+            assert_eq!(warned().lines().count(), ticks, "{}", warned());
+        }
+        assert!(warned().contains("WARN"), "{}", warned());
+        assert!(
+            warned().contains("running_for_seconds=601 time_limit_seconds=540"),
+            "{}",
+            warned()
+        );
+        end.send(()).unwrap();
+        assert_eq!(first.await.unwrap(), "run done");
+    }
 }
