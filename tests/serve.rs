@@ -234,6 +234,32 @@ async fn wrong_settings_are_told_at_each_tick_and_end_nothing() {
     assert!(!text(&lines).contains("canary"));
 }
 
+/// Whatever is in a record, the host files it as one line, whole and as what it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_never_cut_split_or_taken_for_a_warning() {
+    let hostile = "a warning\r\rWARN \u{9b}31m\u{202e}\u{7f}\n\n";
+    let program = Program::bare()
+        .set("MIMECAST_TYPES", &hostile.repeat(4_000))
+        .set("LOGS_INGESTION_STREAM", hostile)
+        .set("START_DATE", &"warn".repeat(20_000));
+    let mut host = host(&program).await;
+    assert_eq!(host.tick(FUNCTION).await, failed());
+    let lines = host.scale_in().await;
+    let errors = errors(&lines);
+    assert_eq!(errors.len(), lines.len() - 1, "only one line is no error: {lines:#?}");
+    let mut long = 0;
+    for (record, (_, line)) in
+        errors.iter().zip(lines.iter().filter(|(level, _)| *level == Level::Error))
+    {
+        assert!(line.len() < 32_768 && line.chars().all(|c| !c.is_control()), "{line}");
+        assert!(!line.contains('\u{202e}'), "{line}");
+        let message = record["message"].as_str().unwrap();
+        long += usize::from(message.ends_with("(cut)"));
+        assert!(message.starts_with(|c: char| c.is_ascii_uppercase()), "{message}");
+    }
+    assert!(long >= 4, "those of two settings, at the start and at the tick: {long}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ticks_of_another_process_start_one_run_a_minute() {
     let simulator = calm().await;
