@@ -16,7 +16,9 @@ use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, Simulator};
 use serde_json::Value;
 use support::azurite::{Azurite, sas};
-use support::functions_host::{HostClient, HostSimulator, Invocation, Level, Limits, State, Timer};
+use support::functions_host::{
+    HostClient, HostSimulator, Invocation, Level, Limits, State, Timer, takes_schedule,
+};
 use support::program::{
     EXE, Program, assert_no_secret, ended, events, landed, signal, simulator, until, world,
 };
@@ -196,7 +198,7 @@ async fn a_tick_during_a_run_succeeds_and_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_settings_are_told_at_each_tick_and_end_nothing() {
+async fn wrong_settings_are_reported_at_the_start_and_at_each_tick_and_end_nothing() {
     let program = Program::bare()
         .set("MIMECAST_CLIENT_SECRET", "@Microsoft.KeyVault(SecretUri=https://x/canary)")
         .set("START_DATE", "soon")
@@ -214,11 +216,14 @@ async fn wrong_settings_are_told_at_each_tick_and_end_nothing() {
         ("CHECKPOINT_URL", "blob container"),
     ];
     let mut host = host(&program).await;
+    let errors_of = |host: &HostSimulator| {
+        host.lines().iter().filter(|(level, _)| *level == Level::Error).count()
+    };
+    until("the errors", || errors_of(&host) == expected.len()).await;
     for ticks in 1..=4 {
         assert_eq!(host.tick(FUNCTION).await, failed());
         assert!(host.client().ready(Duration::from_secs(10)).await);
-        let errors = || host.lines().iter().filter(|(level, _)| *level == Level::Error).count();
-        until("the errors", || errors() == ticks * expected.len()).await;
+        until("the errors", || errors_of(&host) == (1 + ticks) * expected.len()).await;
     }
     assert_eq!((host.starts(), host.state()), (1, State::Running));
     let lines = host.scale_in().await;
@@ -232,6 +237,31 @@ async fn wrong_settings_are_told_at_each_tick_and_end_nothing() {
         }
     }
     assert!(!text(&lines).contains("canary"));
+}
+
+/// The host starts the program and never calls it: nobody would hear of it at a tick.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_the_host_refuses_is_reported_at_the_start() {
+    let simulator = calm().await;
+    for (schedule, level) in [
+        ("0 0 24 * * *", Level::Error),
+        ("0 0 0 1 1 * 2027", Level::Error),
+        ("@hourly", Level::Error),
+        // Unset, since a function.json may do without.
+        ("", Level::Warning),
+        (" ", Level::Warning),
+    ] {
+        assert!(!takes_schedule(schedule), "{schedule}");
+        let host = host(&Program::of(&simulator).set("SCHEDULE", schedule)).await;
+        let reported = || {
+            let records = records(&host.lines()).into_iter();
+            let of_it =
+                |record: &Value| record["message"].as_str().unwrap().starts_with("SCHEDULE");
+            records.filter(|(_, record)| of_it(record)).map(|(level, _)| level).collect::<Vec<_>>()
+        };
+        until("the line", || !reported().is_empty()).await;
+        assert_eq!(reported(), [level], "{schedule}");
+    }
 }
 
 /// Whatever is in a record, the host files it as one line, whole and as what it is.

@@ -51,6 +51,13 @@ impl Serve {
             CommandError::Failed(format!("127.0.0.1:{number} cannot be listened on: {error}"))
         })?;
         let stop = stop_on_signal();
+        if !self.settings.has_schedule() {
+            // No fault: a function.json of somebody's own may have another schedule in it.
+            tracing::warn!(
+                "SCHEDULE is not set: where function.json names it, as the packaged one does, the \
+                 Functions host disables the function and there is never a tick; set it"
+            );
+        }
         let job = match self.connector() {
             Ok((connector, settings)) => pulls(connector, settings.run_time_limit, stop.clone()),
             Err(CommandError::Settings(faults)) => reports(faults.to_string()),
@@ -110,19 +117,20 @@ fn pulls(connector: Connector, time_limit: Duration, stop: CancellationToken) ->
     Job { run, pause: PAUSE, time_limit }
 }
 
-/// The settings are wrong: each tick says so, all of it, until somebody corrects them. The process
-/// does not end, since the host would only start it again and again.
+/// The settings are wrong: that is reported now, since there may never be a tick (the host takes no
+/// `SCHEDULE` that it cannot read), and again at each tick, until somebody corrects them. The
+/// process does not end, since the host would only start it again and again.
 fn reports(faults: String) -> Job {
-    let faults = Arc::new(faults);
-    let run: functions::Run = Arc::new(move |_| {
-        let faults = Arc::clone(&faults);
-        async move {
-            for fault in faults.lines() {
-                tracing::error!(code = "settings", "{fault}");
-            }
-            RunEnd { exit_code: USAGE, summary: serde_json::json!({ "outcome": "failed" }) }
+    let report = move || {
+        for fault in faults.lines() {
+            tracing::error!(code = "settings", "{fault}");
         }
-        .boxed()
+    };
+    report();
+    let run: functions::Run = Arc::new(move |_| {
+        report();
+        let summary = serde_json::json!({ "outcome": "failed" });
+        async { RunEnd { exit_code: USAGE, summary } }.boxed()
     });
     // It spends nothing, and ends at once.
     Job { run, pause: Duration::ZERO, time_limit: Duration::MAX }

@@ -60,6 +60,11 @@ impl RawSettings {
     pub fn log_level(&self) -> Level {
         given(&self.log_level).and_then(level).unwrap_or(Level::INFO)
     }
+
+    /// Whether `SCHEDULE` is set.
+    pub fn has_schedule(&self) -> bool {
+        given(&self.schedule).is_some()
+    }
 }
 
 /// `RUN_TIME_LIMIT_SECONDS`: at least a minute, on loopback a second.
