@@ -15,7 +15,7 @@ use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, DONE, USAGE};
 use crate::functions::{self, Job, RunEnd};
-use crate::pipeline::{Connector, RunSummary};
+use crate::pipeline::{Connector, Outcome, RunSummary};
 use crate::seams::Clock;
 use crate::settings::{FUNCTIONS_PORT, RawSettings, Settings, is_loopback, process_env};
 
@@ -108,13 +108,23 @@ fn pulls(connector: Connector, time_limit: Duration, stop: CancellationToken) ->
         async move {
             let summary = pull(&connector, &stop).await;
             RunEnd {
-                exit_code: summary.exit_code(),
+                exit_code: exit_code(&summary),
                 summary: serde_json::to_value(summary).unwrap_or_default(),
             }
         }
         .boxed()
     });
     Job { run, pause: PAUSE, time_limit }
+}
+
+/// As that of a pull, but a stream that is busy is none that failed: the host at times starts a
+/// second handler beside the first, whose run goes on, so that another one does the work.
+fn exit_code(summary: &RunSummary) -> u8 {
+    let fine = |outcome: Outcome| outcome.is_done() || outcome == Outcome::Busy;
+    match summary.streams.iter().all(|stream| fine(stream.outcome)) {
+        true => DONE,
+        false => summary.exit_code(),
+    }
 }
 
 /// The settings are wrong: that is reported now, since there may never be a tick (the host takes no
@@ -141,4 +151,54 @@ async fn pull(connector: &Connector, stop: &CancellationToken) -> RunSummary {
     let json = serde_json::to_string(&summary).unwrap_or_default();
     tracing::info!(summary = json, "run finished");
     summary
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::pipeline::StreamSummary;
+
+    fn stream(outcome: Outcome) -> StreamSummary {
+        StreamSummary {
+            stream: "mailflow".to_owned(),
+            outcome,
+            pages: 0,
+            files: 0,
+            events_read: 0,
+            rows_delivered: 0,
+            rows_quarantined: 0,
+            rows_truncated: 0,
+            bodies: 0,
+            ambiguous_posts: 0,
+            bytes_read: 0,
+            bytes_sent: 0,
+            backfill_from: None,
+            gap: None,
+            lag_seconds: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_run_that_finds_another_at_work_is_no_failure() {
+        use Outcome::{Busy, CaughtUp, Failed, TimeLimit};
+        let cases: [(&[Outcome], u8); 8] = [
+            (&[CaughtUp, CaughtUp], 0),
+            (&[CaughtUp, TimeLimit], 0),
+            (&[Busy, Busy], 0),
+            (&[CaughtUp, Busy], 0),
+            (&[Busy, TimeLimit], 0),
+            (&[Failed, Failed], 1),
+            (&[Busy, Failed], 1),
+            (&[CaughtUp, Failed], 3),
+        ];
+        for (outcomes, expected) in cases {
+            let streams = outcomes.iter().copied().map(stream).collect();
+            let at = DateTime::UNIX_EPOCH;
+            let summary = RunSummary::new(String::new(), at, at, streams);
+            assert_eq!(exit_code(&summary), expected, "{outcomes:?}");
+        }
+    }
 }

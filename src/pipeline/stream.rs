@@ -441,7 +441,8 @@ pub(super) fn log_failure(stream: &str, outcome: Outcome, error: Option<&Fault>)
         tracing::error!(stream, code, fix, "{message}");
     }
     if outcome == Outcome::Busy {
-        tracing::error!(
+        // No error: the Functions host at times has two handlers for a while.
+        tracing::warn!(
             stream,
             code = "busy",
             fix = "run one connector per checkpoint; nothing is lost",
