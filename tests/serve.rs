@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::fs::OpenOptions;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,15 +14,17 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use futures::FutureExt as _;
 use mimecast_sentinel::functions::{Job, Run, RunEnd, serve};
+use mimecast_sentinel::pipeline::checkpoint_name;
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, Simulator};
 use serde_json::Value;
 use support::azurite::{Azurite, sas};
 use support::functions_host::{
-    HostClient, HostSimulator, Invocation, Level, Limits, State, Timer, takes_schedule,
+    Handler, HostClient, HostSimulator, Invocation, Level, Limits, State, Timer, start_apart,
+    takes_schedule,
 };
 use support::program::{
-    EXE, Program, assert_no_secret, ended, events, landed, signal, simulator, until, world,
+    EXE, Program, STREAMS, assert_no_secret, ended, events, landed, signal, simulator, until, world,
 };
 use support::rig::{Rig, run};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -36,6 +40,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn host(program: &Program) -> HostSimulator {
     HostSimulator::start(Path::new(EXE), &["serve"], &program.env()).await
+}
+
+/// A host that can be gone while the program lives.
+async fn host_apart(limits: Limits, program: &Program) -> (HostSimulator, Handler) {
+    start_apart(limits, Path::new(EXE), &["serve"], &program.env()).await
 }
 
 /// A tick that goes on beside the test.
@@ -506,6 +515,118 @@ async fn a_host_that_shuts_down_waits_for_a_run_that_ends_in_time() {
     let (_, summary) = succeeded(host.shut_down(tick).await.unwrap());
     assert_eq!(summary["outcome"], "caught_up");
     assert_rest_lands_once(&program, &simulator).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_without_a_run_ends() {
+    let simulator = calm().await;
+    let (host, handler) = host_apart(Limits::default(), &Program::of(&simulator)).await;
+    host.die().await;
+    handler.ended().await;
+    // Also with settings that are wrong.
+    let (host, handler) = host_apart(Limits::default(), &Program::bare()).await;
+    assert!(handler.is_running());
+    host.die().await;
+    handler.ended().await;
+}
+
+/// A run of more than 10 s when the host shuts down.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_in_the_middle_of_a_run_keeps_its_progress_and_ends() {
+    let (simulator, door) = with_a_door(true).await;
+    let program = Program::of(&simulator);
+    let limits = Limits { shutdown: Duration::ZERO, ..Limits::default() };
+    let (host, handler) = host_apart(limits, &program).await;
+    let tick = start_tick(&host);
+    until("the first rows", || simulator.landed_count() > 0).await;
+    // From here on it cannot come to its end by itself.
+    door.store(false, Ordering::Relaxed);
+    assert_eq!(host.shut_down(tick).await, None);
+    handler.ended().await;
+    assert!(simulator.landed_count() < events(8), "it was to be left in the middle");
+    door.store(true, Ordering::Relaxed);
+    assert_rest_lands_once(&program, &simulator).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_releases_its_leases() {
+    let Some(azurite) = Azurite::start().await else { return };
+    let container = azurite.create_container("orphan").await;
+    let (simulator, door) = with_a_door(true).await;
+    let url = format!("{container}?{}", sas("rwdlc"));
+    let program = Program::of(&simulator).set("CHECKPOINT_URL", &url);
+    let (host, handler) = host_apart(Limits::default(), &program).await;
+    let tick = start_tick(&host);
+    until("the first rows", || simulator.landed_count() > 0).await;
+    door.store(false, Ordering::Relaxed);
+    let states = || async {
+        let mut states = Vec::new();
+        for stream in STREAMS {
+            let blob = format!("{container}/{}?{}", checkpoint_name(stream), sas("r"));
+            let answer = azurite.http.head(&blob).send().await.unwrap();
+            states.push(answer.headers()["x-ms-lease-state"].to_str().unwrap().to_owned());
+        }
+        states
+    };
+    assert_eq!(states().await, ["leased"; 3]);
+    host.die().await;
+    handler.ended().await;
+    assert_eq!(states().await, ["available"; 3]);
+    tick.abort();
+    door.store(true, Ordering::Relaxed);
+    assert_rest_lands_once(&program, &simulator).await;
+}
+
+/// Its pipe is full, since nobody reads it, when the host dies: the line that it cannot write to its
+/// end is an error's in the middle of a run.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_in_the_middle_of_a_line_keeps_its_progress_and_ends() {
+    const PIPE_BYTES: usize = 65_536;
+    let forbidden = FaultPlan::none().matching("mailflow", 1, Endpoint::Listing, Fault::Forbidden);
+    let simulator = simulator(8, forbidden, Duration::from_millis(40)).await;
+    let program = Program::of(&simulator);
+    let fifo = program.folder.path().join("stderr");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut pipe = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let fifo = fifo.display().to_string();
+    let line = r#"exec "$0" serve 2>"$1""#;
+    let shell = ["-c", line, EXE, &fifo];
+    let (host, handler) =
+        start_apart(Limits::default(), Path::new("/bin/sh"), &shell, &program.env()).await;
+    // That CHECKPOINT_URL is a folder.
+    let read = pipe.read(&mut [0; 4_096]).unwrap();
+    assert!(read > 100, "{read} bytes");
+    pipe.write_all(&[b' '; PIPE_BYTES - 20]).unwrap();
+    let tick = start_tick(&host);
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build();
+    let (http, url) = (http.unwrap(), host.client().url("/"));
+    while http.get(&url).send().await.is_ok() {
+        assert!(!tick.is_finished(), "it was to be held up by its log");
+    }
+    host.die().await;
+    assert!(handler.is_running());
+    drop(pipe);
+    handler.ended().await;
+    tick.abort();
+    assert_rest_lands_once(&program, &simulator).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_ends_no_run() {
+    let plan = FaultPlan::none().matching("mailflow", 1, Endpoint::Listing, Fault::Forbidden);
+    let simulator = simulator(2, plan, Duration::ZERO).await;
+    let mut host = host(&Program::of(&simulator)).await;
+    host.stop_reading().await;
+    assert_eq!(host.tick(FUNCTION).await, failed());
+    assert_eq!(landed(&simulator), 80, "the others did their work");
+    assert!(host.client().ready(PATIENCE).await);
+    signal(host.worker(), "TERM");
+    host.exited().await;
+    assert_eq!(host.state(), State::NotRestarted, "it ended with exit code 0");
 }
 
 // As its own scheduler

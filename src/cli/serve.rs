@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::logs::{self, Stdout};
-use super::signals::stop_on_signal;
+use super::signals::{stop_on_signal, stop_when_orphaned};
 use super::wiring::Wiring;
 use super::{CommandError, DONE, USAGE};
 use crate::functions::{self, Job, RunEnd};
@@ -51,6 +51,7 @@ impl Serve {
             CommandError::Failed(format!("127.0.0.1:{number} cannot be listened on: {error}"))
         })?;
         let stop = stop_on_signal();
+        stop_when_orphaned(&stop);
         if !self.settings.has_schedule() {
             // No fault: a function.json of somebody's own may have another schedule in it.
             tracing::warn!(

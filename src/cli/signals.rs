@@ -1,4 +1,4 @@
-//! Being asked to stop: Ctrl-C, or SIGTERM from a container's host.
+//! Reasons to stop: Ctrl-C, or SIGTERM from a container's host; under the Functions host, its death.
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,30 @@ pub(super) fn stop_on_signal() -> CancellationToken {
     });
     stop
 }
+
+/// Cancels `stop` once the process that started this one is gone. The Functions host sends no
+/// signal: one that dies, or that shuts down during a run of more than 10 s, leaves its handler
+/// behind, which nobody would ever end.
+#[cfg(unix)]
+pub(super) fn stop_when_orphaned(stop: &CancellationToken) {
+    use std::os::unix::process::parent_id;
+    use std::time::Duration;
+
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+    let (stop, parent) = (stop.clone(), parent_id());
+    tokio::spawn(async move {
+        while parent_id() == parent {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        tracing::info!("stopping: the process that started this one is gone");
+        stop.cancel();
+    });
+}
+
+/// Elsewhere a process is not given another parent.
+#[cfg(not(unix))]
+pub(super) fn stop_when_orphaned(_: &CancellationToken) {}
 
 #[cfg(unix)]
 struct Signals(Vec<tokio::signal::unix::Signal>);
