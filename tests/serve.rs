@@ -299,6 +299,21 @@ async fn a_line_is_never_cut_split_or_taken_for_a_warning() {
     assert!(long >= 4, "those of two settings, at the start and at the tick: {long}");
 }
 
+/// The alert on silence looks for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_run_has_ended_is_logged_at_every_level() {
+    let simulator = calm().await;
+    for level in ["ERROR", "WARNING", "DEBUG"] {
+        let mut host = host(&Program::of(&simulator).set("LOG_LEVEL", level)).await;
+        succeeded(host.tick(FUNCTION).await);
+        let records = records(&host.scale_in().await);
+        let is_end = |(level, record): &&(Level, Value)| {
+            *level == Level::Information && record["message"] == "run finished"
+        };
+        assert_eq!(records.iter().filter(is_end).count(), 1, "{level}: {records:#?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ticks_of_another_process_start_one_run_a_minute() {
     let simulator = calm().await;

@@ -23,6 +23,10 @@ use super::output::{note, printable, printable_json};
 use super::progress;
 use crate::settings::{FUNCTIONS_PORT, process_env};
 
+/// The target of the line that has a run's summary. It is written at every log level: the alert on
+/// silence and the workbook read it.
+pub(super) const RUN_FINISHED: &str = "mimecast_sentinel::run_finished";
+
 /// The longest line, its end included. Application Insights cuts a longer one at so many characters,
 /// and what is left of its JSON cannot be read.
 const MAX_LINE_BYTES: usize = 32_768;
@@ -198,7 +202,8 @@ fn escaped(text: &str) -> String {
 /// Starts logging. Other crates are only heard from `WARN` on: their debug lines may hold what must
 /// not be logged.
 pub(super) fn start(level: Level, stdout: Stdout) {
-    let filter = EnvFilter::new(format!("warn,mimecast_sentinel={level}"));
+    let filter =
+        EnvFilter::new(format!("warn,mimecast_sentinel={level},{RUN_FINISHED}={}", Level::INFO));
     let registry = tracing_subscriber::registry().with(filter);
     let under_functions = process_env(FUNCTIONS_PORT).is_some();
     let form = if under_functions { Form::Json } else { Form::Text };

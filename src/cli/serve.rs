@@ -150,7 +150,7 @@ fn reports(faults: String) -> Job {
 async fn pull(connector: &Connector, stop: &CancellationToken) -> RunSummary {
     let summary = connector.run(&connector.counters(), stop).await;
     let json = serde_json::to_string(&summary).unwrap_or_default();
-    tracing::info!(summary = json, "run finished");
+    tracing::info!(target: logs::RUN_FINISHED, summary = json, "run finished");
     summary
 }
 

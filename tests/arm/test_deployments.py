@@ -380,6 +380,44 @@ class App(unittest.TestCase):
         self.assertIn(f"{field} = ", source)
         self.assertEqual(alert["scopes"], [one(deployed(), "Microsoft.Insights/components")["id"]])
 
+    def test_the_alert_on_silence_counts_runs_that_did_their_work(self):
+        try:
+            import duckdb_kql
+        except ImportError:
+            self.skipTest("duckdb-kql is not here")
+        (alert,) = [r["properties"] for r in deployed().of_type(
+            "Microsoft.Insights/scheduledQueryRules") if r["name"].endswith("-silent")]
+        (criterion,) = alert["criteria"]["allOf"]
+        self.assertEqual(alert["scopes"], [one(deployed(), "Microsoft.Insights/components")["id"]])
+        self.assertEqual((criterion["operator"], criterion["threshold"]), ("GreaterThan", 0))
+
+        def finished(outcome):
+            summary = {"run_id": "1", "outcome": outcome, "streams": [{"outcome": "caught_up"}]}
+            return json.dumps({"timestamp": "2026-11-29T02:06:09Z", "level": "INFO",
+                               "message": "run finished", "summary": json.dumps(summary)})
+
+        # What a call that starts nothing leaves, and what others say.
+        nothing = [
+            "no run was started: the one that began 30 s ago is still in progress",
+            json.dumps({"level": "INFO", "message": "run started", "due": "caught_up"}),
+            json.dumps({"level": "INFO", "message": "caught_up", "why": "a run finished"}),
+            *(finished(outcome) for outcome in ("busy", "failed", "partial")),
+        ]
+
+        def is_raised(messages):
+            database = duckdb_kql.connect()
+            database.execute("CREATE TABLE traces (message VARCHAR)")
+            database.executemany("INSERT INTO traces VALUES (?)", [[m] for m in messages])
+            schema = duckdb_kql.engine.schema(database)
+            sql = duckdb_kql.to_sql(criterion["query"], schema=schema)
+            return bool(database.execute(str(sql), sql.parameters or None).fetchall())
+
+        self.assertTrue(is_raised(nothing))
+        for outcome in ("caught_up", "time_limit"):
+            self.assertFalse(is_raised([*nothing, finished(outcome)]), outcome)
+        source = (ROOT / "src/cli/serve.rs").read_text()
+        self.assertIn('summary = json, "run finished"', source)
+
     def test_an_alert_goes_to_whoever_is_named(self):
         for email in ("", "soc@contoso.example"):
             made = deployed(AlertEmail=email)
