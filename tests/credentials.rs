@@ -19,7 +19,9 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use chrono::{NaiveDate, TimeDelta};
 use futures::stream;
+use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
 use mimecast_sentinel::azure::credential::{AccessTokens, CredentialError, Credentials};
+use mimecast_sentinel::checkpoint::{Store as _, StoreError};
 use mimecast_sentinel::http::{Clients, RetryPolicy};
 use mimecast_sentinel::mimecast::{MimecastSource, Options};
 use mimecast_sentinel::pipeline::{Fault, Interrupt, Source as _};
@@ -256,6 +258,25 @@ async fn a_broken_entra_is_no_fault_of_the_settings() {
 fn good() -> (u16, String) {
     let (status, json) = token("good", 3600);
     (status, json.to_string())
+}
+
+/// What the blob store makes of it, through Azure's library.
+#[tokio::test(start_paused = true)]
+async fn a_store_without_a_token_says_whose_fault_it_is() {
+    let refusal = json!({"error": "invalid_client", "error_description": "AADSTS7000215: no"});
+    for (answer, refused, said) in [
+        ((401, refusal), true, "the client secret was refused: HTTP 401: invalid_client: AADSTS"),
+        ((503, json!({})), false, "the client secret got no token: HTTP 503"),
+    ] {
+        let (authority, http) = entra_tls::serve(app(&Script::new([answer]))).await;
+        let credentials = credentials(client_secret(), authority, http.clone());
+        let container = Url::parse("https://127.0.0.1:1/account/container").unwrap();
+        let access = BlobAccess::Identity(Arc::new(credentials));
+        let store = BlobStore::new(container, access, &http).unwrap();
+        let error = store.read("a").await.unwrap_err();
+        assert_eq!(matches!(error, StoreError::Refused { .. }), refused, "{error}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::to_bytes;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use futures::{StreamExt as _, stream};
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Simulator};
 use serde_json::json;
 use support::azurite::{Azurite, sas};
@@ -17,6 +25,7 @@ use support::functions_host::{HostSimulator, Invocation};
 use support::program::{EXE, Ended, Program, issued, simulator};
 use support::tls::Certificates;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use url::form_urlencoded;
 
 const ALWAYS: usize = usize::MAX;
@@ -274,6 +283,158 @@ async fn bad_settings(sas: &str) -> Told {
     }
     told.run(Program::bare(), &["demo"]).await.assert_code(0);
     told
+}
+
+/// A server that answers each request with this status and everything it was sent; as Azure Storage
+/// words it, and as plain text to whoever does not speak like one of its clients.
+async fn echo(status: u16) -> u16 {
+    async fn answer(status: StatusCode, request: Request) -> impl IntoResponse {
+        let (parts, body) = request.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        let sent = format!("{} {:?} {}", parts.uri, parts.headers, String::from_utf8_lossy(&body));
+        let form: String = form_urlencoded::byte_serialize(sent.as_bytes()).collect();
+        let sent = format!("you sent {sent} {form} {}", BASE64_STANDARD.encode(&sent));
+        let azures = [("x-ms-request-id", "1"), ("x-ms-error-code", "Explained")];
+        if !parts.headers.contains_key("x-ms-version") {
+            return (status, azures, sent);
+        }
+        let sent = sent.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+        let xml = format!(
+            "<?xml version=\"1.0\"?><Error><Code>Explained</Code><Message>{sent}</Message>\
+             <AuthenticationErrorDetail>{sent}</AuthenticationErrorDetail></Error>"
+        );
+        (status, azures, xml)
+    }
+    let status = StatusCode::from_u16(status).unwrap();
+    let app = Router::new().fallback(move |request| answer(status, request));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    port
+}
+
+/// What is asked of a server that echoes, and by whom.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Mimecast(Endpoint),
+    Ingestion,
+    IdentityEndpoint,
+    EntraBySecret,
+    EntraByAssertion,
+    Storage,
+    Proxy,
+}
+
+/// A pull whose `asked` echoes everything, and where that is the state, a look at it.
+async fn echoed(asked: Asked, status: u16, sas: &str) -> Told {
+    let plan = |endpoint| refuses(endpoint, Fault::Echo(status));
+    let simulator = faulty(match asked {
+        Asked::Mimecast(endpoint) => plan(endpoint),
+        Asked::Ingestion => plan(Endpoint::Post),
+        Asked::Storage | Asked::Proxy => FaultPlan::none(),
+        _ => plan(Endpoint::AzureToken),
+    })
+    .await;
+    let folder = TempDir::new().unwrap();
+    let certificates = Certificates::write(folder.path());
+    let entra = certificates.serve(&simulator).await;
+    let file = folder.path().join("assertion");
+    std::fs::write(&file, ASSERTION).unwrap();
+    let state = folder.path().join("state").display().to_string();
+    let port = echo(status).await;
+    let program = || {
+        let program = Program::of(&simulator)
+            .set("RUN_TIME_LIMIT_SECONDS", "2")
+            .set("CHECKPOINT_URL", &state);
+        let entra = |program: Program| {
+            program
+                .set("AZURE_TENANT_ID", simulator.tenant_id())
+                .set("AZURE_CLIENT_ID", simulator.client_id())
+                .set("AZURE_AUTHORITY_HOST", &entra.url())
+                .set("SSL_CERT_FILE", &certificates.ca.display().to_string())
+        };
+        match asked {
+            Asked::Mimecast(_) | Asked::Ingestion | Asked::IdentityEndpoint => program,
+            Asked::EntraBySecret => {
+                entra(program).set("AZURE_CLIENT_SECRET", simulator.client_secret())
+            }
+            Asked::EntraByAssertion => {
+                entra(program).set("AZURE_FEDERATED_TOKEN_FILE", &file.display().to_string())
+            }
+            Asked::Storage => {
+                let container = format!("http://127.0.0.1:{port}/account/container?{sas}");
+                program.set("CHECKPOINT_URL", &container)
+            }
+            Asked::Proxy => {
+                let proxy = format!("http://me:{PROXY_PASSWORD}@127.0.0.1:{port}");
+                program.set("HTTP_PROXY", &proxy)
+            }
+        }
+    };
+    let mut told = Told::default();
+    let commands: &[&[&str]] = match asked {
+        // A 500 is repeated for a while.
+        Asked::Storage if status != 500 => {
+            &[&["pull", "--json"], &["state", "show"], &["quarantine", "list"]]
+        }
+        _ => &[&["pull", "--json"]],
+    };
+    for args in commands {
+        told.run(program(), args).await;
+    }
+    std::fs::remove_file(file).unwrap();
+    told.files(folder.path());
+    told
+}
+
+/// How the Base64 of any text has `secret` in it.
+fn in_base64(secret: &str) -> impl Iterator<Item = String> {
+    (0..3).map(move |before| {
+        let text = BASE64_STANDARD.encode([&b"xxx"[..before], secret.as_bytes()].concat());
+        let text = text.trim_end_matches('=');
+        text[(before * 8_usize).div_ceil(6)..text.len() - 1].to_owned()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_echoes_is_struck_out() {
+    let sas = sas("rwdlc");
+    let simulator = faulty(FaultPlan::none()).await;
+    let words = ["Bearer ", "sig=", "sig%3D", "eyJ"];
+    let secrets = secrets(&simulator, &sas);
+    let secrets: Vec<&String> = secrets.iter().filter(|s| !words.contains(&s.as_str())).collect();
+    let mut needles: Vec<String> = secrets.iter().map(|secret| (*secret).clone()).collect();
+    needles.extend(secrets.iter().flat_map(|secret| in_base64(secret)));
+    let asked = [
+        Asked::Mimecast(Endpoint::MimecastToken),
+        Asked::Mimecast(Endpoint::Listing),
+        Asked::Mimecast(Endpoint::File),
+        Asked::Ingestion,
+        Asked::IdentityEndpoint,
+        Asked::EntraBySecret,
+        Asked::EntraByAssertion,
+        Asked::Storage,
+        Asked::Proxy,
+    ];
+    let cases = asked.into_iter().flat_map(|asked| [400, 401, 403, 500].map(|s| (asked, s)));
+    let told = stream::iter(cases.collect::<Vec<_>>()).map(|(asked, status)| {
+        let sas = sas.clone();
+        async move { (asked, status, echoed(asked, status, &sas).await.0) }
+    });
+    let told: Vec<_> = told.buffer_unordered(36).collect().await;
+    assert_eq!(told.len(), 36);
+    for (asked, status, told) in told {
+        for needle in &needles {
+            if let Some(at) = told.find(needle) {
+                let from = told.floor_char_boundary(at.saturating_sub(500));
+                let said = &told[from..at + needle.len()];
+                panic!("{needle} of {asked:?} is shown after {status}: {said}");
+            }
+        }
+        // What a file's server says is not repeated at all.
+        let quoted = status == 403 && !matches!(asked, Asked::Mimecast(Endpoint::File));
+        assert!(!quoted || told.contains("[secret]"), "{asked:?} {status}: {told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -376,6 +376,10 @@ fn the_first_credential_that_fits_is_used() {
         (&[ENDPOINT], &["IDENTITY_HEADER"]),
         (&[TENANT, CLIENT, SECRET, ENDPOINT], &["IDENTITY_HEADER"]),
         (&[ENDPOINT, HEADER, ("AZURE_CLIENT_ID", "a&b")], &["AZURE_CLIENT_ID"]),
+        (&[("IDENTITY_ENDPOINT", "localhost/token"), HEADER], &["IDENTITY_ENDPOINT"]),
+        (&[("IDENTITY_ENDPOINT", "ftp://localhost"), HEADER], &["IDENTITY_ENDPOINT"]),
+        (&[("IDENTITY_ENDPOINT", "http://me:pass@localhost"), HEADER], &["IDENTITY_ENDPOINT"]),
+        (&[("IDENTITY_ENDPOINT", "x")], &["IDENTITY_ENDPOINT", "IDENTITY_HEADER"]),
         (
             &[TENANT, CLIENT, ("AZURE_CLIENT_SECRET", "@Microsoft.KeyVault(x)")],
             &["AZURE_CLIENT_SECRET"],

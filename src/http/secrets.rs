@@ -11,6 +11,7 @@ use std::sync::{PoisonError, RwLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use smallvec::SmallVec;
+use url::form_urlencoded;
 
 /// What stands where a secret stood.
 const STRUCK: &str = "[secret]";
@@ -88,12 +89,15 @@ impl Held {
 impl Secret {
     fn new(secret: &str) -> Self {
         let mut forms = vec![secret.as_bytes().to_vec()];
-        for before in 0..3 {
-            for base64 in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+        // A form is encoded first.
+        let encoded: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        for secret in [secret, &encoded] {
+            for (before, base64) in
+                (0..3).flat_map(|before| [(before, STANDARD_NO_PAD), (before, URL_SAFE_NO_PAD)])
+            {
                 let bytes = [&vec![0; before], secret.as_bytes()].concat();
                 let text = base64.encode(&bytes).into_bytes();
-                let own = own_base64(before, bytes.len());
-                let form = text.get(own).unwrap_or_default();
+                let form = text.get(own_base64(before, bytes.len())).unwrap_or_default();
                 if form.len() > SHORTEST && !forms.iter().any(|known| known == form) {
                     forms.push(form.to_owned());
                 }
@@ -222,16 +226,19 @@ mod tests {
 
     #[test]
     fn base64_of_a_secret_is_struck_out_whatever_stands_around_it() {
-        let secret = "Kx8Q~canary-of-base64.9";
+        let secret = "Kx8Q~canary+of/base64.9";
         hold(secret);
-        for before in ["", "i", "id", "id:", "client_secret="] {
-            for after in ["", "&", "&a=1"] {
-                let text = format!("{before}{secret}{after}");
-                for base64 in [STANDARD_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
-                    let said = strike_out(&base64);
-                    assert!(said.contains(STRUCK), "{text}: {said}");
-                    let rest = said.replace(STRUCK, "");
-                    assert!(rest.len() <= base64.len() - secret.len(), "{text}: {said}");
+        let form: String = byte_serialize(secret.as_bytes()).collect();
+        for secret in [secret, &form] {
+            for before in ["", "i", "id", "id:", "client_secret="] {
+                for after in ["", "&", "&a=1"] {
+                    let text = format!("{before}{secret}{after}");
+                    for base64 in [STANDARD_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
+                        let said = strike_out(&base64);
+                        assert!(said.contains(STRUCK), "{text}: {said}");
+                        let rest = said.replace(STRUCK, "");
+                        assert!(rest.len() <= base64.len() - secret.len(), "{text}: {said}");
+                    }
                 }
             }
         }

@@ -68,6 +68,9 @@ pub enum Fault {
     Says(u16, Vec<u8>),
     /// 302 to this place.
     Redirect(String),
+    /// This status with everything that was sent, as a gateway that explains itself words it: the
+    /// headers that matter, the query and the body, as they are, form-encoded and in Base64.
+    Echo(u16),
     /// The body comes in chunks of 4 KiB, each after this delay.
     Slow(Duration),
 }

@@ -5,9 +5,12 @@ use std::fmt;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use futures::stream::{self, StreamExt};
 use serde_json::{Value, json};
 
@@ -124,11 +127,25 @@ fn refusal(endpoint: Endpoint, status: u16, code: &str, message: &str) -> Respon
     }
 }
 
+/// The answer that quotes a request.
+pub(super) fn echo(status: u16, endpoint: Endpoint, request: &Parts, body: &[u8]) -> Response {
+    let secretive = [AUTHORIZATION.as_str(), "x-identity-header", "proxy-authorization"];
+    let headers = secretive.iter().filter_map(|name| request.headers.get(*name)?.to_str().ok());
+    let body = std::str::from_utf8(body).unwrap_or_default();
+    let query = request.uri.query().unwrap_or_default();
+    let sent: Vec<&str> = headers.chain([query, body]).collect();
+    let sent = sent.join("\n");
+    let form: String = url::form_urlencoded::byte_serialize(sent.as_bytes()).collect();
+    let message = format!("you sent {sent}, {form}, {}", BASE64_STANDARD.encode(&sent));
+    refusal(endpoint, status, "Explained", &message)
+}
+
 /// The answer to a request that is not carried out because of its fault.
 pub(super) fn refused_by(fault: &Fault, endpoint: Endpoint) -> Option<Response> {
     let refuse = |status, code: &str, message: &str| refusal(endpoint, status, code, message);
     let response = match fault {
         Fault::Nothing
+        | Fault::Echo(_)
         | Fault::LostReply
         | Fault::CutShort(_)
         | Fault::Empty

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use super::reply::{self, Accepted, HangUp};
 use super::state::Shared;
-use super::{Endpoint, Moment, azure, mimecast};
+use super::{Endpoint, Fault, Moment, azure, mimecast};
 
 /// What is buffered of a request, far above what any endpoint takes.
 const MAX_REQUEST_BYTES: usize = 64 << 20;
@@ -134,6 +134,9 @@ async fn through_faults(
     let fault = shared.state().meet(endpoint, &name, identity);
     if !shared.options.latency.is_zero() {
         tokio::time::sleep(shared.options.latency).await;
+    }
+    if let Fault::Echo(status) = fault {
+        return reply::echo(status, endpoint, &parts, &body);
     }
     if let Some(refusal) = reply::refused_by(&fault, endpoint) {
         return refusal;
