@@ -342,9 +342,11 @@ async fn echoed(asked: Asked, status: u16, sas: &str) -> Told {
     std::fs::write(&file, ASSERTION).unwrap();
     let state = folder.path().join("state").display().to_string();
     let port = echo(status).await;
+    // A 403 ends a run by itself.
+    let limit = if status == 403 { "60" } else { "2" };
     let program = || {
         let program = Program::of(&simulator)
-            .set("RUN_TIME_LIMIT_SECONDS", "2")
+            .set("RUN_TIME_LIMIT_SECONDS", limit)
             .set("CHECKPOINT_URL", &state);
         let entra = |program: Program| {
             program
