@@ -253,6 +253,13 @@ async fn a_failure_until_the_time_is_up_is_a_failure() {
             assert_eq!((code(&run.streams[0]), run.exit_code()), (expected, 1));
         }
     }
+    let refused = Fault::Unauthorized("token_verification_failed".to_owned());
+    let faults = FaultPlan::none().times(usize::MAX, Endpoint::Listing, refused);
+    let (mut rig, _) = backlog_with(faults).await;
+    rig.options.retry.first = rig.policy.run_time_limit * 3;
+    rig.options.retry.longest = rig.options.retry.first;
+    let run = rig.pull().await;
+    assert_eq!((code(&run.streams[0]), run.exit_code()), ("mimecast-unauthorized", 1));
 }
 
 /// tokio's time, paused, goes on by itself while nothing else does.

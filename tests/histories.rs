@@ -190,7 +190,8 @@ fn fault(endpoint: Endpoint) -> BoxedStrategy<Fault> {
         Endpoint::File => prop_oneof![
             8 => any.prop_map(|fault| if fault == Fault::NotJson { Fault::Empty } else { fault }),
             2 => Just(Fault::Expired),
-            1 => (0..600usize).prop_map(Fault::Corrupt),
+            // What does not begin as gzip is not Mimecast's, and holds its stream up.
+            1 => (0..600usize).prop_map(|at| Fault::Corrupt(at.max(2))),
         ]
         .boxed(),
         Endpoint::Listing => {
@@ -373,7 +374,7 @@ fn line(stream: usize, kind: LineKind, rng: &mut fastrand::Rng) -> String {
 impl FilePlan {
     fn made(&self, name: &str, lines: &[String]) -> BatchFile {
         let whole = BatchFile::of_lines(name, lines);
-        // What does not begin as gzip is not Mimecast's, and holds its stream up.
+        // As above, it still begins as gzip.
         let at = |thousandth: usize| (whole.bytes.len() * thousandth / 1_000).max(2);
         let made = match self.damage {
             None => whole,

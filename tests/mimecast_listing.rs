@@ -104,7 +104,7 @@ async fn a_401_is_waited_out_within_the_time_of_the_run_and_not_beyond() {
     rig.options.retry.attempts = u32::MAX;
     rig.policy.run_time_limit = Duration::from_millis(200);
     let run = rig.pull().await;
-    assert_eq!((run.outcome, run.exit_code()), (Outcome::TimeLimit, 0));
+    assert_eq!((run.outcome, run.exit_code()), (Outcome::Failed, 1));
     rig.assert_no_violations();
 }
 

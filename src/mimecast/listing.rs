@@ -11,7 +11,7 @@ use super::api::{Api, Call};
 use super::page_reply::{Listing, page, read, unreadable};
 use super::refusal::is_refusal;
 use crate::checkpoint::Cursor;
-use crate::http::{ErrorBody, GaveUp, Reply};
+use crate::http::{ErrorBody, Reply};
 use crate::pipeline::source::Page;
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::Deadline;
@@ -190,7 +190,7 @@ impl Api {
                     // A second refusal may be transient as well: it is waited out.
                     if std::mem::replace(&mut renewed, true) {
                         let waited = retries.back_off().await;
-                        waited.map_err(|gave_up| unauthorized(stream, &reply, gave_up))?;
+                        waited.map_err(|_| unauthorized(stream, &reply))?;
                     }
                 }
                 _ => return Err(refused(stream, status, &reply).into()),
@@ -237,18 +237,14 @@ fn bad_request(stream: &str, BadRequest { said, .. }: &BadRequest) -> Fault {
     )
 }
 
-fn unauthorized(stream: &str, reply: &Reply, gave_up: GaveUp) -> Interrupt {
+fn unauthorized(stream: &str, reply: &Reply) -> Fault {
     let said = ErrorBody::read(&reply.body);
-    match gave_up {
-        GaveUp::OutOfTime => Interrupt::OutOfTime,
-        GaveUp::Attempts => Fault::passing(
-            "mimecast-unauthorized",
-            format!("Mimecast refuses fresh access tokens for {stream}: {said}"),
-            "the next run tries again; if it stays so, make a new API 2.0 application and set \
-             MIMECAST_CLIENT_ID and MIMECAST_CLIENT_SECRET",
-        )
-        .into(),
-    }
+    Fault::passing(
+        "mimecast-unauthorized",
+        format!("Mimecast refuses fresh access tokens for {stream}: {said}"),
+        "the next run tries again; if it stays so, make a new API 2.0 application and set \
+         MIMECAST_CLIENT_ID and MIMECAST_CLIENT_SECRET",
+    )
 }
 
 fn refused(stream: &str, status: StatusCode, reply: &Reply) -> Fault {
