@@ -240,7 +240,7 @@ fn check(settings: &Settings, today: NaiveDate) {
     assert!(schedule.smallest_gap() >= Duration::from_secs(600));
     let least = if on_loopback { 1 } else { 60 };
     assert!((least..=86_400).contains(&run_time_limit.as_secs()));
-    assert!((1_000..=1_000_000_000).contains(&max_rows));
+    assert!((1_000..=1_000_000_000).contains(max_rows));
 }
 
 fn origin(url: &Url) {
