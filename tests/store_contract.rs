@@ -687,6 +687,34 @@ async fn what_a_crash_left_half_written_is_in_nobodys_way() {
     assert_eq!(folder.store.read("a").await.unwrap().unwrap(), "new");
 }
 
+/// Whoever guesses a draft's name gets nothing written elsewhere.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_in_place_of_a_draft_or_of_an_object_is_not_written_through() {
+    let folder = Folder::new();
+    folder.store.write("a", "old".into()).await.unwrap();
+    let elsewhere = folder.path.parent().unwrap().join("elsewhere");
+    std::fs::write(&elsewhere, "theirs").unwrap();
+    for count in 0..1_000 {
+        let draft = format!(".a.{}-{count}.tmp", std::process::id());
+        std::os::unix::fs::symlink(&elsewhere, folder.path.join(draft)).unwrap();
+    }
+    std::fs::remove_file(folder.path.join("a")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, folder.path.join("a")).unwrap();
+    for read in [
+        folder.store.read("a").await.map(drop),
+        folder.store.read_stream("a").await.map(drop),
+        folder.store.lease("a").await.map(drop),
+    ] {
+        let error = read.unwrap_err();
+        assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("it is a link"), "{error}");
+    }
+    folder.store.write("a", "new".into()).await.unwrap();
+    assert_eq!(folder.store.read("a").await.unwrap().unwrap(), "new");
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "theirs");
+}
+
 /// Where the process that the next test kills keeps its lease.
 const HOLDERS_FOLDER: &str = "STORE_CONTRACT_HOLDERS_FOLDER";
 

@@ -1,19 +1,17 @@
 //! The store in a local folder.
 
-use std::ffi::OsString;
-use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::files::{At, AtPath, Draft, Version, entries, open, piece, read, remove, replace};
-use super::files::{ensure_folder_of, owners_alone};
-use super::store::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError, is_name};
+use super::files::warning;
+use super::files::{AtPath, Draft, Unfit, Version, entries, open, piece, read, remove, replace};
+use super::lock::Lock;
+use super::store::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError, is_name, most_bytes};
 
 /// Objects as files of a folder, readable by their owner alone.
 ///
@@ -29,6 +27,13 @@ impl FolderStore {
     pub fn new(root: impl AsRef<Path>) -> Self {
         let root = root.as_ref();
         Self { root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).into() }
+    }
+
+    /// What a person should know of it before a run: who else can change what is in it.
+    pub fn warnings(&self) -> Vec<String> {
+        let within = ["checkpoints", "quarantine"].map(|folder| self.root.join(folder));
+        let folders = std::iter::once(&*self.root).chain(within.iter().map(PathBuf::as_path));
+        folders.filter_map(warning).collect()
     }
 
     fn path(&self, name: &str, action: &str) -> Result<PathBuf, StoreError> {
@@ -63,6 +68,9 @@ impl FolderStore {
 
     fn refused_or_failed(&self, action: String, path: &Path, error: &io::Error) -> StoreError {
         let said = format!("{}: {error}", path.display());
+        if error.get_ref().is_some_and(|reason| reason.is::<Unfit>()) {
+            return StoreError::Refused { location: self.location(), action, reason: said };
+        }
         match error.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StoreError::Refused {
                 location: self.location(),
@@ -98,7 +106,8 @@ impl Store for FolderStore {
     async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         let action = format!("reading {name}");
         let path = self.path(name, &action)?;
-        self.run(action, move || read(&path)).await
+        let most = most_bytes(name);
+        self.run(action, move || read(&path, most)).await
     }
 
     async fn read_stream(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
@@ -164,7 +173,13 @@ impl Store for FolderStore {
     async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let action = format!("leasing {name}");
         let path = self.path(name, &action)?;
-        let taken = self.run(action, move || Lock::take(path)).await?;
+        let most = most_bytes(name);
+        let take = move || {
+            let Some(lock) = Lock::take(path)? else { return Ok(None) };
+            let seen = Version::at(lock.object(), most)?;
+            Ok(Some((lock, seen)))
+        };
+        let taken = self.run(action, take).await?;
         Ok(taken.map(|(lock, seen)| -> Box<dyn Lease> {
             let (store, name) = (self.clone(), name.to_owned());
             Box::new(FolderLease { store, name, lock: Arc::new(lock), seen })
@@ -182,7 +197,7 @@ struct FolderLease {
 
 impl FolderLease {
     fn lost(&self) -> StoreError {
-        self.lock.lost.store(true, Ordering::Relaxed);
+        self.lock.lose();
         StoreError::LeaseLost { location: self.store.location(), name: self.name.clone() }
     }
 }
@@ -199,21 +214,22 @@ impl Lease for FolderLease {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let lock = Arc::clone(&self.lock);
-        let look = move || Ok((Version::of(&lock.object)?, read(&lock.object)?));
-        let (seen, bytes) = self.store.run(format!("reading {}", self.name), look).await?;
-        self.seen = seen;
+        let (lock, most) = (Arc::clone(&self.lock), most_bytes(&self.name));
+        let look = move || read(lock.object(), most);
+        let bytes = self.store.run(format!("reading {}", self.name), look).await?;
+        self.seen = bytes.as_deref().map(Version::of);
         Ok(bytes)
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        let (lock, seen) = (Arc::clone(&self.lock), self.seen.clone());
+        let (lock, seen, most) = (Arc::clone(&self.lock), self.seen, most_bytes(&self.name));
         let write = move || {
-            if !lock.held() || Version::of(&lock.object)? != seen {
+            if !lock.held() || Version::at(lock.object(), most)? != seen {
                 return Ok(None);
             }
-            replace(&lock.object, &bytes)?;
-            Version::of(&lock.object).map(Some)
+            replace(lock.object(), &bytes)?;
+            // An object without a byte is none.
+            Ok(Some(Some(bytes).filter(|bytes| !bytes.is_empty()).map(|b| Version::of(&b))))
         };
         let done = self.store.run(format!("writing {}", self.name), write).await?;
         self.seen = done.ok_or_else(|| self.lost())?;
@@ -221,12 +237,12 @@ impl Lease for FolderLease {
     }
 
     async fn clear(self: Box<Self>) -> Result<(), StoreError> {
-        let (lock, seen) = (Arc::clone(&self.lock), self.seen.clone());
+        let (lock, seen, most) = (Arc::clone(&self.lock), self.seen, most_bytes(&self.name));
         let clear = move || {
-            if !lock.held() || Version::of(&lock.object)? != seen {
+            if !lock.held() || Version::at(lock.object(), most)? != seen {
                 return Ok(None);
             }
-            remove(&lock.object)?;
+            remove(lock.object())?;
             lock.release().map(Some)
         };
         let done = self.store.run(format!("removing {}", self.name), clear).await?;
@@ -236,69 +252,6 @@ impl Lease for FolderLease {
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         let lock = Arc::clone(&self.lock);
         self.store.run(format!("releasing {}", self.name), move || lock.release()).await
-    }
-}
-
-/// The OS lock that a lease is.
-struct Lock {
-    object: PathBuf,
-    path: PathBuf,
-    file: File,
-    lost: AtomicBool,
-}
-
-impl Lock {
-    /// Locks an object's lock file and looks at the object; `None` if another has it.
-    fn take(object: PathBuf) -> AtPath<Option<(Self, Option<Version>)>> {
-        let mut path = OsString::from(&object);
-        path.push(".lock");
-        let path = PathBuf::from(path);
-        ensure_folder_of(&path)?;
-        loop {
-            let mut how = owners_alone();
-            let file = how.create(true).truncate(false).open(&path).at(&path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err((path, error)),
-            }
-            // Somebody may have removed the file before it was locked; then another can lock the
-            // next one of that name.
-            let lock =
-                Self { object: object.clone(), path: path.clone(), file, lost: false.into() };
-            if lock.held() {
-                let seen = Version::of(&object)?;
-                return Ok(Some((lock, seen)));
-            }
-        }
-    }
-
-    fn held(&self) -> bool {
-        if !self.lost.load(Ordering::Relaxed) && self.is_the_file_on_disk() {
-            return true;
-        }
-        self.lost.store(true, Ordering::Relaxed);
-        false
-    }
-
-    #[cfg(unix)]
-    fn is_the_file_on_disk(&self) -> bool {
-        match (self.file.metadata(), std::fs::metadata(&self.path)) {
-            (Ok(ours), Ok(theirs)) => {
-                super::files::file_id(&ours) == super::files::file_id(&theirs)
-            }
-            _ => false,
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn is_the_file_on_disk(&self) -> bool {
-        self.path.exists()
-    }
-
-    fn release(&self) -> AtPath<()> {
-        self.lost.store(true, Ordering::Relaxed);
-        self.file.unlock().at(&self.path)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod files;
 mod folder;
+mod lock;
 mod nowhere;
 mod progress;
 mod store;

@@ -26,7 +26,8 @@ pub trait Store: Send + Sync {
     /// Where it is, for a person. Never with a SAS or another secret.
     fn location(&self) -> String;
 
-    /// The object's bytes; `None` if there is none.
+    /// The object's bytes; `None` if there is none. One that is larger than any that this program
+    /// writes whole is [`StoreError::Refused`].
     async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError>;
 
     /// The same piece by piece, for an object that may be large.
@@ -107,6 +108,15 @@ impl std::fmt::Debug for LeaseWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("LeaseWatch").field(&self.held()).finish()
     }
+}
+
+/// The most bytes that are read of an object that is read whole: more than this program ever writes.
+///
+/// A checkpoint has the names of a page's files: a listing has 4 MiB at most, and the listings of one
+/// page are mostly the same. A record of quarantine has a line of `MAX_LINE_BYTES`, 16 MiB at most, of
+/// which JSON may write each byte in six.
+pub(crate) fn most_bytes(name: &str) -> u64 {
+    if name.starts_with("checkpoints/") { 64 << 20 } else { 128 << 20 }
 }
 
 /// Whether `name` may name an object; what it may look like stands at the top of this file.

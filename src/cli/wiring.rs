@@ -96,7 +96,13 @@ impl Wiring {
     /// Where checkpoints and quarantine lie.
     pub(super) fn store(&self, location: &StateLocation) -> Result<Arc<dyn Store>, CommandError> {
         let (container, access) = match location {
-            StateLocation::Folder(path) => return Ok(Arc::new(FolderStore::new(path))),
+            StateLocation::Folder(path) => {
+                let store = FolderStore::new(path);
+                for warning in store.warnings() {
+                    tracing::warn!("{warning}");
+                }
+                return Ok(Arc::new(store));
+            }
             StateLocation::Blob { container, access } => (container, access),
         };
         let access = match access {
