@@ -9,6 +9,7 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use serde_json::value::RawValue;
 
+use super::escape::escaped_json;
 use super::progress;
 use super::wiring::Wiring;
 use crate::checkpoint::Nowhere;
@@ -59,7 +60,7 @@ impl Rows {
         progress::aside(|| {
             let mut stdout = BufWriter::new(io::stdout().lock());
             for row in rows {
-                stdout.write_all(row.get().as_bytes())?;
+                stdout.write_all(escaped_json(row.get()).as_bytes())?;
                 stdout.write_all(b"\n")?;
             }
             stdout.flush()

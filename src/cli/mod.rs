@@ -3,6 +3,7 @@
 #[cfg(feature = "simulator")]
 mod demo;
 mod dry_run;
+mod escape;
 mod logs;
 mod output;
 mod package;

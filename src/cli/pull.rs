@@ -7,7 +7,7 @@ use indicatif::{HumanBytes, HumanCount};
 
 use super::dry_run::Rows;
 use super::logs::{self, Stdout};
-use super::output::{note, say};
+use super::output::{note, say, say_json};
 use super::progress::{self, Done};
 use super::report::report;
 use super::signals::stop_on_signal;
@@ -47,7 +47,7 @@ impl Pull {
         let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
         let summary = run(&wiring.connector(&settings)?).await;
         if self.json {
-            say(&serde_json::to_string(&summary).unwrap_or_default())?;
+            say_json(&serde_json::to_string(&summary).unwrap_or_default())?;
         } else {
             say(&report(&summary, "delivered"))?;
         }

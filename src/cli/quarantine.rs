@@ -6,8 +6,9 @@ use clap::{Arg, Args, Subcommand};
 use futures::{StreamExt, TryStreamExt, future};
 use serde::{Deserialize, Serialize};
 
+use super::escape::printable;
 use super::logs::{self, Stdout};
-use super::output::{note, printable, printable_json, say};
+use super::output::{note, say, say_json};
 use super::report::told;
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
@@ -148,7 +149,7 @@ async fn list(
         match record {
             Ok(record) => {
                 listed += 1;
-                say(&line(&name, record, json)?)?;
+                print(&name, record, json)?;
             }
             Err(why) => {
                 unreadable += 1;
@@ -169,16 +170,16 @@ async fn list(
 const REMEDY: &str =
     "somebody has edited or moved them: put them back as they were, or delete them";
 
-fn line(name: &str, record: Record<'_>, json: bool) -> Result<String, CommandError> {
+fn print(name: &str, record: Record<'_>, json: bool) -> Result<(), CommandError> {
     let event_time = event_time(&record);
     if json {
         let told = Told { name, event_time, record: record.without_original() };
-        return Ok(printable_json(&serde_json::to_string(&told).map_err(failed)?));
+        return say_json(&serde_json::to_string(&told).map_err(failed)?);
     }
     let Record { reason, line, file, .. } = &record;
     let (state, time) = (state(&record), event_time.as_deref().unwrap_or("-"));
     let text = format!("{name}  {reason}  {state}  {time}  line {line} of {file}");
-    Ok(printable(text.as_bytes()))
+    say(&printable(text.as_bytes()))
 }
 
 fn location(quarantine: &Quarantine, stream: Option<&str>) -> String {
@@ -220,7 +221,7 @@ async fn show(quarantine: &Quarantine, name: String, json: bool) -> Result<u8, C
     let event_time = event_time(&record);
     if json {
         let told = Told { name: &name, event_time, record };
-        say(&printable_json(&serde_json::to_string_pretty(&told).map_err(failed)?))?;
+        say_json(&serde_json::to_string_pretty(&told).map_err(failed)?)?;
         return Ok(DONE);
     }
     let (kept, bytes) = match record.kept() {
@@ -260,7 +261,7 @@ async fn replay(
     let streams = stream.map_or_else(|| EVENT_TYPES.to_vec(), |stream| vec![stream]);
     let summary = replay.run(&streams, &stop_on_signal()).await;
     if json {
-        say(&serde_json::to_string(&summary).map_err(failed)?)?;
+        say_json(&serde_json::to_string(&summary).map_err(failed)?)?;
     } else {
         say(&report(&summary))?;
     }

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::{Arg, Args, Subcommand};
 
 use super::logs::{self, Stdout};
-use super::output::{note, say};
+use super::output::{note, say, say_json};
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
 use crate::checkpoint::{Checkpoint, Store};
@@ -85,7 +85,7 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
     if checkpoints.is_empty() && unreadable.is_empty() {
         note(&format!("there are no checkpoints in {} yet", store.location()));
     }
-    say(&serde_json::to_string_pretty(&checkpoints).map_err(failed)?)?;
+    say_json(&serde_json::to_string_pretty(&checkpoints).map_err(failed)?)?;
     if unreadable.is_empty() {
         return Ok(DONE);
     }
