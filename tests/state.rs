@@ -217,7 +217,7 @@ mod progress {
         });
         assert_caught_up(&pull(&connector).await);
         assert_eq!(memory.landed()[..4], [1, 2, 3, 0], "accepted out of order");
-        // The first save is about the day alone; then comes the end of the file.
+        // The first save, before the first post, is about the day alone; then comes the end of the file.
         let lines: Vec<_> = store.saved().iter().map(|saved| line_of(saved, "f")).collect();
         assert_eq!(lines, [None, Some(Position::End), None]);
     }
@@ -237,6 +237,8 @@ mod progress {
         assert_eq!(
             store.saved().iter().map(at).collect::<Vec<_>>(),
             [
+                // Before the first post.
+                [None, None, None],
                 [Some(Line(16)), None, None],
                 [Some(Line(32)), None, None],
                 // A body that is closed in the next file's name begins that.
@@ -263,7 +265,7 @@ mod progress {
         memory.policy.body_wait = Duration::from_secs(3600);
         let store = memory.watched();
         assert_caught_up(&pull(&memory.connector(Arc::new(store.clone()))).await);
-        assert_eq!(store.saved().len(), 2, "for the body, and at the end");
+        assert_eq!(store.saved().len(), 3, "before the first post, for the body, and at the end");
     }
 
     #[tokio::test(start_paused = true)]
@@ -287,7 +289,7 @@ mod progress {
         let line = |n| Some(Position::Line(n));
         assert_eq!(
             *saved_at.lock().unwrap(),
-            [(5, line(1)), (65, line(3)), (70, Some(Position::End)), (70, None)],
+            [(0, None), (5, line(1)), (65, line(3)), (70, Some(Position::End)), (70, None)],
         );
     }
 
@@ -445,8 +447,9 @@ mod a_crash {
     #[tokio::test]
     async fn at_any_call_to_the_store_loses_nothing() {
         for act in [Act::HangBefore, Act::HangAfter] {
-            // Lease, read, 16 bodies, 32 bodies, three files, the end, the release; three records.
-            for number in 1..=13 {
+            // Lease, read, before the first post, 16 bodies, 32 bodies, three files, the end, the
+            // release; three records.
+            for number in 1..=14 {
                 let memory = memory();
                 let store = WatchedStore::new(memory.folder(), move |call, _| {
                     if call == number { act } else { Act::Pass }
@@ -454,7 +457,7 @@ mod a_crash {
                 let hung = store.hung();
                 let connector = memory.hooked(Arc::new(store), |n, _| async move { refuse(n) });
                 let ended = run_or_die(connector, &hung).await;
-                assert_eq!(ended.is_some(), number == 13, "all calls were hit, and no other");
+                assert_eq!(ended.is_some(), number == 14, "all calls were hit, and no other");
                 recovers(&memory, &format!("{act:?} at store call {number}")).await;
             }
         }
@@ -931,10 +934,10 @@ mod a_store_that_fails {
 
     #[tokio::test]
     async fn to_save_stops_the_stream_and_loses_nothing() {
-        // The save after 16 bodies, that at the file's end, the last one.
-        // What no checkpoint covers comes again: all 16 and the one in flight with the last of them,
-        // if it got as far; the 4 since then; nothing.
-        for (failing, again) in [(1, 16..=17), (2, 4..=4), (3, 0..=0)] {
+        // The save before the first post, that after 16 bodies, that at the file's end, the last one.
+        // What no checkpoint covers comes again: nothing, since nothing was posted; all 16 and the one
+        // in flight with the last of them, if it got as far; the 4 since then; nothing.
+        for (failing, again) in [(1, 0..=0), (2, 16..=17), (3, 4..=4), (4, 0..=0)] {
             let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..20))]));
             memory.policy.in_flight = 2;
             let saves = AtomicUsize::new(0);
@@ -946,6 +949,7 @@ mod a_store_that_fails {
             let fault = fault(&run, 1);
             assert_eq!(fault.code, "store-failed", "{failing}");
             assert!(fault.message.contains("no space left on device"), "{fault}");
+            assert_eq!(memory.landed().is_empty(), failing == 1, "nothing that is not recorded");
 
             assert_caught_up(&pull(&memory.connector(memory.folder())).await);
             let landed = memory.landed();

@@ -520,21 +520,25 @@ mod chosen_interleavings {
     /// What happens in turn, and how A and B end. `B ends`: it does all that it can do. `unanswered`:
     /// the step is done, and who did it does not know yet. `lost`: A's lease is taken away.
     const CHOSEN: [(&str, &str, &str); 11] = [
-        // The second comes when nothing is posted yet,
+        // Before the first post each writes what it found. The second comes when nothing is posted yet,
         ("A lease, A read, B ends, A ends", "caught up", "busy"),
         // when a body is accepted and A does not know it,
-        ("A lease, A read, A post 0 unanswered, B ends, A ends", "caught up", "busy"),
+        ("A lease, A read, A save, A post 0 unanswered, B ends, A ends", "caught up", "busy"),
         // when progress is written and A does not know it,
-        ("A lease, A read, A post 0, A save unanswered, B ends, A ends", "caught up", "busy"),
+        (
+            "A lease, A read, A save, A post 0, A save unanswered, B ends, A ends",
+            "caught up",
+            "busy",
+        ),
         // when all is done but the release,
         (
-            "A lease, A read, A post 0, A save, A post 1, A save, A save, B ends, A ends",
+            "A lease, A read, A save, A post 0, A save, A post 1, A save, A save, B ends, A ends",
             "caught up",
             "busy",
         ),
         // or it waits, asks again and again, and finds nothing left to do.
         (
-            "A lease, B waits, B lease, A read, A post 0, B lease, A save, A post 1, B lease, A save, \
+            "A lease, B waits, B lease, A read, A save, A post 0, B lease, A save, A post 1, B lease, A save, \
              A save, B lease, A release, B ends, A ends",
             "caught up",
             "caught up",
@@ -542,28 +546,32 @@ mod chosen_interleavings {
         // A is held up before its posts arrive,
         ("A lease, A read, lost, B ends, A ends", "stopped", "caught up"),
         // before it knows that one did,
-        ("A lease, A read, A post 0 unanswered, lost, B ends, A ends", "stopped", "caught up"),
+        (
+            "A lease, A read, A save, A post 0 unanswered, lost, B ends, A ends",
+            "stopped",
+            "caught up",
+        ),
         // before it writes: B has the lease and has written nothing,
         (
-            "A lease, A read, A post 0, lost, B lease, B read, A ends, B ends",
+            "A lease, A read, A save, A post 0, lost, B lease, B read, A ends, B ends",
             "stopped",
             "caught up",
         ),
         // or has written just what A would,
         (
-            "A lease, A read, A post 0, lost, B lease, B read, B post 0, B save, A ends, B ends",
+            "A lease, A read, A save, A post 0, lost, B lease, B read, B save, B post 0, B save, A ends, B ends",
             "stopped",
             "caught up",
         ),
         // before it knows that it has written,
         (
-            "A lease, A read, A post 0, A save unanswered, lost, B ends, A ends",
+            "A lease, A read, A save, A post 0, A save unanswered, lost, B ends, A ends",
             "stopped",
             "caught up",
         ),
         // or with all done: its release does not let go what B has by then.
         (
-            "A lease, A read, A post 0, A save, A post 1, A save, A save, lost, B lease, A ends, \
+            "A lease, A read, A save, A post 0, A save, A post 1, A save, A save, lost, B lease, A ends, \
              C is busy, B ends",
             "caught up",
             "caught up",

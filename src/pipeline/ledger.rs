@@ -36,6 +36,8 @@ pub(super) struct Ledger {
     unsaved_bodies: u32,
     /// Since when the checkpoint differs from what is stored.
     unsaved_since: Option<Instant>,
+    /// Whether the checkpoint was written in this run, so that it can be.
+    saved: bool,
 }
 
 impl Ledger {
@@ -57,6 +59,7 @@ impl Ledger {
             settled: HashMap::new(),
             unsaved_bodies: 0,
             unsaved_since: None,
+            saved: false,
         }
     }
 
@@ -82,6 +85,11 @@ impl Ledger {
                 }
                 next = outgoing.recv(), if more => match next {
                     Some(Outgoing { body, slots }) => {
+                        // Nothing is posted that cannot be recorded, else it came again at each run.
+                        if !self.saved {
+                            self.touch();
+                            self.save().await?;
+                        }
                         let gives_up = std::mem::take(&mut gives_up);
                         let settling = tokio::spawn(Arc::clone(&poster).settle(body, gives_up));
                         let settling = AbortOnDropHandle::new(settling);
@@ -172,6 +180,7 @@ impl Ledger {
         self.lease.write(Bytes::from(self.checkpoint.to_bytes())).await?;
         self.unsaved_since = None;
         self.unsaved_bodies = 0;
+        self.saved = true;
         Ok(())
     }
 }
