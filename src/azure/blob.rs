@@ -1,5 +1,6 @@
 //! The store in a container of Azure Blob Storage.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::{fmt, io};
 
@@ -13,22 +14,27 @@ use azure_storage_blob::models::{
     BlobClientUploadOptions, BlobContainerClientListBlobsOptions, BlockLookupList,
     StorageErrorCode,
 };
-use azure_storage_blob::{
-    BlobClient, BlobContainerClient, BlobContainerClientOptions, StorageError,
-};
+use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
+use super::blob_errors::{code, has_code, is_unmet_condition, remedy, said_by_storage};
 use super::blob_lease::{self, BlobLease};
-use super::{credential, sdk};
-use crate::checkpoint::{ByteStream, Lease, Names, Store, StoreError, is_name};
+use super::{credential, sdk, transport};
+use crate::checkpoint::{
+    ByteStream, Lease, Names, Store, StoreError, TooLarge, is_name, most_bytes,
+};
 
 /// The REST version that every request asks for: the newest that Azurite 3.35 knows. Nothing here
 /// needs a newer one.
 const API_VERSION: &str = "2025-11-05";
+
+/// Pieces of a blob that are asked for at a time: each takes 4 MiB of memory, and waits for those before
+/// it.
+const ONE: Option<NonZero<usize>> = NonZero::new(1);
 
 /// The size of the blocks that a streamed object is sent in. 50,000 of them make a blob.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -108,15 +114,32 @@ impl BlobStore {
         Err(self.failed(action, format!("{name:?} cannot be the name of an object")))
     }
 
-    /// A blob's bytes and version; under a lease, if one is given.
+    /// A blob's bytes, of which it may have `most`, and its version; under a lease, if one is given.
     pub(super) async fn download(
         blob: &BlobClient,
+        most: u64,
         lease_id: Option<String>,
     ) -> Result<(Bytes, Option<Etag>), Error> {
-        let options = BlobClientDownloadOptions { lease_id, ..Default::default() };
-        let blob = blob.download(Some(options)).await?;
-        let etag = blob.properties.etag;
-        Ok((blob.body.collect().await?, etag))
+        let options = BlobClientDownloadOptions { lease_id, parallel: ONE, ..Default::default() };
+        let mut blob = blob.download(Some(options)).await?;
+        let size = transport::size_of_whole(&blob.headers);
+        let mut bytes = BytesMut::new();
+        while size.is_none_or(|size| size <= most)
+            && bytes.len() as u64 <= most
+            && let Some(piece) = blob.body.try_next().await?
+        {
+            bytes.extend_from_slice(&piece);
+        }
+        let read = bytes.len() as u64;
+        let length = size.unwrap_or(read).max(read);
+        if length > most {
+            return Err(Error::new(ErrorKind::DataConversion, TooLarge { length, most }));
+        }
+        if read < length {
+            let what = format!("{read} of {length} bytes arrived");
+            return Err(Error::with_message(ErrorKind::Io, what));
+        }
+        Ok((bytes.freeze(), blob.properties.etag))
     }
 
     /// Makes an empty blob, so that it can be leased. One that is there by now is fine.
@@ -124,6 +147,7 @@ impl BlobStore {
         let options =
             BlobClientUploadOptions { if_none_match: Some("*".into()), ..Default::default() };
         match blob.upload(Bytes::new().into(), Some(options)).await {
+            Err(error) if has_code(&error, StorageErrorCode::BlobAlreadyExists) => Ok(()),
             Err(error) if is_unmet_condition(&error) => Ok(()),
             done => done.map(drop),
         }
@@ -139,12 +163,14 @@ impl BlobStore {
             Some(status @ (StatusCode::Unauthorized | StatusCode::Forbidden)) => {
                 (true, format!("{}; {}", said_by_storage(status, error), self.remedy))
             }
-            Some(status) if has_code(&error, StorageErrorCode::ContainerNotFound) => {
-                let said = said_by_storage(status, error);
-                (true, format!("{said}; create the container, or correct CHECKPOINT_URL"))
+            Some(status) => match code(&error).and_then(remedy) {
+                Some(remedy) => (true, format!("{}; {remedy}", said_by_storage(status, error))),
+                None => (false, said_by_storage(status, error)),
+            },
+            None => {
+                let too_large = sdk::causes(&error).any(|cause| cause.is::<TooLarge>());
+                (too_large || credential::is_refusal(&error), sdk::explain(&error))
             }
-            Some(status) => (false, said_by_storage(status, error)),
-            None => (credential::is_refusal(&error), sdk::explain(&error)),
         };
         if !refused {
             return self.failed(action, reason);
@@ -161,7 +187,7 @@ impl Store for BlobStore {
 
     async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         let action = format!("reading {name}");
-        match Self::download(&self.blob(name, &action)?, None).await {
+        match Self::download(&self.blob(name, &action)?, most_bytes(name), None).await {
             Ok((bytes, _)) => Ok(Some(bytes).filter(|bytes| !bytes.is_empty())),
             Err(error) if has_code(&error, StorageErrorCode::BlobNotFound) => Ok(None),
             Err(error) => Err(self.fault(&action, error)),
@@ -170,7 +196,8 @@ impl Store for BlobStore {
 
     async fn read_stream(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
         let action = format!("reading {name}");
-        match self.blob(name, &action)?.download(None).await {
+        let options = BlobClientDownloadOptions { parallel: ONE, ..Default::default() };
+        match self.blob(name, &action)?.download(Some(options)).await {
             Ok(blob) if blob.properties.content_length == Some(0) => Ok(None),
             Ok(blob) => {
                 let pieces = blob.body.map_err(|error| io::Error::other(sdk::explain(&error)));
@@ -261,7 +288,7 @@ impl Store for BlobStore {
                 }
                 Err(error) => error,
             };
-            if error.http_status() == Some(StatusCode::Conflict) {
+            if is_unmet_condition(&error) {
                 return Ok(None);
             }
             if !has_code(&error, StorageErrorCode::BlobNotFound) {
@@ -277,28 +304,4 @@ impl fmt::Debug for BlobStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlobStore").field("location", &self.location).finish_non_exhaustive()
     }
-}
-
-/// Whether Azure answered with this error code.
-pub(super) fn has_code(error: &Error, code: StorageErrorCode) -> bool {
-    matches!(error.kind(), ErrorKind::HttpResponse { error_code: Some(given), .. }
-        if given == code.as_ref())
-}
-
-/// Whether a condition that the request set did not hold: the ETag, the lease, or that there is
-/// no such blob yet.
-pub(super) fn is_unmet_condition(error: &Error) -> bool {
-    let status = error.http_status();
-    status == Some(StatusCode::PreconditionFailed) || status == Some(StatusCode::Conflict)
-}
-
-/// An error answer in Azure's own words.
-fn said_by_storage(status: StatusCode, error: Error) -> String {
-    let Ok(said) = StorageError::try_from(error) else { return format!("HTTP {status}") };
-    let code = said.error_code.map(|code| code.to_string()).unwrap_or_default();
-    let words = sdk::tidy(&said.message.unwrap_or_default());
-    // Of the details, only this one is sure not to repeat a signature.
-    let detail = said.authentication_error_detail.unwrap_or_default();
-    let detail = Some(detail).filter(|detail| detail.contains("time frame")).unwrap_or_default();
-    sdk::tidy(&format!("HTTP {status} {code}: {words} {detail}"))
 }

@@ -15,9 +15,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::blob::{BlobStore, has_code, is_unmet_condition};
-use super::sdk;
-use crate::checkpoint::{Lease, LeaseWatch, Store, StoreError};
+use super::blob::BlobStore;
+use super::blob_errors::{has_code, is_unmet_condition};
+use crate::checkpoint::{Lease, LeaseWatch, Store, StoreError, most_bytes};
 
 /// How long Azure keeps a lease without a renewal: the longest it grants.
 pub(super) const TERM: Duration = Duration::from_secs(60);
@@ -49,10 +49,20 @@ impl BlobLease {
     ) -> Self {
         let (blob, term) = (Arc::new(blob), Arc::new(Term::since(asked)));
         let renew = {
-            let (blob, id) = (Arc::clone(&blob), id.clone());
+            let (store, blob, id) = (store.clone(), Arc::clone(&blob), id.clone());
+            let renewing = format!("renewing the lease on {name}");
             move || {
-                let (blob, id) = (Arc::clone(&blob), id.clone());
-                async move { Renewal::from(blob.renew_lease(id, None).await) }
+                let (store, blob, id) = (store.clone(), Arc::clone(&blob), id.clone());
+                let renewing = renewing.clone();
+                async move {
+                    let Err(error) = blob.renew_lease(id, None).await else { return Renewal::Done };
+                    if is_lost(&error) {
+                        return Renewal::Refused;
+                    }
+                    let error = store.fault(&renewing, error);
+                    tracing::info!(%error, "the lease was not renewed; trying again");
+                    Renewal::Unknown
+                }
             }
         };
         let renewals = tokio::spawn(keep(Arc::clone(&term), renew)).abort_handle();
@@ -65,7 +75,7 @@ impl BlobLease {
     }
 
     fn fault(&self, action: &str, error: Error) -> StoreError {
-        if is_unmet_condition(&error) || has_code(&error, StorageErrorCode::BlobNotFound) {
+        if is_lost(&error) {
             return self.lost();
         }
         self.store.fault(&format!("{action} {}", self.name), error)
@@ -83,7 +93,8 @@ impl BlobLease {
             Err(error) => return Err(error),
         };
         // A repeated request finds the version that its first try, whose answer was lost, wrote.
-        match BlobStore::download(&self.blob, Some(self.id.clone())).await {
+        let read = BlobStore::download(&self.blob, most_bytes(&self.name), Some(self.id.clone()));
+        match read.await {
             Ok((found, etag)) if found == bytes => Ok(etag),
             _ => Err(error),
         }
@@ -102,8 +113,8 @@ impl Lease for BlobLease {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let read = BlobStore::download(&self.blob, Some(self.id.clone())).await;
-        let (bytes, etag) = read.map_err(|error| self.fault("reading", error))?;
+        let read = BlobStore::download(&self.blob, most_bytes(&self.name), Some(self.id.clone()));
+        let (bytes, etag) = read.await.map_err(|error| self.fault("reading", error))?;
         self.etag = etag;
         Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
@@ -141,8 +152,7 @@ impl Lease for BlobLease {
     async fn release(self: Box<Self>) -> Result<(), StoreError> {
         self.renewals.abort();
         match self.blob.release_lease(self.id.clone(), None).await {
-            Err(error) if is_unmet_condition(&error) => Ok(()),
-            Err(error) if has_code(&error, StorageErrorCode::BlobNotFound) => Ok(()),
+            Err(error) if is_lost(&error) => Ok(()),
             done => done.map(drop).map_err(|error| self.fault("releasing", error)),
         }
     }
@@ -189,14 +199,10 @@ enum Renewal {
     Unknown,
 }
 
-impl<T> From<Result<T, Error>> for Renewal {
-    fn from(result: Result<T, Error>) -> Self {
-        match result {
-            Ok(_) => Self::Done,
-            Err(error) if error.http_status().is_some_and(sdk::is_refusal) => Self::Refused,
-            Err(_) => Self::Unknown,
-        }
-    }
+/// Whether the lease is another's by now, or the blob is gone with it. Of another answer, a role that
+/// was taken away or a policy, the lease knows nothing.
+fn is_lost(error: &Error) -> bool {
+    is_unmet_condition(error) || has_code(error, StorageErrorCode::BlobNotFound)
 }
 
 /// Renews a lease until it is lost. The term counts from a renewal's start, since Azure's may begin
@@ -221,6 +227,8 @@ async fn keep<F: Future<Output = Renewal>>(term: Arc<Term>, renew: impl Fn() -> 
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use azure_core::error::ErrorKind;
+    use azure_core::http::StatusCode;
     use tokio::time::sleep;
 
     use super::*;
@@ -235,6 +243,32 @@ mod tests {
         let renew = move || renewal(count.fetch_add(1, Ordering::Relaxed));
         tokio::spawn(keep(Arc::clone(&term), renew));
         term
+    }
+
+    #[test]
+    fn only_answers_about_the_lease_lose_it() {
+        let answered = |status, code: &str| {
+            let error_code = Some(code.to_owned());
+            Error::from(ErrorKind::HttpResponse { status, error_code, raw_response: None })
+        };
+        for (status, code) in [
+            (StatusCode::Conflict, "LeaseIdMismatchWithLeaseOperation"),
+            (StatusCode::Conflict, "LeaseIsBrokenAndCannotBeRenewed"),
+            (StatusCode::PreconditionFailed, "ConditionNotMet"),
+            (StatusCode::NotFound, "BlobNotFound"),
+        ] {
+            assert!(is_lost(&answered(status, code)), "{code}");
+        }
+        for (status, code) in [
+            (StatusCode::Conflict, "BlobImmutableDueToPolicy"),
+            (StatusCode::Conflict, "InvalidBlobType"),
+            (StatusCode::Conflict, "ContainerBeingDeleted"),
+            (StatusCode::Forbidden, "AuthorizationPermissionMismatch"),
+            (StatusCode::NotFound, "ContainerNotFound"),
+            (StatusCode::ServiceUnavailable, "ServerBusy"),
+        ] {
+            assert!(!is_lost(&answered(status, code)), "{code}");
+        }
     }
 
     async fn held_for(term: &Term) -> Duration {

@@ -31,12 +31,6 @@ pub(super) fn causes(error: &azure_core::Error) -> impl Iterator<Item = &(dyn Er
     std::iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source())
 }
 
-/// Whether the service answered that it will not, as opposed to that it cannot now.
-pub(super) fn is_refusal(status: StatusCode) -> bool {
-    let later = [StatusCode::RequestTimeout, StatusCode::TooManyRequests];
-    (400..500).contains(&u16::from(status)) && !later.contains(&status)
-}
-
 /// What `error` and its causes say, in one line and without the query of any URL, where a SAS is.
 /// Of a request that did not come through, only what kept it.
 pub(super) fn explain(error: &azure_core::Error) -> String {

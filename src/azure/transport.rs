@@ -1,10 +1,11 @@
 //! The way of Azure's own libraries to the network: our client, with what they lack. A reply is
-//! Azure's or refused, and has an end where it is held whole.
+//! Azure's or refused, has an end, and asks for no long wait.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use azure_core::error::ErrorKind;
+use azure_core::http::headers::{Headers, RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
 use azure_core::http::response::PinnedStream;
 use azure_core::http::{AsyncRawResponse, HttpClient, Method, Request, StatusCode, Transport, Url};
 use azure_core::{Bytes, Error};
@@ -16,11 +17,19 @@ use crate::http::{ErrorBody, hold};
 /// `x-ms-request-id` (Common REST API response headers).
 const AZURES: &str = "x-ms-";
 
-/// The most that is read of a listing: 5,000 names of 1,024 characters, each with its properties.
-const LISTING_LIMIT: usize = 16 << 20;
+/// The most that is read of a reply. The longest are a page of a container's listing, 5,000 names of
+/// 1,024 characters, each with its properties, and a piece of a blob, 4 MiB.
+const REPLY_LIMIT: usize = 16 << 20;
 
 /// The most that is read of an error, or of an answer that has no content.
 const ANSWER_LIMIT: usize = 64 * 1024;
+
+/// The largest blob that is believed in: as many blocks of 4 MiB as a blob may have. The SDK makes a
+/// list of all pieces as soon as a reply says how large the blob is.
+const LARGEST_BLOB: u64 = 50_000 * (4 << 20);
+
+/// The longest wait that an answer may ask for, in seconds: the SDK keeps to any.
+const LONGEST_WAIT: u32 = 10;
 
 /// `http` as the transport of Azure's libraries.
 pub(super) fn transport(http: &reqwest::Client) -> Transport {
@@ -35,7 +44,8 @@ impl HttpClient for Guarded {
     async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
         hold_signature(request.url());
         let response = self.0.execute_request(request).await?;
-        let (status, headers, body) = response.deconstruct();
+        let (status, mut headers, body) = response.deconstruct();
+        shorten_waits(&mut headers);
         let mut body = body.boxed();
         if !headers.iter().any(|(name, _)| name.as_str().starts_with(AZURES)) {
             return Err(somebody_elses(status, body.try_next().await?));
@@ -43,10 +53,15 @@ impl HttpClient for Guarded {
         if !status.is_success() {
             return Ok(AsyncRawResponse::new(status, headers, shortened(body)));
         }
-        let body = match (request.method(), lists(request.url())) {
-            // The content of a blob, which may be of any size: whoever holds it has the limit.
-            (Method::Get, false) => body,
-            (Method::Get, true) => limited(body, LISTING_LIMIT),
+        if let Some(size) = size_of_whole(&headers).filter(|size| *size > LARGEST_BLOB) {
+            let message = format!(
+                "it is said to have {size} bytes, which none has: is it the storage account that \
+                 answers?"
+            );
+            return Err(Error::with_message(ErrorKind::DataConversion, message));
+        }
+        let body = match request.method() {
+            Method::Get => limited(body, REPLY_LIMIT),
             _ => limited(body, ANSWER_LIMIT),
         };
         Ok(AsyncRawResponse::new(status, headers, body))
@@ -60,8 +75,23 @@ fn hold_signature(url: &Url) {
     }
 }
 
-fn lists(url: &Url) -> bool {
-    url.query_pairs().any(|(name, value)| name == "comp" && value == "list")
+fn shorten_waits(headers: &mut Headers) {
+    for (name, unit) in [(RETRY_AFTER, 1), (RETRY_AFTER_MS, 1_000), (X_MS_RETRY_AFTER_MS, 1_000)] {
+        let most = u64::from(LONGEST_WAIT * unit);
+        let Some(asked) = headers.get_optional_str(&name) else { continue };
+        // A date is no number.
+        if asked.parse::<u64>().is_ok_and(|asked| asked <= most) {
+            continue;
+        }
+        headers.insert(name, most.to_string());
+    }
+}
+
+/// The size of the blob that a reply has a piece of, as it says.
+pub(super) fn size_of_whole(headers: &Headers) -> Option<u64> {
+    let range =
+        headers.get_optional_str(&reqwest::header::CONTENT_RANGE.as_str().to_owned().into())?;
+    range.rsplit_once('/')?.1.parse().ok()
 }
 
 /// An answer of a proxy's or a firewall's, which has read and written nothing and says nothing of
@@ -99,4 +129,30 @@ fn limited(body: PinnedStream, limit: usize) -> PinnedStream {
         future::ready(rest.map(|_| chunk).ok_or_else(too_large))
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_is_longer_than_the_longest() {
+        let date = "Fri, 01 Jan 2100 00:00:00 GMT";
+        for (name, asked, waited) in [
+            ("retry-after", "3", "3"),
+            ("retry-after", "86400", "10"),
+            ("retry-after", date, "10"),
+            ("retry-after-ms", "9999", "9999"),
+            ("x-ms-retry-after-ms", "99999999999999999999", "10000"),
+        ] {
+            let mut headers = Headers::new();
+            headers.insert(name, asked);
+            shorten_waits(&mut headers);
+            let left: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            assert_eq!(left, [(name, waited)], "{asked}");
+        }
+        let mut none = Headers::new();
+        shorten_waits(&mut none);
+        assert_eq!(none.iter().count(), 0);
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::store::is_part;
+use super::store::{TooLarge, is_part};
 
 /// How much of a file is read at a time.
 const PIECE: usize = 64 * 1024;
@@ -21,11 +21,8 @@ const DRAFTS: u32 = 100_000;
 pub(super) enum Unfit {
     #[error("it is {0}, which this program never makes: find out who put it there, and remove it")]
     NotAFile(&'static str),
-    #[error(
-        "it has {length} bytes, and more than {most} are not read: put back what was there, or \
-         remove it"
-    )]
-    TooLarge { length: u64, most: u64 },
+    #[error(transparent)]
+    TooLarge(TooLarge),
     #[error(
         "the file system does not lock files ({0}): mount it with locks, or choose another place \
          with CHECKPOINT_URL"
@@ -128,7 +125,7 @@ pub(super) fn read(path: &Path, most: u64) -> AtPath<Option<Bytes>> {
     file.take(most + 1).read_to_end(&mut bytes).at(path)?;
     let length = length.max(bytes.len() as u64);
     if length > most {
-        return Err(Unfit::TooLarge { length, most }.into()).at(path);
+        return Err(Unfit::TooLarge(TooLarge { length, most }).into()).at(path);
     }
     Ok(Some(bytes).filter(|bytes| !bytes.is_empty()).map(Bytes::from))
 }

@@ -13,5 +13,5 @@ pub use progress::{
     Checkpoint, CheckpointError, Cursor, Delta, FileProgress, FileVersion, Position, Refused,
     Totals, Untold,
 };
-pub(crate) use store::is_name;
 pub use store::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError};
+pub(crate) use store::{TooLarge, is_name, most_bytes};

@@ -119,6 +119,16 @@ pub(crate) fn most_bytes(name: &str) -> u64 {
     if name.starts_with("checkpoints/") { 64 << 20 } else { 128 << 20 }
 }
 
+/// An object that is read whole has more bytes than [`most_bytes`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it has {length} bytes, and more than {most} are not read: put back what was there, or remove it"
+)]
+pub(crate) struct TooLarge {
+    pub(crate) length: u64,
+    pub(crate) most: u64,
+}
+
 /// Whether `name` may name an object; what it may look like stands at the top of this file.
 pub(crate) fn is_name(name: &str) -> bool {
     name.len() <= 900 && name.split('/').all(is_part)

@@ -19,7 +19,8 @@ use tracing_subscriber::fmt::time::ChronoUtc;
 use tracing_subscriber::fmt::{MakeWriter, layer};
 use tracing_subscriber::prelude::*;
 
-use super::output::{note, printable, printable_json};
+use super::escape::{escaped_json, printable};
+use super::output::note;
 use super::progress;
 use crate::settings::{FUNCTIONS_PORT, process_env};
 
@@ -102,7 +103,7 @@ fn finished(record: &str, form: Form, is_error: bool) -> String {
     let mut record = Cow::Borrowed(record);
     loop {
         let mut line = match form {
-            Form::Json => printable_json(&record),
+            Form::Json => escaped_json(&record).into_owned(),
             Form::Text => record.clone().into_owned(),
         };
         if form == Form::Json && is_error {

@@ -16,6 +16,7 @@ pub mod doubles;
 #[cfg(feature = "simulator")]
 pub mod enemy;
 pub mod entra_tls;
+pub mod fake_blobs;
 pub mod functions_host;
 #[cfg(feature = "simulator")]
 pub mod leased_blob;
