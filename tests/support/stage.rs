@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -561,9 +561,15 @@ impl RecordReader for TurnReader {
     fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
         let (grant, granted) = channel();
         drop(self.turns.send(Turn::Wants(self.number, grant)));
-        // The process is dead, and with it the conductor.
-        granted.recv().map_err(|gone| ReadError::Broken(io::Error::other(gone)))?;
-        self.inner.next(row)
+        loop {
+            match granted.recv_timeout(Duration::from_millis(100)) {
+                Ok(()) => return self.inner.next(row),
+                // What is sent while the other end is dropped stays in the channel, unseen.
+                Err(RecvTimeoutError::Timeout) if !self.turns.is_closed() => {}
+                // The process is dead, and with it the conductor.
+                Err(gone) => return Err(ReadError::Broken(io::Error::other(gone))),
+            }
+        }
     }
 }
 
