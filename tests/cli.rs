@@ -798,6 +798,7 @@ async fn a_demo_is_deaf_to_the_environment() {
         ("MAX_ROWS_PER_RUN", "nonsense"),
         ("MAX_LINE_BYTES", "nonsense"),
         ("MAX_FILE_BYTES", "nonsense"),
+        ("QUARANTINE_MAX_BYTES", "nonsense"),
         ("CHECKPOINT_URL", "https://example.com"),
         ("FUNCTIONS_CUSTOMHANDLER_PORT", "1"),
         ("http_proxy", "http://127.0.0.1:1"),
@@ -896,7 +897,7 @@ async fn the_help_says_where_to_begin() {
 }
 
 /// What the help of a run says of each setting.
-const SETTINGS: [(&str, &str); 21] = [
+const SETTINGS: [(&str, &str); 22] = [
     ("MIMECAST_BASE_URL", "[default: https://api.services.mimecast.com]"),
     ("MIMECAST_CLIENT_ID", "required"),
     ("MIMECAST_TYPES", "[default: entities,mailflow,urlclick]"),
@@ -909,6 +910,7 @@ const SETTINGS: [(&str, &str); 21] = [
     ("MAX_ROWS_PER_RUN", "[default: 20000000]"),
     ("LOG_LEVEL", "[default: INFO]"),
     ("CHECKPOINT_URL", "[default: ./mimecast-sentinel-state; required in Azure Functions]"),
+    ("QUARANTINE_MAX_BYTES", "[default: 20000000000, which is 20 GB]"),
     ("LOGS_INGESTION_ENDPOINT", "required"),
     ("LOGS_INGESTION_RULE_ID", "required"),
     ("LOGS_INGESTION_STREAM", "[default: Custom-Cloud_Integrated]"),

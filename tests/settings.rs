@@ -100,6 +100,7 @@ fn the_least_settings_give_the_documented_defaults() {
     assert_eq!(settings.mimecast.calls_per_15_minutes, 40);
     assert_eq!(settings.mimecast.limits.max_line_bytes, 2 * 1024 * 1024);
     assert_eq!(settings.mimecast.limits.max_file_bytes, 8 * 1024 * 1024 * 1024);
+    assert_eq!(settings.quarantine_max_bytes, 20_000_000_000);
     assert_eq!(settings.schedule.to_string(), "0 0 */1 * * *");
     assert_eq!(settings.run_time_limit, Duration::from_secs(540));
     assert_eq!(settings.ingestion.stream, CLOUD_INTEGRATED.stream);
@@ -135,6 +136,7 @@ fn good_values_are_taken() {
     assert_eq!(with("MIMECAST_CALLS_PER_15_MINUTES", "50").mimecast.calls_per_15_minutes, 50);
     assert_eq!(with("MAX_LINE_BYTES", "1024").mimecast.limits.max_line_bytes, 1024);
     assert_eq!(with("MAX_FILE_BYTES", "1073741824").mimecast.limits.max_file_bytes, 1 << 30);
+    assert_eq!(with("QUARANTINE_MAX_BYTES", "1000000").quarantine_max_bytes, 1_000_000);
     assert_eq!(with("SCHEDULE", "0 */10 * * * *").schedule.to_string(), "0 */10 * * * *");
     assert_eq!(with("RUN_TIME_LIMIT_SECONDS", "60").run_time_limit, Duration::from_secs(60));
     assert_eq!(with("RUN_TIME_LIMIT_SECONDS", "86400").run_time_limit, Duration::from_secs(86_400));
@@ -177,6 +179,8 @@ fn bad_values_are_refused_by_name_and_with_the_reason() {
         ("MAX_LINE_BYTES", "1023", "from 1024 to 16777216"),
         ("MAX_LINE_BYTES", "2MiB", "number of bytes"),
         ("MAX_FILE_BYTES", "99999999999999999999999", "number of bytes"),
+        ("QUARANTINE_MAX_BYTES", "0", "from 1000000 to 1000000000000000"),
+        ("QUARANTINE_MAX_BYTES", "20GB", "number of bytes"),
         ("SCHEDULE", "0 0 * * *", "five fields; SCHEDULE needs six"),
         ("SCHEDULE", "0 */7 * * * *", "240 seconds apart"),
         ("SCHEDULE", "0 2,55 0,23 */2 * *", "420 seconds apart"),
@@ -679,5 +683,5 @@ fn every_setting_has_a_flag_of_its_name_but_secrets_have_none() {
         assert!(arg.get_help().is_some(), "{name}");
         assert!(!["secret", "header"].iter().any(|word| name.contains(word)), "{name}");
     }
-    assert_eq!(command.get_arguments().count(), 21);
+    assert_eq!(command.get_arguments().count(), 22);
 }

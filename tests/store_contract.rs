@@ -87,6 +87,11 @@ async fn names_are_listed_by_prefix_and_in_order(store: &dyn Store) {
     assert_eq!(store.list("l/b/").await.unwrap(), ["l/b/1/x", "l/b/z"]);
     assert_eq!(store.list("l/b/z").await.unwrap(), ["l/b/z"]);
     assert_eq!(store.list("l/c").await.unwrap(), [""; 0]);
+    // Each holds its name.
+    let bytes = |names: &[String]| names.iter().map(|name| name.len() as u64).sum::<u64>();
+    assert_eq!(store.size("l/").await.unwrap(), bytes(&all));
+    assert_eq!(store.size("l/b").await.unwrap(), bytes(&all[2..]));
+    assert_eq!(store.size("l/c").await.unwrap(), 0);
     let everywhere = store.list("").await.unwrap();
     assert!(all.iter().all(|name| everywhere.contains(name)), "{everywhere:?}");
     assert_eq!(store.read("l/empty").await.unwrap(), None);

@@ -16,7 +16,8 @@ use azure_storage_blob::models::{
 };
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryFutureExt, TryStreamExt};
+use futures::future::ready;
+use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
@@ -142,6 +143,24 @@ impl BlobStore {
         Ok((bytes.freeze(), blob.properties.etag))
     }
 
+    /// The objects whose names begin with `prefix`, with their lengths.
+    fn objects<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Stream<Item = Result<(String, u64), StoreError>> + Send + 'a {
+        let fault = move |error| self.fault(&format!("listing {prefix}*"), error);
+        let prefix = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
+        let options = BlobContainerClientListBlobsOptions { prefix, ..Default::default() };
+        let objects = async move { self.container.list_blobs(Some(options)) }
+            .try_flatten_stream()
+            .try_filter_map(|blob| {
+                let length = blob.properties.and_then(|properties| properties.content_length);
+                let name = blob.name.filter(|name| length != Some(0) && is_name(name));
+                ready(Ok(name.map(|name| (name, length.unwrap_or(0)))))
+            });
+        objects.map_err(fault)
+    }
+
     /// Makes an empty blob, so that it can be leased. One that is there by now is fine.
     async fn create_empty(&self, blob: &BlobClient) -> Result<(), Error> {
         let options =
@@ -249,16 +268,12 @@ impl Store for BlobStore {
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> Names<'a> {
-        let fault = move |error| self.fault(&format!("listing {prefix}*"), error);
-        let prefix = Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty());
-        let options = BlobContainerClientListBlobsOptions { prefix, ..Default::default() };
-        let names = async move { self.container.list_blobs(Some(options)) }
-            .try_flatten_stream()
-            .try_filter_map(|blob| async {
-                let length = blob.properties.and_then(|properties| properties.content_length);
-                Ok(blob.name.filter(|name| length != Some(0) && is_name(name)))
-            });
-        names.map_err(fault).boxed()
+        self.objects(prefix).map_ok(|(name, _)| name).boxed()
+    }
+
+    async fn size(&self, prefix: &str) -> Result<u64, StoreError> {
+        let lengths = self.objects(prefix).map_ok(|(_, length)| length);
+        lengths.try_fold(0, |sum, length| ready(Ok(sum + length))).await
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {

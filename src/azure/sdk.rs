@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use azure_core::http::{ClientOptions, ExponentialRetryOptions, RetryOptions, StatusCode};
+use azure_core::http::{ClientOptions, ExponentialRetryOptions, RetryOptions};
 use azure_core::time::Duration;
 
 use super::transport::transport;

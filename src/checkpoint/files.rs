@@ -141,16 +141,16 @@ pub(super) fn remove(path: &Path) -> AtPath<()> {
     Ok(())
 }
 
-/// What is in one folder, in the order of whole names: its objects, and its folders with a `/` behind
-/// them. `folder` is empty, or ends in a `/` too.
-pub(super) fn entries(root: &Path, folder: &str) -> AtPath<Vec<String>> {
+/// What is in one folder, in the order of whole names: its objects with their lengths, and its folders
+/// with a `/` behind their names. `folder` is empty, or ends in a `/` too.
+pub(super) fn entries(root: &Path, folder: &str) -> AtPath<Vec<(String, u64)>> {
     let path = root.join(folder);
-    let mut names = Vec::new();
-    let Some(entries) = if_there(fs::read_dir(&path)).at(&path)? else { return Ok(names) };
-    for entry in entries {
+    let mut entries = Vec::new();
+    let Some(found) = if_there(fs::read_dir(&path)).at(&path)? else { return Ok(entries) };
+    for entry in found {
         let entry = entry.at(&path)?;
         let part = entry.file_name().to_string_lossy().into_owned();
-        // Followed if it is a link, as reading and writing do; it may be gone by now.
+        // A folder may be a link to another disk; the entry may be gone by now.
         let Some(found) = if_there(fs::metadata(entry.path())).at(&entry.path())? else {
             continue;
         };
@@ -158,13 +158,13 @@ pub(super) fn entries(root: &Path, folder: &str) -> AtPath<Vec<String>> {
             continue;
         }
         if found.is_dir() {
-            names.push(format!("{folder}{part}/"));
+            entries.push((format!("{folder}{part}/"), 0));
         } else if found.len() > 0 {
-            names.push(format!("{folder}{part}"));
+            entries.push((format!("{folder}{part}"), found.len()));
         }
     }
-    names.sort();
-    Ok(names)
+    entries.sort();
+    Ok(entries)
 }
 
 /// The next piece of a file; `None` at its end.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::ready;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::files::warning;
 use super::files::{AtPath, Draft, Unfit, Version, entries, open, piece, read, remove, replace};
@@ -44,13 +45,38 @@ impl FolderStore {
     }
 
     /// What is in one folder on the way to names that begin with `prefix`.
-    async fn entries(&self, prefix: &str, folder: String) -> Result<Vec<String>, StoreError> {
+    async fn entries(
+        &self,
+        prefix: &str,
+        folder: String,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
         let action = format!("listing {prefix}*");
         if let Some(name) = folder.strip_suffix('/') {
             self.path(name, &action)?;
         }
         let root = Arc::clone(&self.root);
         self.run(action, move || entries(&root, &folder)).await
+    }
+
+    /// The objects whose names begin with `prefix`, with their lengths, in the order of names.
+    fn objects<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Stream<Item = Result<(String, u64), StoreError>> + Send + 'a {
+        let folder = prefix.rfind('/').map_or("", |end| &prefix[..=end]);
+        // What is still to be given or looked into, the next one last.
+        let waiting = vec![(folder.to_owned(), 0)];
+        stream::try_unfold(waiting, move |mut waiting| async move {
+            while let Some((name, length)) = waiting.pop() {
+                if !name.is_empty() && !name.ends_with('/') {
+                    return Ok(Some(((name, length), waiting)));
+                }
+                let mut found = self.entries(prefix, name).await?;
+                found.retain(|(name, _)| name.starts_with(prefix));
+                waiting.extend(found.into_iter().rev());
+            }
+            Ok(None)
+        })
     }
 
     /// Runs what blocks where it may.
@@ -147,21 +173,12 @@ impl Store for FolderStore {
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> Names<'a> {
-        let folder = prefix.rfind('/').map_or("", |end| &prefix[..=end]);
-        // What is still to be told or looked into, the next one last.
-        let waiting = vec![folder.to_owned()];
-        let names = stream::try_unfold(waiting, move |mut waiting| async move {
-            while let Some(name) = waiting.pop() {
-                if !name.is_empty() && !name.ends_with('/') {
-                    return Ok(Some((name, waiting)));
-                }
-                let mut found = self.entries(prefix, name).await?;
-                found.retain(|name| name.starts_with(prefix));
-                waiting.extend(found.into_iter().rev());
-            }
-            Ok(None)
-        });
-        names.boxed()
+        self.objects(prefix).map_ok(|(name, _)| name).boxed()
+    }
+
+    async fn size(&self, prefix: &str) -> Result<u64, StoreError> {
+        let lengths = self.objects(prefix).map_ok(|(_, length)| length);
+        lengths.try_fold(0, |sum, length| ready(Ok(sum + length))).await
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {

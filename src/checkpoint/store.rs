@@ -54,6 +54,16 @@ pub trait Store: Send + Sync {
         list.map_ok(|names| stream::iter(names.into_iter().map(Ok))).try_flatten().boxed()
     }
 
+    /// The bytes of all objects whose names begin with `prefix`. (A store that has them in its lists
+    /// reads no object for it.)
+    async fn size(&self, prefix: &str) -> Result<u64, StoreError> {
+        let mut size = 0;
+        for name in self.list(prefix).await? {
+            size += self.read(&name).await?.map_or(0, |bytes| bytes.len() as u64);
+        }
+        Ok(size)
+    }
+
     /// Removes an object; one that is not there is fine.
     async fn delete(&self, name: &str) -> Result<(), StoreError>;
 

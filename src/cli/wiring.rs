@@ -41,7 +41,8 @@ impl Wiring {
         Ok(Connector {
             source: Arc::new(self.source(&settings.mimecast)),
             sink: Arc::new(self.sink(&settings.ingestion)),
-            quarantine: Quarantine::new(Arc::clone(&store)),
+            quarantine: Quarantine::new(Arc::clone(&store))
+                .of_at_most(settings.quarantine_max_bytes),
             store,
             policy: policy(settings.run_time_limit, settings.max_rows, &settings.ingestion),
             clock: self.clock.clone(),
@@ -56,6 +57,7 @@ impl Wiring {
         Ok(Replay {
             records: open_records(max_line_bytes, max_file_bytes, self.clock.clone()),
             sink: Arc::new(self.sink(&settings.ingestion)),
+            // It only writes over what is there: without a limit, else a full one could not be emptied.
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
             policy: policy(settings.run_time_limit, settings.max_rows, &settings.ingestion),

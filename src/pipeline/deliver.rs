@@ -15,8 +15,8 @@ use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::originals::Originals;
 use super::sink::{PostError, Sink};
 use super::summary::{Counters, add};
-use crate::checkpoint::{LeaseWatch, StoreError};
-use crate::quarantine::{Quarantine, Rejection};
+use crate::checkpoint::LeaseWatch;
+use crate::quarantine::{Quarantine, QuarantineError, Rejection};
 use crate::seams::Deadline;
 
 /// From how many rows on a body that is refused whole points at the settings rather than at its
@@ -232,7 +232,7 @@ impl Poster {
         let keep = rejections.into_iter().map(|rejection| async move {
             self.quarantine.keep(&rejection).await?;
             let Rejection { reason, delivered, .. } = rejection;
-            Ok::<_, StoreError>(InQuarantine { name: rejection.name(), reason, delivered })
+            Ok::<_, QuarantineError>(InQuarantine { name: rejection.name(), reason, delivered })
         });
         let keeping = stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect();
         Ok(self.in_time(keeping).await??)

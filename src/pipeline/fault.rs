@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::checkpoint::StoreError;
+use crate::quarantine::QuarantineError;
 
 /// What ends a stream's run early.
 #[derive(Clone, Debug)]
@@ -69,6 +70,24 @@ impl From<StoreError> for Interrupt {
             ),
         }
         .into()
+    }
+}
+
+impl From<QuarantineError> for Interrupt {
+    fn from(error: QuarantineError) -> Self {
+        let message = error.to_string();
+        match error {
+            QuarantineError::Store(error) => error.into(),
+            QuarantineError::Full { .. } => Fault::settings(
+                "quarantine-full",
+                message,
+                "look at it with `mimecast-sentinel quarantine list`, send again what can be \
+                 delivered by now with `mimecast-sentinel quarantine replay`, delete what nobody \
+                 needs, or raise QUARANTINE_MAX_BYTES; nothing is lost, the checkpoint stays before \
+                 what is not kept",
+            )
+            .into(),
+        }
     }
 }
 

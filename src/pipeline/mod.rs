@@ -210,6 +210,7 @@ impl Connector {
     /// One run over all streams. `stop` ends it early, as the time limit does.
     pub async fn run(&self, counters: &RunCounters, stop: &CancellationToken) -> RunSummary {
         let started_at = self.clock.now();
+        self.quarantine.count_anew().await;
         let (deadline, stop, _limit) = self.policy.limit(stop);
         let shared = Shared::new(&self.policy, &stop);
         let mut pulls = Vec::new();

@@ -12,6 +12,9 @@
 //! size and `ETag`, since one key may be listed again with other bytes. Before there were versions, a
 //! file was kept as `file`: it is still read.
 
+mod names;
+mod room;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -20,7 +23,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+
+pub use names::{in_quarantine, is_kept_file, is_record};
+use names::{kept_file, object, parent, tail};
+pub use room::QuarantineError;
+use room::Room;
 
 use crate::checkpoint::{ByteStream, FileVersion, Names, Store, StoreError};
 
@@ -78,7 +85,10 @@ pub struct FilePosition {
 
 /// The part of a store that holds [`Rejection`]s.
 #[derive(Clone)]
-pub struct Quarantine(Arc<dyn Store>);
+pub struct Quarantine {
+    store: Arc<dyn Store>,
+    room: Option<Arc<Room>>,
+}
 
 /// A rejection as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,25 +128,42 @@ pub struct Found {
 }
 
 impl Quarantine {
-    /// Quarantine in `store`.
+    /// Quarantine in `store`. It may hold as much as that.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self(store)
+        Self { store, room: None }
+    }
+
+    /// The same that may hold so many bytes.
+    #[must_use]
+    pub fn of_at_most(self, bytes: u64) -> Self {
+        Self { room: Some(Arc::new(Room::of(bytes))), ..self }
+    }
+
+    /// A run begins: what quarantine holds by now is counted when it is first needed.
+    pub async fn count_anew(&self) {
+        if let Some(room) = &self.room {
+            room.count_anew().await;
+        }
     }
 
     /// Where it is, for a person.
     pub fn location(&self, stream: &str) -> String {
-        format!("{}/quarantine/{stream}/", self.0.location().trim_end_matches('/'))
+        format!("{}/quarantine/{stream}/", self.store.location().trim_end_matches('/'))
     }
 
     /// Keeps one line. It is durable on return.
-    pub async fn keep(&self, rejection: &Rejection) -> Result<(), StoreError> {
+    pub async fn keep(&self, rejection: &Rejection) -> Result<(), QuarantineError> {
         // Room for the line with its quotes escaped: a long one that grows step by step takes twice
         // its size.
         let mut bytes = Vec::with_capacity(rejection.size() + rejection.size() / 4);
         // Strings and numbers into memory: nothing in it can fail.
         drop(serde_json::to_writer(&mut bytes, &Record::of(rejection)));
         bytes.push(b'\n');
-        self.0.write(&rejection.name(), Bytes::from(bytes)).await
+        let name = rejection.name();
+        if let Some(room) = &self.room {
+            room.take(&*self.store, &name, bytes.len()).await?;
+        }
+        Ok(self.store.write(&name, Bytes::from(bytes)).await?)
     }
 
     /// Keeps a whole batch file as it comes, and says as what. It is durable on return.
@@ -146,33 +173,36 @@ impl Quarantine {
         file: &str,
         version: &FileVersion,
         bytes: ByteStream,
-    ) -> Result<String, StoreError> {
+    ) -> Result<String, QuarantineError> {
         let name = kept_file(stream, file, version);
-        self.0.write_stream(&name, bytes).await?;
+        match &self.room {
+            Some(room) => room.write_stream(&self.store, &name, bytes).await?,
+            None => self.store.write_stream(&name, bytes).await?,
+        }
         Ok(name)
     }
 
     /// The names of all that lies in `folder`, which is [`in_quarantine`] or below it: records, and
     /// files that are kept whole. Those of one batch file follow one another.
     pub fn names<'a>(&'a self, folder: &'a str) -> Names<'a> {
-        self.0.names(folder)
+        self.store.names(folder)
     }
 
     /// The record of this name; `None` if it is not there, or no longer.
     pub async fn read(&self, name: String) -> Result<Option<Found>, StoreError> {
-        let Some(bytes) = self.0.read(&name).await? else { return Ok(None) };
+        let Some(bytes) = self.store.read(&name).await? else { return Ok(None) };
         let record = Record::parse(&name, &bytes);
         Ok(Some(Found { name, record }))
     }
 
     /// The bytes of the file that is [`Kept::File`] under this name.
     pub async fn open_file(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
-        self.0.read_stream(name).await
+        self.store.read_stream(name).await
     }
 
     /// Removes a record: its event was delivered.
     pub async fn remove(&self, name: &str) -> Result<(), StoreError> {
-        self.0.delete(name).await
+        self.store.delete(name).await
     }
 
     /// Removes a file that is kept whole, unless a record still needs it.
@@ -187,7 +217,7 @@ impl Quarantine {
                 Some(_) => return Ok(()),
             }
         }
-        self.0.delete(name).await
+        self.store.delete(name).await
     }
 }
 
@@ -282,57 +312,6 @@ impl Rejection {
 
 impl std::fmt::Debug for Quarantine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Quarantine({})", self.0.location())
+        write!(f, "Quarantine({})", self.store.location())
     }
-}
-
-/// Where the records of a stream, or of all streams, lie.
-pub fn in_quarantine(stream: Option<&str>) -> String {
-    stream.map_or_else(|| "quarantine/".to_owned(), |stream| format!("quarantine/{stream}/"))
-}
-
-/// Whether an object of this name is a record, and not a file that is kept whole.
-pub fn is_record(name: &str) -> bool {
-    name.starts_with("quarantine/") && name.ends_with(".json")
-}
-
-/// Whether an object of this name is a file that is kept whole.
-pub fn is_kept_file(name: &str) -> bool {
-    let is_hash = |text: &str| {
-        text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let own = name.strip_prefix("quarantine/").and_then(|name| name.rsplit_once('/'));
-    own.is_some_and(|(_, own)| own == "file" || own.strip_prefix("file-").is_some_and(is_hash))
-}
-
-fn hash(text: &str) -> String {
-    Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn folder(stream: &str, file: &str) -> String {
-    format!("{}{}", in_quarantine(Some(stream)), hash(file))
-}
-
-/// What tells a record from others of the same line: two contents of one file may break at one line.
-fn tail<'a>(event_id: &'a str, reason: &'a str, file_kept_as: Option<&str>) -> Cow<'a, str> {
-    let version = file_kept_as.and_then(|kept| kept.rsplit_once("/file-"));
-    match version {
-        _ if !event_id.is_empty() => event_id.into(),
-        Some((_, version)) => format!("{reason}-{version}").into(),
-        None => reason.into(),
-    }
-}
-
-fn parent(name: &str) -> &str {
-    name.rsplit_once('/').map_or("", |(parent, _)| parent)
-}
-
-fn object(stream: &str, file: &str, line: u64, tail: &str) -> String {
-    format!("{}/{line:010}-{tail}.json", folder(stream, file))
-}
-
-fn kept_file(stream: &str, file: &str, FileVersion { size, etag }: &FileVersion) -> String {
-    let size = size.map(|size| size.to_string()).unwrap_or_default();
-    let version = hash(&format!("{size}\n{}", etag.as_deref().unwrap_or_default()));
-    format!("{}/file-{version}", folder(stream, file))
 }

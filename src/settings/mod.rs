@@ -46,6 +46,8 @@ pub struct Settings {
     pub ingestion: IngestionSettings,
     /// Where checkpoints and quarantine lie.
     pub state: StateSettings,
+    /// The bytes that quarantine may hold, those of all streams.
+    pub quarantine_max_bytes: u64,
     /// When to pull.
     pub schedule: Schedule,
     /// After this time a run posts nothing new.
@@ -108,11 +110,13 @@ impl Settings {
         proxy::check(&mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
+        let quarantine_max_bytes = state::quarantine_max_bytes(raw, &mut reader);
         let settings = || {
             Some(Self {
                 mimecast: mimecast?,
                 ingestion: ingestion?,
                 state: state?,
+                quarantine_max_bytes: quarantine_max_bytes?,
                 schedule: schedule?,
                 run_time_limit: run_time_limit?,
                 max_rows: max_rows?,

@@ -70,6 +70,10 @@ pub struct RawSettings {
     /// Azure Functions]
     #[arg(long, env = "CHECKPOINT_URL", hide_env_values = true, value_name = "URL", help_heading = RUN)]
     pub checkpoint_url: Option<String>,
+    /// Quarantine holds no more than this, then the stream stops; in bytes [default: 20000000000,
+    /// which is 20 GB]
+    #[arg(long, env = "QUARANTINE_MAX_BYTES", hide_env_values = true, value_name = "BYTES", help_heading = RUN)]
+    pub quarantine_max_bytes: Option<String>,
     /// Logs ingestion endpoint of the data collection rule, or of its endpoint (DCE); required
     #[arg(long, env = "LOGS_INGESTION_ENDPOINT", hide_env_values = true, value_name = "URL", help_heading = AZURE)]
     pub logs_ingestion_endpoint: Option<String>,

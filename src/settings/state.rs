@@ -9,7 +9,7 @@ use url::Url;
 use super::azure::{AzureIdentity, Purpose, identity};
 use super::origin::is_loopback;
 use super::raw::RawSettings;
-use super::reader::{Reader, Wrong, given, wrong};
+use super::reader::{Reader, Wrong, given, whole_number, wrong};
 
 const NAME: &str = "CHECKPOINT_URL";
 const DEFAULT_FOLDER: &str = "./mimecast-sentinel-state";
@@ -85,6 +85,16 @@ pub(super) fn read(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<StateLo
         None => BlobAccess::Identity(identity(raw, Purpose::Blobs, reader)?),
     };
     Some(StateLocation::Blob { container, access })
+}
+
+/// `QUARANTINE_MAX_BYTES`, from 1 MB on: that a few records find room in any case.
+pub(super) fn quarantine_max_bytes(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<u64> {
+    reader.optional(
+        "QUARANTINE_MAX_BYTES",
+        &raw.quarantine_max_bytes,
+        "20000000000",
+        whole_number(1_000_000..=1_000_000_000_000_000, "number of bytes"),
+    )
 }
 
 /// What a person should know about a valid location.
