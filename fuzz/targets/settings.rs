@@ -129,6 +129,7 @@ impl Given {
             schedule: of("SCHEDULE"),
             run_time_limit_seconds: of("RUN_TIME_LIMIT_SECONDS"),
             max_rows_per_run: of("MAX_ROWS_PER_RUN"),
+            quarantine_max_bytes: of("QUARANTINE_MAX_BYTES"),
             log_level: of("LOG_LEVEL"),
             checkpoint_url: of("CHECKPOINT_URL"),
             logs_ingestion_endpoint: of("LOGS_INGESTION_ENDPOINT"),
@@ -185,7 +186,9 @@ impl Given {
 
 /// What the program relies on.
 fn check(settings: &Settings, today: NaiveDate) {
-    let Settings { mimecast, ingestion, state, schedule, run_time_limit, max_rows } = settings;
+    let Settings {
+        mimecast, ingestion, state, schedule, run_time_limit, max_rows, quarantine_max_bytes
+    } = settings;
     let on_loopback = is_loopback(&mimecast.base_url);
     origin(&mimecast.base_url);
     let host = mimecast.base_url.host_str().unwrap();
@@ -241,6 +244,7 @@ fn check(settings: &Settings, today: NaiveDate) {
     let least = if on_loopback { 1 } else { 60 };
     assert!((least..=86_400).contains(&run_time_limit.as_secs()));
     assert!((1_000..=1_000_000_000).contains(max_rows));
+    assert!((1_000_000..=1_000_000_000_000_000).contains(quarantine_max_bytes));
 }
 
 fn origin(url: &Url) {
