@@ -28,7 +28,7 @@ fn print(safe: &str) -> Result<(), CommandError> {
 }
 
 /// Prints text on stderr, beside the logs, and in it nothing that drives a terminal. Where nobody reads
-/// it, there is nobody to tell.
+/// stderr any more, it is dropped.
 pub(super) fn note(text: &str) {
     drop(writeln!(io::stderr(), "{}", escaped(text)));
 }
