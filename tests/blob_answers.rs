@@ -1,5 +1,5 @@
-//! What Blob Storage answers is taken for what it says: a conflict is another connector's doing only
-//! where its code says so, and no answer is held or waited for without a limit.
+//! What Blob Storage answers is taken for what it says: a conflict is another connector's doing
+//! only where its code says so, and no answer is held or waited for without a limit.
 #![cfg(feature = "simulator")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 

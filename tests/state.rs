@@ -217,7 +217,8 @@ mod progress {
         });
         assert_caught_up(&pull(&connector).await);
         assert_eq!(memory.landed()[..4], [1, 2, 3, 0], "accepted out of order");
-        // The first save, before the first post, is about the day alone; then comes the end of the file.
+        // The first save, before the first post, is about the day alone; then comes the end of the
+        // file.
         let lines: Vec<_> = store.saved().iter().map(|saved| line_of(saved, "f")).collect();
         assert_eq!(lines, [None, Some(Position::End), None]);
     }
@@ -934,9 +935,9 @@ mod a_store_that_fails {
 
     #[tokio::test]
     async fn to_save_stops_the_stream_and_loses_nothing() {
-        // The save before the first post, that after 16 bodies, that at the file's end, the last one.
-        // What no checkpoint covers comes again: nothing, since nothing was posted; all 16 and the one
-        // in flight with the last of them, if it got as far; the 4 since then; nothing.
+        // The save before the first post, that after 16 bodies, that at the file's end, the last
+        // one. What no checkpoint covers comes again: nothing, since nothing was posted; all 16 and
+        // the one in flight with the last of them, if it got as far; the 4 since then; nothing.
         for (failing, again) in [(1, 0..=0), (2, 16..=17), (3, 4..=4), (4, 0..=0)] {
             let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..20))]));
             memory.policy.in_flight = 2;

@@ -520,7 +520,8 @@ mod chosen_interleavings {
     /// What happens in turn, and how A and B end. `B ends`: it does all that it can do. `unanswered`:
     /// the step is done, and who did it does not know yet. `lost`: A's lease is taken away.
     const CHOSEN: [(&str, &str, &str); 11] = [
-        // Before the first post each writes what it found. The second comes when nothing is posted yet,
+        // Before the first post each writes what it found. The second comes when nothing is posted
+        // yet,
         ("A lease, A read, B ends, A ends", "caught up", "busy"),
         // when a body is accepted and A does not know it,
         ("A lease, A read, A save, A post 0 unanswered, B ends, A ends", "caught up", "busy"),
@@ -538,8 +539,8 @@ mod chosen_interleavings {
         ),
         // or it waits, asks again and again, and finds nothing left to do.
         (
-            "A lease, B waits, B lease, A read, A save, A post 0, B lease, A save, A post 1, B lease, A save, \
-             A save, B lease, A release, B ends, A ends",
+            "A lease, B waits, B lease, A read, A save, A post 0, B lease, A save, A post 1, B lease, \
+             A save, A save, B lease, A release, B ends, A ends",
             "caught up",
             "caught up",
         ),
@@ -559,7 +560,8 @@ mod chosen_interleavings {
         ),
         // or has written just what A would,
         (
-            "A lease, A read, A save, A post 0, lost, B lease, B read, B save, B post 0, B save, A ends, B ends",
+            "A lease, A read, A save, A post 0, lost, B lease, B read, B save, B post 0, B save, A ends, \
+             B ends",
             "stopped",
             "caught up",
         ),
@@ -571,8 +573,8 @@ mod chosen_interleavings {
         ),
         // or with all done: its release does not let go what B has by then.
         (
-            "A lease, A read, A save, A post 0, A save, A post 1, A save, A save, lost, B lease, A ends, \
-             C is busy, B ends",
+            "A lease, A read, A save, A post 0, A save, A post 1, A save, A save, lost, B lease, \
+             A ends, C is busy, B ends",
             "caught up",
             "caught up",
         ),

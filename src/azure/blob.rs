@@ -33,8 +33,8 @@ use crate::checkpoint::{
 /// needs a newer one.
 const API_VERSION: &str = "2025-11-05";
 
-/// Pieces of a blob that are asked for at a time: each takes 4 MiB of memory, and waits for those before
-/// it.
+/// Pieces of a blob that are asked for at a time: each takes 4 MiB of memory, and waits for those
+/// before it.
 const ONE: Option<NonZero<usize>> = NonZero::new(1);
 
 /// The size of the blocks that a streamed object is sent in. 50,000 of them make a blob.
@@ -115,7 +115,8 @@ impl BlobStore {
         Err(self.failed(action, format!("{name:?} cannot be the name of an object")))
     }
 
-    /// A blob's bytes, of which it may have `most`, and its version; under a lease, if one is given.
+    /// A blob's bytes, of which it may have `most`, and its version; under a lease, if one is
+    /// given.
     pub(super) async fn download(
         blob: &BlobClient,
         most: u64,

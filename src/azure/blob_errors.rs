@@ -21,8 +21,9 @@ pub(super) fn has_code(error: &Error, expected: StorageErrorCode) -> bool {
     code(error) == Some(expected.as_ref())
 }
 
-/// Whether the lease or the version that a request needs is another's by now: 412, or a conflict with
-/// a code about the lease. Other conflicts (a policy, another type of blob) are nobody's doing.
+/// Whether the lease or the version that a request needs is another's by now: 412, or a conflict
+/// with a code about the lease. Other conflicts (a policy, another type of blob) are nobody's
+/// doing.
 pub(super) fn is_unmet_condition(error: &Error) -> bool {
     error.http_status() == Some(StatusCode::PreconditionFailed)
         || code(error).is_some_and(|code| code.starts_with("Lease"))

@@ -199,8 +199,8 @@ enum Renewal {
     Unknown,
 }
 
-/// Whether the lease is another's by now, or the blob is gone with it. Of another answer, a role that
-/// was taken away or a policy, the lease knows nothing.
+/// Whether the lease is another's by now, or the blob is gone with it. Of another answer, a role
+/// that was taken away or a policy, the lease knows nothing.
 fn is_lost(error: &Error) -> bool {
     is_unmet_condition(error) || has_code(error, StorageErrorCode::BlobNotFound)
 }

@@ -42,8 +42,8 @@ impl From<Unfit> for io::Error {
     }
 }
 
-/// What tells one content of a file from the next. (Not its times or its inode: a share may set them
-/// late, or anew at each look.)
+/// What tells one content of a file from the next. (Not its times or its inode: a share may set
+/// them late, or anew at each look.)
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version([u8; 32]);
 
@@ -141,8 +141,8 @@ pub(super) fn remove(path: &Path) -> AtPath<()> {
     Ok(())
 }
 
-/// What is in one folder, in the order of whole names: its objects with their lengths, and its folders
-/// with a `/` behind their names. `folder` is empty, or ends in a `/` too.
+/// What is in one folder, in the order of whole names: its objects with their lengths, and its
+/// folders with a `/` behind their names. `folder` is empty, or ends in a `/` too.
 pub(super) fn entries(root: &Path, folder: &str) -> AtPath<Vec<(String, u64)>> {
     let path = root.join(folder);
     let mut entries = Vec::new();
@@ -266,8 +266,8 @@ fn is_bad_descriptor(_: &io::Error) -> bool {
     false
 }
 
-/// What a person should know of the folder at `path`, if it is there: who else can change what is in
-/// it.
+/// What a person should know of the folder at `path`, if it is there: who else can change what is
+/// in it.
 #[cfg(unix)]
 pub(super) fn warning(path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;

@@ -54,8 +54,8 @@ pub trait Store: Send + Sync {
         list.map_ok(|names| stream::iter(names.into_iter().map(Ok))).try_flatten().boxed()
     }
 
-    /// The bytes of all objects whose names begin with `prefix`. (A store that has them in its lists
-    /// reads no object for it.)
+    /// The bytes of all objects whose names begin with `prefix`. (A store that has them in its
+    /// lists reads no object for it.)
     async fn size(&self, prefix: &str) -> Result<u64, StoreError> {
         let mut size = 0;
         for name in self.list(prefix).await? {
@@ -120,11 +120,12 @@ impl std::fmt::Debug for LeaseWatch {
     }
 }
 
-/// The most bytes that are read of an object that is read whole: more than this program ever writes.
+/// The most bytes that are read of an object that is read whole: more than this program ever
+/// writes.
 ///
-/// A checkpoint has the names of a page's files: a listing has 4 MiB at most, and the listings of one
-/// page are mostly the same. A record of quarantine has a line of `MAX_LINE_BYTES`, 16 MiB at most, of
-/// which JSON may write each byte in six.
+/// A checkpoint has the names of a page's files: a listing has 4 MiB at most, and the listings of
+/// one page are mostly the same. A record of quarantine has a line of `MAX_LINE_BYTES`, 16 MiB at
+/// most, of which JSON may write each byte in six.
 pub(crate) fn most_bytes(name: &str) -> u64 {
     if name.starts_with("checkpoints/") { 64 << 20 } else { 128 << 20 }
 }
@@ -132,7 +133,8 @@ pub(crate) fn most_bytes(name: &str) -> u64 {
 /// An object that is read whole has more bytes than [`most_bytes`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "it has {length} bytes, and more than {most} are not read: put back what was there, or remove it"
+    "it has {length} bytes, and more than {most} are not read: put back what was there, or \
+     remove it"
 )]
 pub(crate) struct TooLarge {
     pub(crate) length: u64,

@@ -1,5 +1,5 @@
-//! Text that others wrote, shown so that nothing in it drives a terminal, hides, or turns around what
-//! a person reads.
+//! Text that others wrote, shown so that nothing in it drives a terminal, hides, or turns around
+//! what a person reads.
 
 use std::borrow::Cow;
 
@@ -17,8 +17,8 @@ pub(super) fn escaped_json(json: &str) -> Cow<'_, str> {
     })
 }
 
-/// Bytes as text on one line: as [`escaped`], with line feeds and tabs, and a byte that is no text as
-/// `\x…`.
+/// Bytes as text on one line: as [`escaped`], with line feeds and tabs, and a byte that is no text
+/// as `\x…`.
 pub(super) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -43,8 +43,8 @@ fn replaced(text: &str, replace: impl Fn(char, &mut String)) -> Cow<'_, str> {
 }
 
 /// Whether `c` is neither a control character (C0, DEL, C1) nor one that has no look of its own but
-/// changes that of others: marks and overrides of direction, separators of lines, joiners of nothing,
-/// tags.
+/// changes that of others: marks and overrides of direction, separators of lines, joiners of
+/// nothing, tags.
 fn is_shown_as_it_is(c: char) -> bool {
     let unseen = matches!(c,
         '\u{61c}'

@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind, Write as _};
 use super::CommandError;
 use super::escape::{escaped, escaped_json};
 
-/// Prints text on stdout, and in it nothing that drives a terminal. A reader that has gone, as `head`
-/// does, is no failure.
+/// Prints text on stdout, and in it nothing that drives a terminal. A reader that has gone, as
+/// `head` does, is no failure.
 pub(super) fn say(text: &str) -> Result<(), CommandError> {
     print(&escaped(text))
 }
@@ -27,8 +27,8 @@ fn print(safe: &str) -> Result<(), CommandError> {
     }
 }
 
-/// Prints text on stderr, beside the logs, and in it nothing that drives a terminal. Where nobody reads
-/// stderr any more, it is dropped.
+/// Prints text on stderr, beside the logs, and in it nothing that drives a terminal. Where nobody
+/// reads stderr any more, it is dropped.
 pub(super) fn note(text: &str) {
     drop(writeln!(io::stderr(), "{}", escaped(text)));
 }

@@ -57,7 +57,8 @@ impl Wiring {
         Ok(Replay {
             records: open_records(max_line_bytes, max_file_bytes, self.clock.clone()),
             sink: Arc::new(self.sink(&settings.ingestion)),
-            // It only writes over what is there: without a limit, else a full one could not be emptied.
+            // It only writes over what is there: without a limit, else a full one could not be
+            // emptied.
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
             policy: policy(settings.run_time_limit, settings.max_rows, &settings.ingestion),

@@ -83,8 +83,8 @@ impl From<QuarantineError> for Interrupt {
                 message,
                 "look at it with `mimecast-sentinel quarantine list`, send again what can be \
                  delivered by now with `mimecast-sentinel quarantine replay`, delete what nobody \
-                 needs, or raise QUARANTINE_MAX_BYTES; nothing is lost, the checkpoint stays before \
-                 what is not kept",
+                 needs, or raise QUARANTINE_MAX_BYTES; nothing is lost, the checkpoint stays \
+                 before what is not kept",
             )
             .into(),
         }

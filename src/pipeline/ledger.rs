@@ -85,7 +85,8 @@ impl Ledger {
                 }
                 next = outgoing.recv(), if more => match next {
                     Some(Outgoing { body, slots }) => {
-                        // Nothing is posted that cannot be recorded, else it came again at each run.
+                        // Nothing is posted that cannot be recorded, else it came again at each
+                        // run.
                         if !self.saved {
                             self.touch();
                             self.save().await?;

@@ -1,4 +1,5 @@
-//! What records and files in quarantine are called: by what they hold, so that the same has one name.
+//! What records and files in quarantine are called: by what they hold, so that the same has one
+//! name.
 
 use std::borrow::Cow;
 
@@ -33,7 +34,8 @@ fn folder(stream: &str, file: &str) -> String {
     format!("{}{}", in_quarantine(Some(stream)), hash(file))
 }
 
-/// What tells a record from others of the same line: two contents of one file may break at one line.
+/// What tells a record from others of the same line: two contents of one file may break at one
+/// line.
 pub(super) fn tail<'a>(
     event_id: &'a str,
     reason: &'a str,

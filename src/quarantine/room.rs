@@ -16,8 +16,8 @@ use crate::checkpoint::{ByteStream, Store, StoreError};
 pub enum QuarantineError {
     /// It would take quarantine over what it may hold.
     #[error(
-        "quarantine in {location} holds {used} of the {most} bytes that QUARANTINE_MAX_BYTES allows, \
-         and there is no room for {name}"
+        "quarantine in {location} holds {used} of the {most} bytes that QUARANTINE_MAX_BYTES \
+         allows, and there is no room for {name}"
     )]
     Full {
         /// The store's [`Store::location`].
@@ -36,8 +36,8 @@ pub enum QuarantineError {
 
 /// The bytes that quarantine may hold, those of all streams, and those that it holds.
 ///
-/// They are counted once in a run, when the first are to be kept; then what is written is added. What
-/// is written over is so counted twice until the next run.
+/// They are counted once in a run, when the first are to be kept; then what is written is added.
+/// What is written over is so counted twice until the next run.
 pub(super) struct Room {
     most: u64,
     used: Mutex<Option<u64>>,
@@ -74,7 +74,8 @@ impl Room {
         Ok(())
     }
 
-    /// Writes a stream as `name`, as long as there is room for it. If it is not written, it takes none.
+    /// Writes a stream as `name`, as long as there is room for it. If it is not written, it takes
+    /// none.
     pub(super) async fn write_stream(
         self: &Arc<Self>,
         store: &Arc<dyn Store>,

@@ -1,5 +1,5 @@
-//! A storage account on loopback that answers as a test decides, and else as Azure does, so far as one
-//! writer needs it: leases that never run out, versions, and pieces of 4 MiB.
+//! A storage account on loopback that answers as a test decides, and else as Azure does, so far as
+//! one writer needs it: leases that never run out, versions, and pieces of 4 MiB.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,8 +14,8 @@ use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
 use tokio::net::TcpListener;
 use url::Url;
 
-/// What a test answers instead: to a request (`acquire`, `renew`, `release`, `create`, `write`, `stage`,
-/// `commit`, `read`, `delete`, `list`) for a blob of this name.
+/// What a test answers instead: to a request (`acquire`, `renew`, `release`, `create`, `write`,
+/// `stage`, `commit`, `read`, `delete`, `list`) for a blob of this name.
 type Answer = Box<dyn Fn(&str, &str) -> Option<Response> + Send + Sync>;
 
 pub struct FakeBlobs {
