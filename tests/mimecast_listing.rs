@@ -96,19 +96,6 @@ async fn a_401_for_ever_is_no_settings_error_and_ends() {
 }
 
 #[tokio::test]
-async fn a_401_is_waited_out_within_the_time_of_the_run_and_not_beyond() {
-    let (world, _) = small_world();
-    let refused = Fault::Unauthorized("token_verification_failed".to_owned());
-    let mut rig =
-        Rig::new(world, FaultPlan::none().times(ALWAYS, Endpoint::Listing, refused)).await;
-    rig.options.retry.attempts = u32::MAX;
-    rig.policy.run_time_limit = Duration::from_millis(200);
-    let run = rig.pull().await;
-    assert_eq!((run.outcome, run.exit_code()), (Outcome::Failed, 1));
-    rig.assert_no_violations();
-}
-
-#[tokio::test]
 async fn wrong_credentials_are_a_settings_error_and_are_not_tried_again() {
     let (world, _) = small_world();
     let wrong = Fault::Unauthorized("InvalidClientIdentifier".to_owned());

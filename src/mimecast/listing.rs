@@ -159,22 +159,30 @@ impl Api {
         let url = self.at("siem/v1/batch/events/ci");
         let call = Call { what: "the listing", lists: Some(stream) };
         let mut retries = self.retry.start(&self.random, deadline);
+        let again = |reply: &Reply| match meant(reply) {
+            StatusCode::OK => read(reply).is_none(),
+            // A refusal in a 200 is repeated as that status is.
+            status => status.is_server_error(),
+        };
         let mut renewed = false;
+        // What the time's end means once fresh tokens were refused.
+        let mut late = Interrupt::OutOfTime;
         loop {
-            let token = self.token(deadline).await?;
-            let request = || {
-                let request = self.clients.api.get(url.clone()).query(&query);
-                request
-                    .bearer_auth(token.secret.expose_secret())
-                    .header(ACCEPT, "application/json")
-                    .header(ACCEPT_ENCODING, "gzip")
+            let asked = async {
+                let token = self.token(deadline).await?;
+                let request = || {
+                    let request = self.clients.api.get(url.clone()).query(&query);
+                    request
+                        .bearer_auth(token.secret.expose_secret())
+                        .header(ACCEPT, "application/json")
+                        .header(ACCEPT_ENCODING, "gzip")
+                };
+                Ok((self.send(&call, deadline, request, again).await?, token))
             };
-            let again = |reply: &Reply| match meant(reply) {
-                StatusCode::OK => read(reply).is_none(),
-                // A refusal in a 200 is repeated as that status is.
-                status => status.is_server_error(),
+            let (reply, token) = match asked.await {
+                Err(Interrupt::OutOfTime) => return Err(late.into()),
+                asked => asked?,
             };
-            let reply = self.send(&call, deadline, request, again).await?;
             let status = meant(&reply);
             match status {
                 StatusCode::OK => {
@@ -189,8 +197,10 @@ impl Api {
                     self.tokens.discard(&token).await;
                     // A second refusal may be transient as well: it is waited out.
                     if std::mem::replace(&mut renewed, true) {
-                        let waited = retries.back_off().await;
-                        waited.map_err(|_| unauthorized(stream, &reply))?;
+                        late = unauthorized(stream, &reply).into();
+                        if retries.back_off().await.is_err() {
+                            return Err(late.into());
+                        }
                     }
                 }
                 _ => return Err(refused(stream, status, &reply).into()),

@@ -168,6 +168,8 @@ impl StreamPull<'_> {
     /// Lists the page at a cursor.
     async fn list(&self, cursor: &Cursor) -> Result<Page, Interrupt> {
         tokio::select! {
+            // At the deadline both are ready, and the source knows why it got no page.
+            biased;
             page = self.connector.source.page(self.stream, cursor, self.deadline) => page,
             () = self.stop.cancelled() => Err(Interrupt::OutOfTime),
         }
