@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::store::{TooLarge, is_part};
 
+/// How many folders are within one another: `quarantine/<stream>/<file>/`.
+const DEEPEST: usize = 3;
+
 /// How much of a file is read at a time.
 const PIECE: usize = 64 * 1024;
 
@@ -158,7 +161,10 @@ pub(super) fn entries(root: &Path, folder: &str) -> AtPath<Vec<(String, u64)>> {
             continue;
         }
         if found.is_dir() {
-            entries.push((format!("{folder}{part}/"), 0));
+            // A link that somebody planted may lead to a whole disk.
+            if folder.matches('/').count() < DEEPEST {
+                entries.push((format!("{folder}{part}/"), 0));
+            }
         } else if found.len() > 0 {
             entries.push((format!("{folder}{part}"), found.len()));
         }

@@ -47,7 +47,7 @@ fn line(stream: &StreamSummary) -> String {
 pub(super) fn told(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::CaughtUp => "caught up",
-        Outcome::TimeLimit => "stopped before the end, by the time limit or a signal",
+        Outcome::TimeLimit => "stopped before the end; the next run goes on",
         Outcome::Busy => "another connector holds the lease",
         Outcome::Failed => "failed",
         Outcome::Partial => "some streams failed, the others did their work",

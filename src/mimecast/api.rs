@@ -12,7 +12,8 @@ use url::Url;
 use super::pace::Pace;
 use super::refusal::is_refusal;
 use crate::http::{
-    Clients, ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, TokenCache, read_reply, retry_after,
+    Clients, ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, TokenCache, looks_like, read_reply,
+    retry_after,
 };
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::{Clock, Deadline, Random};
@@ -85,7 +86,9 @@ impl Api {
                     tracing::info!(call = call.what, "Mimecast limits the rate; waiting");
                     retries.throttled(asked).await
                 }
-                Ok(Ok(reply)) if is_passing(reply.status) || again(&reply) => {
+                Ok(Ok(reply))
+                    if is_passing(reply.status) || is_foreign(&reply) || again(&reply) =>
+                {
                     let failed = failed.insert(failure(&reply));
                     tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
                     retries.back_off().await
@@ -136,6 +139,10 @@ impl Api {
 /// among them.
 fn failure(reply: &Reply) -> String {
     let status = reply.status.as_u16();
+    if is_foreign(reply) {
+        let what = looks_like(&reply.body);
+        return format!("it answered {status}, but with {what} (from a proxy or a firewall?)");
+    }
     if !reply.status.is_success() || is_refusal(&reply.body) {
         return format!("it answered {status}: {}", ErrorBody::read(&reply.body));
     }
@@ -152,6 +159,15 @@ fn redirected(call: &Call<'_>) -> Fault {
         "redirects are not followed, since secrets would go with them: set MIMECAST_BASE_URL to \
          the API's own address",
     )
+}
+
+/// Whether what refuses is not Mimecast, whose refusals are JSON: a proxy or a firewall sends a page.
+/// A page with 404 may be that of another host, which `MIMECAST_BASE_URL` names.
+fn is_foreign(reply: &Reply) -> bool {
+    let refusals =
+        [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::PROXY_AUTHENTICATION_REQUIRED];
+    refusals.contains(&reply.status)
+        && ["an HTML page", "plain text"].contains(&looks_like(&reply.body))
 }
 
 /// Statuses that a repetition may change.

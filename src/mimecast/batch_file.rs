@@ -10,7 +10,7 @@ use memchr::memchr;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::refusal::is_refusal;
+use super::refusal::{is_object, is_refusal};
 use super::unpack::Unpacker;
 use crate::http::looks_like;
 use crate::pipeline::source::{ReadError, Record, RecordKind, RecordReader};
@@ -18,6 +18,9 @@ use crate::table::{EventId, EventIdHasher, RejectReason, Row, Table};
 
 /// How much is decoded at a time.
 const BUFFER: usize = 64 * 1024;
+
+/// How much of a line that is too long is looked at to say what it is, in bytes.
+const HEAD: usize = 256;
 
 /// How text in UTF-8 may begin.
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -63,6 +66,7 @@ impl RecordReader for EventReader {
             if blank || self.lines.number <= self.skip {
                 continue;
             }
+            let held = matches!(kind, Line::Whole);
             let (id, kind) = match kind {
                 Line::Whole => {
                     let id = EventId::of(&self.lines.line);
@@ -74,7 +78,7 @@ impl RecordReader for EventReader {
             return Ok(Some(Record {
                 line: self.lines.number,
                 id: id.0,
-                original: &self.lines.line,
+                original: if held { &self.lines.line } else { &[] },
                 kind,
             }));
         }
@@ -92,7 +96,7 @@ fn kind_of(written: Result<Row, RejectReason>) -> RecordKind {
 struct Lines {
     decoded: BufReader<Unpacker>,
     limits: Limits,
-    /// The line in hand, without its end.
+    /// The line in hand, without its end; of one that is too long, the beginning.
     line: Vec<u8>,
     /// Its number, from 1.
     number: u64,
@@ -139,7 +143,8 @@ impl Lines {
                     let long = long.insert(LongLine::default());
                     long.add(&self.line);
                     long.add(piece);
-                    self.line = Vec::new();
+                    // What it looks like; the rest is not held.
+                    self.line = self.line.iter().chain(piece).take(HEAD).copied().collect();
                 }
                 None => self.line.extend_from_slice(piece),
             }
@@ -171,7 +176,8 @@ impl Lines {
         }
         if self.line.len() as u64 > self.limits.line {
             let mut long = LongLine::default();
-            long.add(&std::mem::take(&mut self.line));
+            long.add(&self.line);
+            self.line = self.line[..HEAD.min(self.line.len())].to_vec();
             return Ok(Some(long.told()));
         }
         Ok(Some(Line::Whole))
@@ -179,34 +185,70 @@ impl Lines {
 
     /// Whether the file is Mimecast's, by its first line that is not blank. A proxy, a firewall or
     /// the object store answers 200 with words of its own: a page, or a refusal in JSON or XML. What
-    /// was packed is the file but for those; what was not must begin with an event.
-    fn judge(&self, first: &Line) -> Result<(), ReadError> {
+    /// was packed is the file but for those, and but for one line that is no event; what was not
+    /// packed must begin with an event.
+    fn judge(&mut self, first: &Line) -> Result<(), ReadError> {
         let packed = self.decoded.get_ref().is_packed();
-        let ids = serde_json::from_slice::<Ids>(&self.line);
-        let foreign = match (first, ids) {
-            (Line::TooLong { .. }, _) => !packed,
-            (Line::Whole, Ok(ids)) => !ids.any() && (!packed || is_refusal(&self.line)),
-            (Line::Whole, Err(_)) => !packed || self.line.trim_ascii_start().starts_with(b"<"),
+        let object = is_object(&self.line);
+        let foreign = if !object && self.line.trim_ascii_start().starts_with(b"<") {
+            true
+        } else if matches!(first, Line::TooLong { .. }) {
+            !packed && !object
+        } else {
+            match serde_json::from_slice::<Ids>(&self.line).ok().filter(|_| object) {
+                Some(ids) if ids.any() => false,
+                Some(ids) => {
+                    !packed || is_refusal(&self.line) || (ids.says_why() && self.is_alone()?)
+                }
+                // JSON over several lines is nobody's event.
+                None => {
+                    !packed || self.line.trim_ascii() == b"{" || (!object && self.is_alone()?)
+                }
+            }
         };
-        match foreign {
-            true => Err(ReadError::Foreign(looks_like(&self.line))),
-            false => Ok(()),
+        if !foreign {
+            return Ok(());
+        }
+        let looks_like = looks_like(&self.line);
+        // A file that is damaged may begin in any way.
+        let rest = io::copy(&mut (&mut self.decoded).take(self.limits.file), &mut io::sink());
+        match rest {
+            Ok(_) => Err(ReadError::Foreign(looks_like)),
+            Err(error) => Err(self.decoded.get_mut().explain(&error)),
+        }
+    }
+
+    /// Whether nothing follows the line in hand but white space, as far as it is here.
+    fn is_alone(&mut self) -> Result<bool, ReadError> {
+        match self.decoded.fill_buf() {
+            Ok(rest) => Ok(rest.iter().all(u8::is_ascii_whitespace)),
+            Err(error) => Err(self.decoded.get_mut().explain(&error)),
         }
     }
 }
 
-/// What Mimecast's events have and a refusal of whoever stands in the way has not.
+/// What Mimecast's events have, and what a refusal of whoever stands in the way has instead.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Ids {
     account_id: Option<IgnoredAny>,
     aggregate_id: Option<IgnoredAny>,
     processing_id: Option<IgnoredAny>,
+    code: Option<IgnoredAny>,
+    detail: Option<IgnoredAny>,
+    message: Option<IgnoredAny>,
+    status: Option<IgnoredAny>,
+    title: Option<IgnoredAny>,
 }
 
 impl Ids {
     fn any(&self) -> bool {
-        self.account_id.is_some() || self.aggregate_id.is_some() || self.processing_id.is_some()
+        [self.account_id, self.aggregate_id, self.processing_id].iter().any(Option::is_some)
+    }
+
+    fn says_why(&self) -> bool {
+        let words = [self.code, self.detail, self.message, self.status, self.title];
+        words.iter().any(Option::is_some)
     }
 }
 
@@ -330,7 +372,7 @@ mod tests {
     fn the_end_of_a_line_does_not_count_however_long_it_is() {
         // The limit, one more, and so many that its end comes alone, in the next buffer.
         for length in [1_000, 1_001, BUFFER - 1] {
-            let line = "x".repeat(length);
+            let line = format!("{{{}", "x".repeat(length - 1));
             for end in ["\n", "\r\n", "\r", ""] {
                 let mut reader = reader(gzip(format!("{line}{end}").as_bytes()), 0);
                 let record = reader.next(&mut Vec::new()).unwrap().unwrap();

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::key::key;
+use super::refusal::is_object;
 use crate::checkpoint::Cursor;
 use crate::http::{Reply, json};
 use crate::pipeline::source::{Page, Part};
@@ -104,7 +105,9 @@ pub(super) fn read(reply: &Reply) -> Option<Listing> {
 }
 
 fn listing(body: &[u8]) -> Option<Listing> {
-    json::<Listing>(body).ok().filter(|listing| {
+    // An array would be read as the fields of the struct, in order.
+    let listing = json::<Listing>(body).ok().filter(|_| is_object(body));
+    listing.filter(|listing| {
         listing.value.is_some() || listing.next_page.is_some() || listing.is_caught_up.is_some()
     })
 }

@@ -2,6 +2,12 @@
 
 use serde_json::value::RawValue;
 
+/// Whether a text begins as a JSON object does, with or without a byte order mark.
+pub(super) fn is_object(text: &[u8]) -> bool {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    text.trim_ascii_start().starts_with(b"{")
+}
+
 /// Whether JSON says that something failed, whatever the status of the reply.
 pub(super) fn is_refusal(body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
@@ -18,6 +24,8 @@ pub(super) fn is_refusal(body: &[u8]) -> bool {
             said.map(|said| said.get().split_whitespace().collect()).unwrap_or_default();
         !["", "[]", "{}", "\"\"", "false"].contains(&said.as_str())
     };
-    serde_json::from_slice::<Said<'_>>(body)
-        .is_ok_and(|said| [said.fail, said.error, said.errors].into_iter().any(says_something))
+    // An array would be read as the fields of the struct, in order.
+    is_object(body)
+        && serde_json::from_slice::<Said<'_>>(body)
+            .is_ok_and(|said| [said.fail, said.error, said.errors].into_iter().any(says_something))
 }

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use chrono::NaiveDate;
 use futures::{StreamExt, stream};
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, TRANSFER_ENCODING};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, TRANSFER_ENCODING,
+};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
@@ -155,6 +157,13 @@ impl Source for MimecastSource {
         loop {
             let request = api.clients.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
             let (failed, waited) = match request.send().await {
+                Ok(response) if is_page(&response) => {
+                    has_failed = true;
+                    let status = response.status();
+                    let failed =
+                        format!("{status} with an HTML page (from a proxy or a firewall?)");
+                    (failed, retries.back_off().await)
+                }
                 Ok(response) => match response.status() {
                     StatusCode::OK => return Ok(opened(response, self.limits.file).await),
                     // How object stores word an address that is no longer good differs.
@@ -227,6 +236,13 @@ async fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
     let mut bytes = bytes.boxed();
     let first = if small { bytes.next().await } else { None };
     OpenPart { etag, bytes: stream::iter(first).chain(bytes).boxed(), end_is_proof }
+}
+
+/// Whether a refusal is not the object store's, which words its own in XML.
+fn is_page(response: &reqwest::Response) -> bool {
+    let of_type = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    response.status().is_client_error()
+        && of_type.is_some_and(|of_type| of_type.to_ascii_lowercase().starts_with(b"text/html"))
 }
 
 fn unreachable(part: &Part, failed: &str) -> Fault {

@@ -87,8 +87,8 @@ impl Poster {
         let rejections = std::mem::take(&mut body.rejections);
         let (cut, undeliverable) = rejections.into_iter().partition(|kept| kept.delivered);
         let mut kept = self.keep(undeliverable).await?;
-        let refused = self.post(&body, &mut settled).await?;
-        if !gives_up {
+        let refused = self.post(&body, &mut settled, gives_up).await?;
+        if !gives_up && refused.len() == body.rows.len() {
             self.blame_the_settings(&body, &refused)?;
         }
         let delivered = settled.iter().sum();
@@ -125,7 +125,12 @@ impl Poster {
 
     /// Posts the rows of a body; counts the accepted ones by span, returns the refused ones in
     /// order.
-    async fn post(&self, body: &Body, settled: &mut [u64]) -> Result<Vec<Refusal>, Interrupt> {
+    async fn post(
+        &self,
+        body: &Body,
+        settled: &mut [u64],
+        gives_up: bool,
+    ) -> Result<Vec<Refusal>, Interrupt> {
         let mut refused = Vec::new();
         if body.rows.is_empty() {
             return Ok(refused);
@@ -149,10 +154,19 @@ impl Poster {
                 }
                 Err(PostError::RowRefused(detail)) => ("row-refused", detail),
                 Err(PostError::TooLarge) => ("row-too-large", "Azure answers 413".to_owned()),
-                Err(PostError::Interrupt(interrupt)) => return Err(interrupt),
+                Err(PostError::Interrupt(interrupt)) => {
+                    // All that there was time for was refused: that is what ended it.
+                    if matches!(interrupt, Interrupt::OutOfTime) && settled.iter().all(|n| *n == 0)
+                    {
+                        self.blame_the_settings(body, &refused)?;
+                    }
+                    return Err(interrupt);
+                }
             };
-            if rows.len() == 1 {
-                refused.push(Refusal { row: rows.start, reason, detail });
+            // To halve it once more may take longer than a run has.
+            if rows.len() == 1 || gives_up {
+                let refuse = |row| Refusal { row, reason, detail: detail.clone() };
+                refused.extend(rows.map(refuse));
                 continue;
             }
             if json.is_none() {
@@ -167,20 +181,23 @@ impl Poster {
 
     /// Every row of a large body is refused and no other was accepted: it is not the rows.
     fn blame_the_settings(&self, body: &Body, refused: &[Refusal]) -> Result<(), Fault> {
-        let whole = refused.len() == body.rows.len() && refused.len() >= ROWS_THAT_PROVE_A_SETTING;
+        let enough = refused.len() >= ROWS_THAT_PROVE_A_SETTING;
         match refused.first() {
-            Some(first) if whole && !self.accepted.load(Ordering::Relaxed) => Err(Fault::settings(
-                EVERY_ROW_REFUSED,
-                format!(
-                    "{} refuses every row of a body of {}: {}",
-                    self.sink.destination(),
-                    refused.len(),
-                    first.detail
-                ),
-                "compare the columns of the rule's stream with the table's documentation; the \
+            Some(first) if enough && !self.accepted.load(Ordering::Relaxed) => {
+                Err(Fault::settings(
+                    EVERY_ROW_REFUSED,
+                    format!(
+                        "{} refuses every row of a body of {} ({} tried by themselves): {}",
+                        self.sink.destination(),
+                        body.rows.len(),
+                        refused.len(),
+                        first.detail
+                    ),
+                    "compare the columns of the rule's stream with the table's documentation; the \
                  checkpoint has not moved; if it stays so for a day, this body is quarantined and \
                  the stream goes on",
-            )),
+                ))
+            }
             _ => Ok(()),
         }
     }

@@ -156,10 +156,9 @@ struct Shared {
 }
 
 impl Shared {
-    /// For a run that ends when `stop` is cancelled.
-    fn new(policy: &Policy, stop: &CancellationToken) -> Self {
+    fn new(policy: &Policy) -> Self {
         let left = AtomicU64::new(policy.max_rows);
-        let rows_left = RowsLeft { left, most: policy.max_rows, stop: stop.clone() };
+        let rows_left = RowsLeft { left, most: policy.max_rows };
         Self {
             slots: Slots::new(policy.in_flight),
             buffers: BodyBuffers::default(),
@@ -173,11 +172,15 @@ impl Shared {
 struct RowsLeft {
     left: AtomicU64,
     most: u64,
-    stop: CancellationToken,
 }
 
 impl RowsLeft {
-    /// Counts rows that were read; ends the run with the last one that it may read.
+    /// Whether the run has read as many as it may: what is read is delivered, and it ends.
+    fn is_spent(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+
+    /// Counts rows that were read, and warns at the last one that the run may read.
     fn count(&self, rows: u64) {
         let less = |left: u64| Some(left.saturating_sub(rows));
         let before = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
@@ -187,7 +190,6 @@ impl RowsLeft {
                 "the run ends here, since it has read MAX_ROWS_PER_RUN rows; the next one goes on \
                  from the same line. Look what they are before you raise the setting"
             );
-            self.stop.cancel();
         }
     }
 }
@@ -212,7 +214,7 @@ impl Connector {
         let started_at = self.clock.now();
         self.quarantine.count_anew().await;
         let (deadline, stop, _limit) = self.policy.limit(stop);
-        let shared = Shared::new(&self.policy, &stop);
+        let shared = Shared::new(&self.policy);
         let mut pulls = Vec::new();
         for (stream, counters) in counters {
             let (stop, counters, shared) = (stop.clone(), Arc::clone(counters), shared.clone());

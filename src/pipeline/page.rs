@@ -85,7 +85,8 @@ impl PageReader {
                     page = self.list_again().await?;
                 }
                 Err(PutDown::Interrupt(interrupt)) => {
-                    if matches!(interrupt, Interrupt::Fault(_)) {
+                    // Whatever ended it, what was read is delivered while there is time for it.
+                    if matches!(interrupt, Interrupt::Fault(_)) || !self.stop.is_cancelled() {
                         self.flush(&mut builder).await?;
                     }
                     return Err(interrupt);

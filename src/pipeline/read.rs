@@ -51,12 +51,14 @@ impl Filler {
     /// Reads on to the end, or to what must be seen to outside of this thread.
     pub(super) fn fill(mut self) -> (Self, FillEnd) {
         let mut row = Vec::new();
+        let mut counted = 0;
         let end = loop {
             let look = self.events.is_multiple_of(self.policy.look_every);
-            if look && self.events > 0 {
-                self.rows_left.count(self.policy.look_every);
+            if look {
+                self.rows_left.count(self.events - counted);
+                counted = self.events;
             }
-            if look && self.stop.is_cancelled() {
+            if look && (self.stop.is_cancelled() || self.rows_left.is_spent()) {
                 break FillEnd::Stopped;
             }
             row.clear();
@@ -75,6 +77,7 @@ impl Filler {
                 Err(error) => break FillEnd::Failed(error),
             }
         };
+        self.rows_left.count(self.events - counted);
         (self, end)
     }
 }

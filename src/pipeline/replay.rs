@@ -84,7 +84,7 @@ impl Replay {
     /// summary. `stop` ends it early, as the time limit does.
     pub async fn run(&self, streams: &[&str], stop: &CancellationToken) -> ReplaySummary {
         let (deadline, stop, _limit) = self.policy.limit(stop);
-        let shared = Shared::new(&self.policy, &stop);
+        let shared = Shared::new(&self.policy);
         // Here a body of bad rows alone is no sign of a wrong setting.
         shared.accepted.store(true, Ordering::Relaxed);
         let streams = streams.iter().map(|stream| self.stream(stream, deadline, &stop, &shared));

@@ -96,6 +96,8 @@ impl StreamPull<'_> {
         let mut in_hand = None;
         let ended = self.pages(&mut ledger, told, &mut in_hand).await;
         let ended = match ended {
+            // It has read its share of rows, or another stream has: neither is stuck.
+            Err(Interrupt::OutOfTime) if self.shared.rows_left.is_spent() => Ok(Outcome::TimeLimit),
             Err(Interrupt::OutOfTime) => self.note_out_of_time(&mut ledger, in_hand),
             Err(Interrupt::Fault(fault)) if fault.code == EVERY_ROW_REFUSED => {
                 let first = Refused { since: connector.clock.now(), runs: 0 };
@@ -126,9 +128,16 @@ impl StreamPull<'_> {
     ) -> Result<Outcome, Interrupt> {
         let mut empty_pages = 0;
         let mut read = BTreeSet::new();
+        let mut dropped = false;
         let mut listed = self.list(&ledger.checkpoint.cursor).await;
         loop {
-            let page = self.begin(ledger, told, &mut read, listed?);
+            let page = listed?;
+            // Once it begins anew; after that it would read the same pages over and over.
+            let drops = page.cursor != ledger.checkpoint.cursor;
+            if drops && std::mem::replace(&mut dropped, true) {
+                return Err(dropped_again(self.stream).into());
+            }
+            let page = self.begin(ledger, told, &mut read, page);
             read.insert(page.cursor.clone());
             // A half-read file must be looked for even in an empty page.
             let listed_nothing = page.parts.is_empty() && !ledger.checkpoint.has_half_read();
@@ -426,6 +435,15 @@ impl StreamPull<'_> {
             error,
         }
     }
+}
+
+fn dropped_again(stream: &str) -> Fault {
+    Fault::passing(
+        "cursor-dropped",
+        format!("the source refuses a page token of {stream} that it gave in this run"),
+        "the next run begins anew once more, and what it reads comes again; if it stays so, give \
+         this line to the support of the source",
+    )
 }
 
 fn circle(stream: &str) -> Fault {

@@ -189,7 +189,10 @@ pub(super) fn refused_by(fault: &Fault, endpoint: Endpoint) -> Option<Response> 
         Fault::Reset => hang_up(),
         Fault::Expired => refuse(403, "AccessDenied", "Request has expired"),
         Fault::NotJson => answer(200, "text/plain", "everything is fine"),
-        Fault::Says(status, body) => answer(*status, "text/html", body.clone()),
+        Fault::Says(status, body) if body.windows(5).any(|tag| tag == b"<html") => {
+            answer(*status, "text/html", body.clone())
+        }
+        Fault::Says(status, body) => answer(*status, "application/octet-stream", body.clone()),
         Fault::Redirect(to) => {
             let mut response = answer(302, "text/plain", "");
             if let Ok(to) = HeaderValue::from_str(to) {
