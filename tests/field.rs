@@ -177,23 +177,17 @@ async fn a_page_that_refuses_is_not_mimecasts_refusal() {
 }
 
 #[tokio::test]
-async fn a_page_token_that_is_refused_at_once_is_followed_once() {
+async fn a_page_token_that_is_refused_at_once_is_given_up_for_the_run() {
     let lines = events(5, "entities", 30);
     let world = World::default().page("entities", page_of("a.json.gz", &lines));
-    let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
-    let first = rig.simulator.page_token("entities", 0);
-    rig.simulator.set_page("entities", 0, page().file(BatchFile::of_lines("a.json.gz", &lines)));
-    assert!(!first.is_empty());
-    for run in 1..=3 {
-        // Each token is refused: that of the checkpoint, and that of the page.
-        let refused = Fault::BadRequest { code: "err_x".to_owned(), message: "no".to_owned() };
-        for _ in 0..3 {
-            rig.simulator.script(Endpoint::Listing, Fault::Nothing);
-            rig.simulator.script(Endpoint::Listing, refused.clone());
-        }
-        drop(rig.pull().await);
-        assert!(rig.simulator.landed_count() <= run * 60, "run {run}");
-        rig.simulator.forget_page_tokens();
+    let refused = Fault::BadRequest { code: "err_x".to_owned(), message: "no".to_owned() };
+    let faults = FaultPlan::none().matching("nextPage", usize::MAX, Endpoint::Listing, refused);
+    let rig = Rig::new(world, faults).await.only("entities");
+    for landed in [60, 90, 120] {
+        let run = rig.pull().await;
+        assert_eq!((code(&run.streams[0]), run.exit_code()), ("cursor-dropped", 1));
+        assert!(run.streams[0].gap.is_some());
+        assert_eq!(rig.simulator.landed_count(), landed);
     }
 }
 
