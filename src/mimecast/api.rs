@@ -140,8 +140,8 @@ impl Api {
 fn failure(reply: &Reply) -> String {
     let status = reply.status.as_u16();
     if is_foreign(reply) {
-        let what = looks_like(&reply.body);
-        return format!("it answered {status}, but with {what} (from a proxy or a firewall?)");
+        let said = ErrorBody::read(&reply.body);
+        return format!("it answered {status} with {said} (from a proxy or a firewall?)");
     }
     if !reply.status.is_success() || is_refusal(&reply.body) {
         return format!("it answered {status}: {}", ErrorBody::read(&reply.body));

@@ -185,8 +185,8 @@ impl Lines {
 
     /// Whether the file is Mimecast's, by its first line that is not blank. A proxy, a firewall or
     /// the object store answers 200 with words of its own: a page, or a refusal in JSON or XML. What
-    /// was packed is the file but for those, and but for one line that is no event; what was not
-    /// packed must begin with an event.
+    /// was packed is the file but for those: another line that is no event is quarantined by itself.
+    /// What was not packed must begin with an event.
     fn judge(&mut self, first: &Line) -> Result<(), ReadError> {
         let packed = self.decoded.get_ref().is_packed();
         let object = is_object(&self.line);
@@ -201,9 +201,7 @@ impl Lines {
                     !packed || is_refusal(&self.line) || (ids.says_why() && self.is_alone()?)
                 }
                 // JSON over several lines is nobody's event.
-                None => {
-                    !packed || self.line.trim_ascii() == b"{" || (!object && self.is_alone()?)
-                }
+                None => !packed || self.line.trim_ascii() == b"{",
             }
         };
         if !foreign {
