@@ -1,0 +1,317 @@
+// The template: each module is a room of what is deployed. Azure Resource Manager reads the JSON that
+// arm/build makes of it.
+//
+// This file has no import, no type or function of its own, no `type?` and no @onlyIfNotExists: each
+// makes the root a template of language version 2.0, which the portal's wizard has failed to read
+// and checkov passes unread. Modules may have them.
+
+metadata description = 'mimecast-sentinel: Mimecast Cloud Integrated events in Microsoft Sentinel. Made by arm/build of arm/main.bicep, arm/modules and sentinel/; change those.'
+
+@description('How the names of what is deployed begin; letters, digits and hyphens. A part that is unique to the resource group is added.')
+@minLength(1)
+@maxLength(11)
+param FunctionName string = 'MimecastCI'
+
+@description('Region of the function app and what belongs to it. The data collection rule goes to the workspace\'s own region, whatever is given here.')
+param Location string = resourceGroup().location
+
+@description('Name of the Microsoft Sentinel workspace, if it is in the resource group that is deployed to. For one elsewhere give WorkspaceResourceId, which goes before this.')
+@maxLength(63)
+param WorkspaceName string = ''
+
+@description('Resource id of the Microsoft Sentinel workspace, in any resource group or subscription of the tenant: /subscriptions/…/resourceGroups/…/providers/Microsoft.OperationalInsights/workspaces/…')
+param WorkspaceResourceId string = ''
+
+@description('Where Mimecast\'s API 2.0 is: https and a host under services.mimecast.com.')
+@minLength(8)
+param MimecastBaseURL string = 'https://api.services.mimecast.com'
+
+@description('Client id of the API 2.0 application in the Mimecast console.')
+@minLength(1)
+param MimecastClientID string
+
+@description('Its client secret. It is put into the key vault that is deployed.')
+@minLength(1)
+@secure()
+param MimecastClientSecret string
+
+@description('Name of the table without the _CL that Azure adds; a letter, then letters, digits and underscores.')
+@minLength(1)
+@maxLength(42)
+param MimecastCITableName string = 'Cloud_Integrated'
+
+@description('First day to read, in UTC, as yyyy-mm-dd. Blank is 60 days ago. Mimecast keeps less, so that the first run begins at the oldest day it accepts.')
+@maxLength(10)
+param StartDate string = ''
+
+@description('When to pull, in UTC: second, minute, hour, day, month and weekday, with at least 10 minutes between two runs. The default is every 15 minutes.')
+@minLength(11)
+param Schedule string = '0 */15 * * * *'
+
+@description('How much the connector logs in Application Insights. It never logs an event\'s content.')
+@allowed(['Debug', 'Info', 'Error', 'Warning'])
+param LogLevel string = 'Info'
+
+@description('Resource id of the workspace that the connector\'s own logs go to. Blank is the Microsoft Sentinel workspace.')
+param AppInsightsWorkspaceResourceID string = ''
+
+@description('Blank, with the next three, to use the app\'s managed identity, which needs no secret. Else the client id of an app registration; id, secret and tenant are given together, or the deployment is refused.')
+param AzureClientID string = ''
+
+@description('Blank for the managed identity, else that app registration\'s secret. It is put into the key vault that is deployed.')
+@secure()
+param AzureClientSecret string = ''
+
+@description('Blank for the managed identity, else that app registration\'s tenant.')
+param AzureTenantID string = ''
+
+@description('Blank for the managed identity, else the object id of that app registration\'s service principal (Enterprise applications), which gets the role on the data collection rule. Left blank beside a secret, the role is yours to give.')
+param AzureEntraObjectID string = ''
+
+@description('URL of the connector\'s deployment package, read without a sign-in. Nothing checks what it answers with: whoever controls that address supplies the program that gets Mimecast\'s secret. Give no URL with a signature (SAS): it would stay readable in the deployment\'s history. Blank deploys everything but the program, to push a package of your own.')
+param PackageUri string = ''
+
+@description('Automatic is FlexConsumption in Azure\'s public cloud and ElasticPremium in the others, which lack it. FlexConsumption is billed by use; ElasticPremium (EP1) costs a fixed sum each month.')
+@allowed(['Automatic', 'FlexConsumption', 'ElasticPremium'])
+param HostingPlan string = 'Automatic'
+
+@description('Whether the app gets a virtual network of its own, from which alone its storage is reached. Key Vault and the ingestion endpoint stay public over TLS; docs/DEPLOY.md says why.')
+param EnablePrivateNetworking bool = false
+
+@description('Addresses of that virtual network, a /24 or larger. Used with EnablePrivateNetworking only, and only while that network is not there.')
+param VirtualNetworkAddressPrefix string = '10.214.0.0/24'
+
+@description('After how many days quarantined events, which hold personal data, are deleted.')
+@minValue(7)
+@maxValue(3650)
+param QuarantineRetentionDays int = 90
+
+@description('Whether the key vault is protected from being purged, as some policies demand. It cannot be switched off again: a deleted vault then keeps its name for 7 days and is recovered, not made anew.')
+param VaultPurgeProtection bool = false
+
+@description('Who gets an email when the connector is silent, puts events in quarantine, or rows are dropped. Blank shows the alerts in Azure Monitor only.')
+param AlertEmail string = ''
+
+@description('For how long no run may succeed before an alert is raised. Give at least two of the schedule\'s longest pauses: PT3H suits a schedule of every hour or faster, not one of every 6 hours.')
+@allowed(['PT1H', 'PT2H', 'PT3H', 'PT6H', 'P1D', 'P2D'])
+param SilenceAlertWindow string = 'PT3H'
+
+@description('Whether to deploy the alerts on silence, on quarantined events and on dropped rows.')
+param DeployAlerts bool = true
+
+@description('Whether to deploy the function MimecastCloudIntegrated, which all other content reads from. One of that name, such as the vendor\'s, is replaced.')
+param DeployParser bool = true
+
+@description('Enabled and Disabled deploy the analytic rules that are missing, on or off (to be switched on one by one in Microsoft Sentinel), and leave a rule that is there as it is. ReplaceEnabled and ReplaceDisabled also set each rule that is there to this version\'s text, thresholds and switch, whatever was changed in it. None deploys no rule.')
+@allowed(['Enabled', 'Disabled', 'ReplaceEnabled', 'ReplaceDisabled', 'None'])
+param DeployAnalyticsRules string = 'Disabled'
+
+@description('Whether to deploy the hunting queries.')
+param DeployHuntingQueries bool = true
+
+@description('Whether to deploy the workbooks.')
+param DeployWorkbook bool = true
+
+@description('Whether to deploy the page among Microsoft Sentinel\'s data connectors.')
+param DeployConnectorPage bool = true
+
+@description('Whether a service provider deploys this into a customer\'s subscription through Azure Lighthouse. Roles are then given the way Lighthouse needs it.')
+param DeployedThroughLighthouse bool = false
+
+@description('Tags for each resource that takes some, as an object of names and values.')
+param Tags object = {}
+
+// An existing deployment is found again by these names: they do not change.
+var unique = uniqueString(resourceGroup().id, toLower(FunctionName))
+var appName = toLower('${FunctionName}-${unique}')
+var storageName = 'mimecast${unique}'
+var vaultName = 'mimecast-${unique}'
+
+var workspaceType = '/providers/Microsoft.OperationalInsights/workspaces/'
+var workspaceShape = '/subscriptions/…/resourceGroups/…${workspaceType}…'
+var givenWorkspaceId = !empty(WorkspaceResourceId)
+  ? WorkspaceResourceId
+  : !empty(WorkspaceName)
+      ? resourceId('Microsoft.OperationalInsights/workspaces', WorkspaceName)
+      : fail('Give WorkspaceName, for a workspace in this resource group, or WorkspaceResourceId, for one elsewhere.')
+var workspaceId = length(split(givenWorkspaceId, '/')) == 9 && contains(toLower(givenWorkspaceId), toLower(workspaceType))
+  ? givenWorkspaceId
+  : fail('WorkspaceResourceId is not the resource id of a workspace, ${workspaceShape}')
+var logsWorkspaceId = empty(AppInsightsWorkspaceResourceID)
+  ? workspaceId
+  : length(split(AppInsightsWorkspaceResourceID, '/')) == 9 && contains(toLower(AppInsightsWorkspaceResourceID), toLower(workspaceType))
+      ? AppInsightsWorkspaceResourceID
+      : fail('AppInsightsWorkspaceResourceID is not the resource id of a workspace, ${workspaceShape}')
+var workspaceSubscription = split(workspaceId, '/')[2]
+var workspaceGroup = split(workspaceId, '/')[4]
+
+// Id, secret and tenant of an app registration are given together; without them there is none.
+var given = [!empty(AzureClientID), !empty(AzureClientSecret), !empty(AzureTenantID)]
+var useAppRegistration = !contains(given, false)
+  ? true
+  : !contains(given, true) && empty(AzureEntraObjectID)
+      ? false
+      : fail('AzureClientID, AzureClientSecret and AzureTenantID: give all or none, and AzureEntraObjectID only with them.')
+
+// Flex Consumption is in Azure's public cloud only.
+var flexConsumption = HostingPlan == 'FlexConsumption' || (HostingPlan == 'Automatic' && environment().name == 'AzureCloud')
+
+var tableName = '${MimecastCITableName}_CL'
+var streamName = 'Custom-${MimecastCITableName}'
+var blobUri = 'https://${storageName}.blob.${environment().suffixes.storage}/'
+var packageContainer = 'app-package'
+var checkpointContainer = 'checkpoints'
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {
+  name: split(workspaceId, '/')[8]
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+}
+
+module storage 'modules/storage.bicep' = {
+  name: '${appName}-storage'
+  params: {
+    location: Location
+    tags: Tags
+    storageName: storageName
+    containers: [packageContainer, checkpointContainer]
+    quarantinePrefix: '${checkpointContainer}/quarantine/'
+    quarantineRetentionDays: QuarantineRetentionDays
+    closeNetwork: EnablePrivateNetworking
+    vaultName: vaultName
+    purgeProtection: VaultPurgeProtection
+    mimecastClientSecret: MimecastClientSecret
+    useAppRegistration: useAppRegistration
+    azureClientSecret: AzureClientSecret
+    logsWorkspaceId: logsWorkspaceId
+  }
+}
+
+module network 'modules/network.bicep' = if (EnablePrivateNetworking) {
+  name: '${appName}-network'
+  params: {
+    location: Location
+    tags: Tags
+    name: appName
+    addressPrefix: VirtualNetworkAddressPrefix
+    flexConsumption: flexConsumption
+    storageName: storageName
+  }
+  dependsOn: [storage]
+}
+
+module table 'modules/table.bicep' = {
+  name: '${appName}-table'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    appName: appName
+    workspaceName: workspace.name
+    tableName: tableName
+  }
+}
+
+module rule 'modules/rule.bicep' = {
+  name: '${appName}-rule'
+  params: {
+    location: workspace.location
+    tags: Tags
+    name: appName
+    workspaceId: workspaceId
+    streamName: streamName
+    tableName: tableName
+  }
+  dependsOn: [table]
+}
+
+module app 'modules/app.bicep' = {
+  name: '${appName}-app'
+  params: {
+    location: Location
+    tags: Tags
+    name: appName
+    flexConsumption: flexConsumption
+    privateNetworking: EnablePrivateNetworking
+    storageName: storageName
+    blobUri: blobUri
+    packageContainer: packageContainer
+    packageUri: PackageUri
+    vaultName: vaultName
+    logsWorkspaceId: logsWorkspaceId
+    ruleName: appName
+    useAppRegistration: useAppRegistration
+    azureObjectId: AzureEntraObjectID
+    throughLighthouse: DeployedThroughLighthouse
+    settings: union(
+      {
+        MIMECAST_BASE_URL: MimecastBaseURL
+        MIMECAST_CLIENT_ID: MimecastClientID
+        SCHEDULE: Schedule
+        START_DATE: StartDate
+        LOG_LEVEL: LogLevel
+        LOGS_INGESTION_ENDPOINT: rule.outputs.endpoint
+        LOGS_INGESTION_RULE_ID: rule.outputs.immutableId
+        LOGS_INGESTION_STREAM: streamName
+        CHECKPOINT_URL: '${blobUri}${checkpointContainer}'
+      },
+      useAppRegistration ? { AZURE_CLIENT_ID: AzureClientID, AZURE_TENANT_ID: AzureTenantID } : {}
+    )
+  }
+  dependsOn: [storage, network]
+}
+
+module alerts 'modules/alerts.bicep' = if (DeployAlerts) {
+  name: '${appName}-alerts'
+  params: {
+    location: Location
+    tags: Tags
+    name: appName
+    email: AlertEmail
+    silenceWindow: SilenceAlertWindow
+  }
+  dependsOn: [app]
+}
+
+module content 'modules/content.bicep' = {
+  name: '${appName}-content'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    location: workspace.location
+    tags: Tags
+    workspaceName: workspace.name
+    tableName: tableName
+    deployParser: DeployParser
+    deployHuntingQueries: DeployHuntingQueries
+    deployWorkbook: DeployWorkbook
+    deployConnectorPage: DeployConnectorPage
+  }
+  dependsOn: [table]
+}
+
+// Microsoft Sentinel checks a rule's query when it is made, and has refused rules whose function was
+// seconds old: the app, which takes minutes, comes between.
+module rulesIfMissing 'modules/rules-if-missing.bicep' = if (contains(['Enabled', 'Disabled'], DeployAnalyticsRules)) {
+  name: '${appName}-rules-if-missing'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspace.name
+    enabled: DeployAnalyticsRules == 'Enabled'
+  }
+  dependsOn: [content, app]
+}
+
+module rulesReplaced 'modules/rules.bicep' = if (startsWith(DeployAnalyticsRules, 'Replace')) {
+  name: '${appName}-rules-replaced'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspace.name
+    enabled: DeployAnalyticsRules == 'ReplaceEnabled'
+  }
+  dependsOn: [content, app]
+}
+
+output functionAppName string = appName
+output functionAppPrincipalId string = app.outputs.principalId
+output storageAccountId string = resourceId('Microsoft.Storage/storageAccounts', storageName)
+output checkpointUrl string = '${blobUri}${checkpointContainer}'
+output keyVaultName string = vaultName
+output table string = tableName
+output dataCollectionRuleId string = resourceId('Microsoft.Insights/dataCollectionRules', appName)

@@ -1,0 +1,129 @@
+// What analysts use in the workspace, but for the analytic rules: the parser, the hunting queries,
+// the workbooks and the data connector's page. It can be deployed alone, into the workspace's group.
+
+param workspaceName string
+param location string = resourceGroup().location
+param tags object = {}
+param tableName string = 'Cloud_Integrated_CL'
+param deployParser bool = true
+param deployHuntingQueries bool = true
+param deployWorkbook bool = true
+param deployConnectorPage bool = true
+
+// The table as the files in sentinel/ name it.
+var defaultTable = 'Cloud_Integrated_CL'
+
+var function = 'MimecastCloudIntegrated'
+var parser = loadTextContent('../../sentinel/parser/MimecastCloudIntegrated.kql')
+// Another table is read beside the default one, which has the rows of the time before.
+var parserTable = '(Cloud_Integrated_CL | extend IngestionTime = ingestion_time() | invoke rows())'
+var parserTables = '${parserTable}, ${replace(parserTable, defaultTable, tableName)}'
+
+// All of sentinel/hunting; a test holds this list to the folder.
+var huntingQueries = [
+  loadYamlContent('../../sentinel/hunting/FirstSeenSenderDomain.yaml')
+  loadYamlContent('../../sentinel/hunting/FromDiffersFromEnvelope.yaml')
+  loadYamlContent('../../sentinel/hunting/InternalMassMail.yaml')
+  loadYamlContent('../../sentinel/hunting/LinkLeadsElsewhere.yaml')
+  loadYamlContent('../../sentinel/hunting/PaymentAndCredentialLures.yaml')
+  loadYamlContent('../../sentinel/hunting/PoliciesThatLetThrough.yaml')
+  loadYamlContent('../../sentinel/hunting/SenderChangedNetwork.yaml')
+  loadYamlContent('../../sentinel/hunting/SmugglingAttachments.yaml')
+  loadYamlContent('../../sentinel/hunting/ThreatsInHistoricalMail.yaml')
+  loadYamlContent('../../sentinel/hunting/WhatMimecastSays.yaml')
+  loadYamlContent('../../sentinel/hunting/WhoClicks.yaml')
+  loadYamlContent('../../sentinel/hunting/WhoFailsDmarc.yaml')
+]
+
+var page = json(replace(
+  string(loadJsonContent('../../sentinel/connector/MimecastCloudIntegrated.json')),
+  defaultTable,
+  tableName
+))
+
+// A workbook may have 131,072 characters.
+var workbooks = [
+  {
+    id: function
+    name: 'Mimecast Cloud Integrated'
+    text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegrated.json'))
+  }
+]
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {
+  name: workspaceName
+
+  resource parserFunction 'savedSearches@2020-08-01' = if (deployParser) {
+    name: function
+    properties: {
+      // It takes the place of one that is there. Bicep's types lack it; without it, or beside
+      // `properties`, the service refuses a second deployment.
+      #disable-next-line BCP037
+      etag: '*'
+      category: 'Microsoft Sentinel Parser'
+      displayName: function
+      functionAlias: function
+      query: tableName == defaultTable ? parser : replace(parser, parserTable, parserTables)
+      version: 2
+    }
+  }
+
+  resource hunting 'savedSearches@2020-08-01' = [
+    for query in huntingQueries: if (deployHuntingQueries) {
+      name: query.id
+      properties: {
+        #disable-next-line BCP037
+        etag: '*'
+        category: 'Hunting Queries'
+        displayName: query.name
+        query: query.query
+        version: 2
+        tags: [
+          { name: 'description', value: trim(query.description) }
+          { name: 'tactics', value: join(query.tactics, ',') }
+          { name: 'techniques', value: join(query.relevantTechniques, ',') }
+        ]
+      }
+    }
+  ]
+}
+
+resource workbook 'Microsoft.Insights/workbooks@2021-08-01' = [
+  for book in workbooks: if (deployWorkbook) {
+    name: guid(workspace.id, book.id)
+    location: location
+    tags: tags
+    kind: 'shared'
+    properties: {
+      category: 'sentinel'
+      displayName: book.name
+      serializedData: book.text
+      sourceId: workspace.id
+      version: '1.0'
+    }
+  }
+]
+
+resource connectorPage 'Microsoft.SecurityInsights/dataConnectorDefinitions@2024-09-01' = if (deployConnectorPage) {
+  name: page.id
+  scope: workspace
+  kind: 'Customizable'
+  properties: {
+    connectorUiConfig: {
+      id: page.id
+      title: page.title
+      publisher: page.publisher
+      descriptionMarkdown: page.descriptionMarkdown
+      graphQueries: page.graphQueries
+      // Bicep's types lack it; the portal reads it.
+      #disable-next-line BCP037
+      sampleQueries: page.sampleQueries
+      dataTypes: page.dataTypes
+      // The name that the older kind of definition, and with it the file, has for it.
+      connectivityCriteria: page.connectivityCriterias
+      availability: page.availability
+      permissions: page.permissions
+      instructionSteps: page.instructionSteps
+    }
+  }
+}

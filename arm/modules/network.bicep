@@ -1,0 +1,103 @@
+// A virtual network for the app alone, and private endpoints by which it reaches its storage.
+
+param location string
+param tags object
+param name string
+param addressPrefix string
+param flexConsumption bool
+param storageName string
+
+var services = ['blob', 'table']
+
+resource account 'Microsoft.Storage/storageAccounts@2022-09-01' existing = {
+  name: storageName
+}
+
+// Written again, it would lose subnets, peerings and routes that others have added to it.
+@onlyIfNotExists()
+resource network 'Microsoft.Network/virtualNetworks@2022-07-01' = {
+  name: name
+  location: location
+  tags: tags
+  properties: {
+    addressSpace: { addressPrefixes: [addressPrefix] }
+    subnets: [
+      {
+        name: 'functions'
+        properties: {
+          addressPrefix: cidrSubnet(addressPrefix, 26, 0)
+          delegations: [
+            {
+              name: 'functions'
+              properties: {
+                serviceName: flexConsumption ? 'Microsoft.App/environments' : 'Microsoft.Web/serverFarms'
+              }
+            }
+          ]
+        }
+      }
+      {
+        name: 'endpoints'
+        properties: { addressPrefix: cidrSubnet(addressPrefix, 26, 1) }
+      }
+    ]
+  }
+
+  resource endpointsSubnet 'subnets' existing = {
+    name: 'endpoints'
+  }
+}
+
+resource zones 'Microsoft.Network/privateDnsZones@2020-06-01' = [
+  for service in services: {
+    name: 'privatelink.${service}.${environment().suffixes.storage}'
+    location: 'global'
+    tags: tags
+  }
+]
+
+resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2020-06-01' = [
+  for (service, index) in services: {
+    parent: zones[index]
+    name: name
+    location: 'global'
+    tags: tags
+    properties: {
+      registrationEnabled: false
+      virtualNetwork: { id: network.id }
+    }
+  }
+]
+
+resource endpoints 'Microsoft.Network/privateEndpoints@2022-07-01' = [
+  for service in services: {
+    name: '${storageName}-${service}'
+    location: location
+    tags: tags
+    properties: {
+      subnet: { id: network::endpointsSubnet.id }
+      privateLinkServiceConnections: [
+        {
+          name: service
+          properties: { privateLinkServiceId: account.id, groupIds: [service] }
+        }
+      ]
+    }
+  }
+]
+
+resource zoneGroups 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2022-07-01' = [
+  for (service, index) in services: {
+    parent: endpoints[index]
+    name: 'default'
+    properties: {
+      privateDnsZoneConfigs: [
+        {
+          name: service
+          properties: { privateDnsZoneId: zones[index].id }
+        }
+      ]
+    }
+    dependsOn: [links]
+  }
+]

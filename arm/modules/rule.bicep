@@ -1,0 +1,47 @@
+// The data collection rule, which takes the rows and writes the table, in the workspace's region.
+
+param location string
+param tags object
+param name string
+param workspaceId string
+param streamName string
+param tableName string
+
+var schema = loadJsonContent('../../sentinel/schema/rule.json')
+
+resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
+  name: name
+  location: location
+  tags: tags
+  kind: 'Direct'
+  properties: {
+    description: 'Takes Mimecast Cloud Integrated events from mimecast-sentinel.'
+    streamDeclarations: {
+      '${streamName}': { columns: schema.streamDeclarations['Custom-Cloud_Integrated'].columns }
+    }
+    destinations: {
+      logAnalytics: [{ name: 'workspace', workspaceResourceId: workspaceId }]
+    }
+    dataFlows: [
+      {
+        streams: [streamName]
+        destinations: ['workspace']
+        transformKql: schema.transformKql
+        outputStream: 'Custom-${tableName}'
+      }
+    ]
+  }
+}
+
+// An accepted post says nothing of what the rule then could not do; this does.
+resource errors 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  name: 'ingestion-errors'
+  scope: rule
+  properties: {
+    workspaceId: workspaceId
+    logs: [{ category: 'LogErrors', enabled: true }]
+  }
+}
+
+output immutableId string = rule.properties.immutableId
+output endpoint string = rule.properties.endpoints.logsIngestion

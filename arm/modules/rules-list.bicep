@@ -1,0 +1,62 @@
+// The analytic rules as Microsoft Sentinel's API takes them, but for `enabled`.
+
+// All of sentinel/rules; a test holds this list to the folder.
+var files = [
+  loadYamlContent('../../sentinel/rules/AuthenticationFailedDelivered.yaml')
+  loadYamlContent('../../sentinel/rules/BlockedUrlClick.yaml')
+  loadYamlContent('../../sentinel/rules/ClickAfterDelivery.yaml')
+  loadYamlContent('../../sentinel/rules/InternalSenderThreat.yaml')
+  loadYamlContent('../../sentinel/rules/LookalikeSenderDomain.yaml')
+  loadYamlContent('../../sentinel/rules/NewSenderAttachmentThenThreat.yaml')
+  loadYamlContent('../../sentinel/rules/OwnDomainSpoofed.yaml')
+  loadYamlContent('../../sentinel/rules/PoliciesDisabled.yaml')
+  loadYamlContent('../../sentinel/rules/QuarantineGrowing.yaml')
+  loadYamlContent('../../sentinel/rules/RepeatedBlockedClicks.yaml')
+  loadYamlContent('../../sentinel/rules/RiskyAttachmentDelivered.yaml')
+  loadYamlContent('../../sentinel/rules/SenderCampaign.yaml')
+  loadYamlContent('../../sentinel/rules/StreamDropped.yaml')
+  loadYamlContent('../../sentinel/rules/StreamSilent.yaml')
+  loadYamlContent('../../sentinel/rules/SubjectCampaign.yaml')
+  loadYamlContent('../../sentinel/rules/ThreatDelivered.yaml')
+  loadYamlContent('../../sentinel/rules/ThreatFoundAfterDelivery.yaml')
+  loadYamlContent('../../sentinel/rules/ThreatNotEnforced.yaml')
+  loadYamlContent('../../sentinel/rules/ThreatSpike.yaml')
+]
+
+var operators = {
+  gt: 'GreaterThan'
+  lt: 'LessThan'
+  eq: 'Equal'
+  ne: 'NotEqual'
+}
+
+// A duration of a rule's file, such as 15m or 7d, as ISO 8601, in which some are written.
+func iso(duration string) string =>
+  startsWith(duration, 'P')
+    ? duration
+    : endsWith(duration, 'd') ? 'P${toUpper(duration)}' : 'PT${toUpper(duration)}'
+
+@export()
+var rules = map(files, rule => {
+  id: rule.id
+  properties: {
+    displayName: rule.name
+    description: trim(rule.description)
+    severity: rule.severity
+    query: rule.query
+    queryFrequency: iso(rule.queryFrequency)
+    queryPeriod: iso(rule.queryPeriod)
+    triggerOperator: operators[rule.triggerOperator]
+    triggerThreshold: rule.triggerThreshold
+    suppressionEnabled: rule.suppressionEnabled
+    suppressionDuration: iso(rule.suppressionDuration)
+    tactics: rule.tactics
+    // The rules' API takes techniques without their sub-techniques.
+    techniques: union(map(rule.relevantTechniques, technique => split(technique, '.')[0]), [])
+    entityMappings: rule.entityMappings
+    customDetails: rule.customDetails
+    alertDetailsOverride: rule.alertDetailsOverride
+    eventGroupingSettings: rule.eventGroupingSettings
+    incidentConfiguration: rule.incidentConfiguration
+  }
+})

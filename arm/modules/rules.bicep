@@ -1,0 +1,19 @@
+// The analytic rules; one that is there is set to what its file says.
+
+import { rules } from 'rules-list.bicep'
+
+param workspaceName string
+param enabled bool = false
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {
+  name: workspaceName
+}
+
+resource scheduled 'Microsoft.SecurityInsights/alertRules@2022-11-01' = [
+  for rule in rules: {
+    name: rule.id
+    scope: workspace
+    kind: 'Scheduled'
+    properties: union(rule.properties, { enabled: enabled })
+  }
+]

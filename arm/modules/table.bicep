@@ -1,0 +1,35 @@
+// The table, in the workspace: made if it is missing, else given the columns that it lacks.
+
+param appName string
+param workspaceName string
+param tableName string
+
+var columns = loadJsonContent('../../sentinel/schema/table.json').columns
+
+module ifMissing 'table-if-missing.bicep' = {
+  name: '${appName}-table-if-missing'
+  params: {
+    workspaceName: workspaceName
+    tableName: tableName
+    columns: columns
+  }
+}
+
+module asItIs 'table-as-it-is.bicep' = {
+  name: '${appName}-table-as-it-is'
+  params: {
+    workspaceName: workspaceName
+    tableName: tableName
+  }
+  dependsOn: [ifMissing]
+}
+
+module complete 'table-columns.bicep' = {
+  name: '${appName}-table-columns'
+  params: {
+    workspaceName: workspaceName
+    tableName: tableName
+    columns: columns
+    table: asItIs.outputs.table
+  }
+}
