@@ -1,4 +1,4 @@
-//! What README.md and docs/DEPLOY.md have people type, typed: each block of shell as it stands, with an
+//! What README.md and the documents have people type, typed: each block of shell as it stands, with an
 //! `az` that knows the real client's commands and options (`tests/azure-cli`), and the real program
 //! against the simulator.
 #![cfg(all(unix, feature = "simulator"))]
@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -107,7 +107,27 @@ fn values<'a>(call: &'a [String], option: &str) -> Vec<&'a str> {
     after.take_while(|argument| !argument.starts_with('-')).map(String::as_str).collect()
 }
 
-/// The parameters and outputs that a call has of the template are the template's.
+/// The parameters of a template, JSON or Bicep, and whether each may be left out.
+fn parameters_of(file: &str) -> BTreeMap<String, bool> {
+    let text = read(file);
+    if file.ends_with(".bicep") {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("param "));
+        let declared = lines.map(|line| {
+            let (name, rest) = line.split_once(' ').unwrap();
+            (name.to_owned(), rest.contains('=') || rest.ends_with('?'))
+        });
+        return declared.collect();
+    }
+    let template: Value = serde_json::from_str(&text).unwrap();
+    let declared = template["parameters"].as_object().unwrap().iter().map(|(name, parameter)| {
+        // For a secret that is missing the client asks, and does not show it.
+        let asked_for = parameter["type"] == "securestring";
+        (name.clone(), asked_for || parameter.get("defaultValue").is_some())
+    });
+    declared.collect()
+}
+
+/// The parameters and outputs that a call has of a template are that template's.
 fn assert_of_the_template(call: &[String]) {
     let template: Value = serde_json::from_str(&read("arm/azuredeploy.json")).unwrap();
     if let Some(output) = values(call, "--query").first().and_then(|query| {
@@ -120,15 +140,12 @@ fn assert_of_the_template(call: &[String]) {
         return;
     }
     let given: BTreeSet<&str> = given.iter().map(|one| one.split('=').next().unwrap()).collect();
-    let declared = template["parameters"].as_object().unwrap();
+    let declared = parameters_of(values(call, "--template-file")[0]);
     for name in &given {
         assert!(declared.contains_key(*name), "no parameter {name}: {call:?}");
     }
-    for (name, parameter) in declared {
-        // For a secret that is missing the client asks, and does not show it.
-        let asked_for = parameter["type"] == "securestring";
-        let left_out = parameter.get("defaultValue").is_none() && !given.contains(&**name);
-        assert!(!left_out || asked_for, "without {name}: {call:?}");
+    for (name, may_be_left_out) in &declared {
+        assert!(*may_be_left_out || given.contains(&**name), "without {name}: {call:?}");
     }
 }
 
@@ -213,7 +230,10 @@ async fn every_command_of_the_documents_is_one_of_the_azure_cli() {
     symlink(example, folder.join("contoso.parameters.json")).unwrap();
     // Each command of the program's is one that it has.
     let ours = "mimecast-sentinel() { \"$EXE\" \"$@\" --help >/dev/null; }\n";
-    let mut lines = ours.to_owned() + &blocks(&read("docs/DEPLOY.md")).concat();
+    let mut lines = ours.to_owned();
+    for name in ["docs/DEPLOY.md", "docs/TROUBLESHOOTING.md"] {
+        lines += &blocks(&read(name)).concat();
+    }
     lines += &commands_in_text(&read("README.md"));
     for entry in fs::read_dir(root().join("docs")).unwrap() {
         lines += &commands_in_text(&fs::read_to_string(entry.unwrap().path()).unwrap());
