@@ -65,6 +65,7 @@ def entity_columns():
         "PoliciesAppliedList": ENTITY["policiesApplied"], "SenderDomain": "mail.example.net",
         "AuthResults": None, "Spf": "", "Dkim": "", "Dmarc": "", "Action": "", "OriginalUrl": "",
         "TimeGenerated": ARRIVAL, "Time Generated": ARRIVAL, "IngestionTime": ARRIVAL,
+        "Copies": 1,
     }
 
 
@@ -126,7 +127,7 @@ def all_in_one_table():
 
 
 def each_event_once():
-    """the parser gives an event once that is in the table twice, and as of its first arrival"""
+    """the parser gives an event once, as of its first arrival, and counts its rows"""
     faults = []
     writers = {
         "this": (COLUMNS, lambda workspace, *row: post(workspace, *row)),
@@ -142,10 +143,14 @@ def each_event_once():
         found = workspace.parsed()
         if len(found) != 4 or len({row["EventId"] for row in found}) != 4:
             faults.append(f"{name}: {len(found)} rows of 4 events")
-        first = [row["IngestionTime"] for row in found if row["Subject"] == ENTITY["subject"]
+        first = [row for row in found if row["Subject"] == ENTITY["subject"]
                  and row["Threat State"] == "DELIVERED" and row["RecipientsList"]]
-        if first != [rows.moment("now-3h")]:
-            faults.append(f"{name}: arrived {first}")
+        arrived = [row["IngestionTime"] for row in first]
+        if arrived != [rows.moment("now-3h")]:
+            faults.append(f"{name}: arrived {arrived}")
+        copies = [row["Copies"] for row in first], sum(row["Copies"] for row in found)
+        if copies != ([3], 6):
+            faults.append(f"{name}: copies {copies}")
     return faults
 
 
@@ -203,6 +208,8 @@ def reads_all(events):
         found = workspace.parsed()
         if name == "this" and len(found) != len(events):
             faults.append(f"{len(found)} rows of {len(events)} events")
+        if sum(row["Copies"] for row in found) != 2 * len(events):
+            faults.append(f"{name}: not every row is some event's copy")
         times = sorted(rows.from_epoch_ms(event["timestamp"]) for event in events)
         if not {row["EventTime"] for row in found} <= set(times):
             faults.append(f"{name}: times that no event has")

@@ -98,8 +98,7 @@ def tile_faults(workbook):
             yield f"{name}: the scan is not bound to the time range"
         times = re.findall(r"where (.+?) \{TimeRange:query\}", query)
         of_logs = {"AppTraces", "DCRLogErrors"} & set(re.findall(r"\w+", query))
-        allowed = ["EventTime", "coalesce(EventTime, TimeGenerated)"]
-        allowed += ["TimeGenerated"] if of_logs else []
+        allowed = ["EventTime", "TimeGenerated"] if of_logs else ["EventTime"]
         if not times or any(time not in allowed for time in times):
             yield f"{name}: it does not filter event time by the time range"
         logs = content.get("crossComponentResources") == ["{ConnectorLogs}"]

@@ -54,11 +54,9 @@ def every_column():
 
 def schemas():
     readme = (HERE / "../../sentinel/parser/README.md").read_text(encoding="utf-8")
-    table = read("../../sentinel/schema/Cloud_Integrated_CL.kusto.json")
     others = read("../kql/tables.json")
     return {
         "MimecastCloudIntegrated": re.findall(r"^\| `([^`]+)` \| (\w+) \|", readme, flags=re.M),
-        "Cloud_Integrated_CL": [(one["Name"], one["Type"]) for one in table["Properties"]],
         **{name: re.findall(r"(\w+):(\w+)", columns) for name, columns in others.items()},
     }
 
@@ -68,7 +66,7 @@ def parsed(event, columns):
     at = datetime.datetime.fromisoformat(event["at"])
     row = {name: [] if kind == "dynamic" else None for name, kind in columns}
     row |= {name: "" for name, kind in columns if kind == "string"}
-    row |= {"TimeGenerated": at, "Account ID": "C1", "AdditionalFields": {}, **event}
+    row |= {"TimeGenerated": at, "Account ID": "C1", "AdditionalFields": {}, "Copies": 1, **event}
     row |= {"EventTime": at, "Event Time": at, "Time Generated": row["TimeGenerated"]}
     row["IngestionTime"] = at + datetime.timedelta(minutes=7)
     texts = {name: name + "List" for name in ("Attachments", "Recipients", "Tags")}
@@ -90,17 +88,10 @@ def workspace(given):
     """The tables, filled."""
     columns = schemas()
     events = [parsed(event, columns["MimecastCloudIntegrated"]) for event in given["events"]]
-    again = [event for event in events if event["EventId"] in given["repeated"]]
-    raw = [
-        {"EventTime": event["EventTime"], "TimeGenerated": event["TimeGenerated"],
-         "EventId": event["EventId"], "type_": event["Type"], "accountId": event["Account ID"]}
-        for event in events + again
-    ]
     # The host may log a line twice.
     runs = [trace(run) for run in given["runs"] + given["runs"][:1]]
     filled = {
         "MimecastCloudIntegrated": events,
-        "Cloud_Integrated_CL": raw,
         "AppTraces": runs + given["traces"],
         "DCRLogErrors": given["ruleErrors"],
     }
