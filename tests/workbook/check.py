@@ -22,6 +22,8 @@ ITEMS = {
 VISUALIZATIONS = {"table", "tiles", "timechart", "barchart", "piechart", "map"}
 TIME_RANGE, TEXT, CHOICE, RESOURCE = 4, 1, 2, 5
 REFERENCE = re.compile(r"\{([A-Za-z]\w*)(?::(\w+))?\}")
+# A table of a connector's own, or the stream that is named like ours.
+TABLE = re.compile(r"\b\w+_CL\b|Custom-Cloud_Integrated", re.IGNORECASE)
 # Parameters whose values Mimecast or the connector chooses, or that are hex digits; so is each that
 # ends in Key.
 SAFE_AS_TEXT = {
@@ -171,8 +173,16 @@ def drill_faults(workbook):
 
 
 def workbook_faults(workbook):
-    for faults in (form_faults, tile_faults, parameter_faults, tab_faults, drill_faults):
+    kinds = (form_faults, tile_faults, parameter_faults, tab_faults, drill_faults, table_faults)
+    for faults in kinds:
         yield from faults(workbook)
+
+
+def table_faults(workbook):
+    """The table's name is chosen at deployment: a workbook knows the parser only."""
+    for text in texts(workbook):
+        for name in TABLE.findall(text):
+            yield f"it names the table {name}, which may have another name"
 
 
 def today_faults(workbook):
@@ -263,6 +273,13 @@ def broken(workbook):
         lambda book: tile(book, "threats")["content"].pop("exportParameters")
     )
     yield "no item has the type", change(lambda book: tile(book, "tags").update(type=4))
+    yield "names the table", swap(
+        "health-repeats", "query", "MimecastCloudIntegrated", "Cloud_Integrated_CL"
+    )
+    yield "names the table", swap(
+        "health-rule-errors", "query", "'Custom-'", "'Custom-Cloud_Integrated'"
+    )
+    yield "names the table", swap("overview-streams", "title", "stream", "stream of Mimecast_CL")
     yield "Notebook/1.0", change(lambda book: book.update(version="Notebook/2.0"))
 
 
