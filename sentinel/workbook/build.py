@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Builds MimecastCloudIntegrated.json, the workbook, from tabs/*.md.
+"""Builds the workbooks, each a JSON file beside this one, from tabs/.
 
-A file is a tab, in the order of the names; `# ` is its label, what follows it a line of text, and
-each `## ` a tile: the question that is its title, and its query. The words after ```kql say how the
-tile looks and what a click does:
+A folder in tabs/ is a workbook; TITLES has its name, which its file's name is made of. There are
+several since Azure's templates handle texts of at most 131,072 characters (counted in compact
+JSON). No workbook names the events' table, whose name is chosen at deployment.
 
-    name=…    its name, unique in the workbook
+A file in the folder is a tab, in the order of the names; `# ` is its label, what follows it a line
+of text, and each `## ` a tile: the question that is its title, and its query. The words after
+```kql say how the tile looks and what a click does:
+
+    name=…    its name, unique in all workbooks
     show=…    table (if not said), tiles, timechart, barchart, piechart or map
     tile=A:B  for tiles, the columns of the label and of the number
     width=50  its width in per cent, 100 if not said
@@ -14,15 +18,16 @@ tile looks and what a click does:
     when=P    shown only once parameter P has a value; several by commas
     from=logs asks the workspace of the connector's logs
 
-0-shared.md holds `let` statements, each put in front of the queries that use its name.
-9-message.md is not a tab: it is at the foot of all of them.
+tabs/0-shared.md holds `let` statements, each put in front of the queries that use its name.
+tabs/9-message.md is at the foot of all tabs of a workbook in which a click chooses a message, by
+setting the parameter Event. A click reaches tiles of its own workbook only.
 
 A value that a person outside can choose (an address, a subject, a link) is never pasted into a
 query: a click hands its hash over too, in the hidden column Key, and the query compares hashes.
 What is typed goes in as base64.
 
-    build.py           writes the workbook
-    build.py --check   fails if the committed one is another
+    build.py           writes the workbooks
+    build.py --check   fails if one that is committed differs
 """
 import json
 import re
@@ -32,135 +37,23 @@ import uuid
 from pathlib import Path
 
 from look import clicks, look
+from parameters import LOGS, PARAMETERS
 
 HERE = Path(__file__).parent
-OUT = HERE / "MimecastCloudIntegrated.json"
-LOGS = "microsoft.operationalinsights/workspaces"
-GRAPH = "microsoft.resourcegraph/resources"
-MINUTE, DAY = 60_000, 86_400_000
-# The ranges on offer; the default is 14 days.
-RANGES = [5 * MINUTE, 15 * MINUTE, 30 * MINUTE, 60 * MINUTE, 240 * MINUTE, 720 * MINUTE] + [
-    days * DAY for days in (1, 2, 3, 7, 14, 28, 30, 60, 90)
-]
+TABS = HERE / "tabs"
+TITLES = {
+    "threats": "Mimecast Cloud Integrated",
+    "people": "Mimecast Cloud Integrated: people",
+    "connector": "Mimecast Cloud Integrated: connector",
+}
 
 INTRODUCTION = """\
-All times are UTC, and are when the event happened. Repeated deliveries of an event count once. \
+All times are UTC; an event's is when it happened. Repeated deliveries of an event count once. \
 Click a row, a bar, a slice or a tile to go on from it.
 
 _A range of your own that ended in the past leaves out rows that landed after its end (a backfill, \
 say): for those choose a range that reaches until now._"""
 
-
-def parameter(name, label, kind, help_text, **more):
-    return {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"mimecast-sentinel/workbook/{name}")),
-        "version": "KqlParameterItem/1.0",
-        "name": name,
-        "label": label,
-        "description": help_text,
-        "type": kind,
-        **more,
-    }
-
-
-def choice_of(name, label, help_text, query, resources=None):
-    """A list of values from a query, of which all or some are taken."""
-    return parameter(
-        name,
-        label,
-        2,
-        help_text,
-        isRequired=True,
-        multiSelect=True,
-        quote="'",
-        delimiter=",",
-        query=query,
-        **({"crossComponentResources": resources} if resources else {}),
-        typeSettings={
-            "additionalResourceOptions": ["value::all"],
-            "selectAllValue": "*",
-            "showDefault": False,
-        },
-        timeContext={"durationMs": 0},
-        timeContextFromParameter="TimeRange",
-        value=["value::all"],
-        defaultValue="value::all",
-        queryType=0,
-        resourceType=LOGS,
-    )
-
-
-PARAMETERS = {
-    "": [
-        parameter(
-            "TimeRange",
-            "Time range",
-            4,
-            "When the event happened, in UTC",
-            isRequired=True,
-            value={"durationMs": 14 * DAY},
-            typeSettings={
-                "selectableValues": [{"durationMs": ms} for ms in RANGES],
-                "allowCustom": True,
-            },
-        ),
-        choice_of(
-            "Account",
-            "Mimecast account",
-            "Of which accounts to show events",
-            "MimecastCloudIntegrated\n| where EventTime {TimeRange:query}\n"
-            "| where isnotempty(['Account ID'])\n"
-            "| distinct Account = ['Account ID']\n| order by Account asc",
-        ),
-    ],
-    "search": [
-        parameter("Find", "Find", 1, "An address, a domain, a word of the subject, a link, an id"),
-    ],
-    "health": [
-        # The workbook's own workspace.
-        parameter(
-            "Workspace",
-            "Workspace",
-            5,
-            "The workspace that the events are in",
-            isRequired=True,
-            isHiddenWhenLocked=True,
-            value="value::1",
-            typeSettings={
-                "resourceTypeFilter": {LOGS: True},
-                "additionalResourceOptions": ["value::1"],
-                "showDefault": False,
-            },
-        ),
-        parameter(
-            "ConnectorLogs",
-            "Workspace of the connector's logs",
-            5,
-            "The workspace behind the connector's Application Insights",
-            isRequired=True,
-            query="resources\n| where type =~ 'microsoft.operationalinsights/workspaces'\n"
-            "| project value = id, label = name, selected = id =~ '{Workspace}', "
-            "group = resourceGroup",
-            crossComponentResources=["value::all"],
-            typeSettings={
-                "resourceTypeFilter": {LOGS: True},
-                "additionalResourceOptions": [],
-                "showDefault": False,
-            },
-            queryType=1,
-            resourceType=GRAPH,
-        ),
-        choice_of(
-            "Connector",
-            "Connector",
-            "The function apps of which to show runs",
-            "AppTraces\n| where TimeGenerated {TimeRange:query}\n"
-            "| where Message startswith '{\"timestamp\":' or Message has 'run finished'\n"
-            "| distinct Connector = AppRoleName\n| order by Connector asc",
-            ["{ConnectorLogs}"],
-        ),
-    ],
-}
 
 def sections(path):
     """A tab's label, its text, and its tiles: question, settings, query."""
@@ -170,7 +63,7 @@ def sections(path):
     for tile in tiles:
         match = re.fullmatch(r"(.+)\n\n```kql (.+)\n((?:.+\n)+)```\n*", tile)
         if not match:
-            raise SystemExit(f"{path.name}: this tile is not of the form told in build.py:\n{tile}")
+            raise SystemExit(f"{path.name}: build.py describes no tile of this form:\n{tile}")
         question, settings, query = match.groups()
         settings = dict(word.split("=", 1) for word in shlex.split(settings))
         unknown = set(settings) - {"name", "show", "tile", "width", "click", "when", "from"}
@@ -182,7 +75,7 @@ def sections(path):
 
 def shared():
     """The shared `let` statements, by name, in their order."""
-    text = (HERE / "tabs/0-shared.md").read_text(encoding="utf-8")
+    text = (TABS / "0-shared.md").read_text(encoding="utf-8")
     lets = re.findall(r"^```kql\n(let (\w+) = .*?;)\n```$", text, flags=re.M | re.S)
     return {name: statement for statement, name in lets}
 
@@ -272,46 +165,87 @@ def tab_links(tabs):
     return {"type": 11, "content": content, "name": "tabs"}
 
 
-def build():
+def tab_group(path, lets, condition, heading=False):
+    """The group of a file's tiles, shown under this condition."""
+    tab = path.stem[2:]
+    label, text, tiles = sections(path)
+    text = f"## {label}\n\n{text}" if heading else text
+    items = [text_item(f"{tab}-text", text)] if text else []
+    if tab in PARAMETERS:
+        items.append(parameter_item(f"{tab}-parameters", PARAMETERS[tab]))
+    return group(tab, items + [tile(*one, lets) for one in tiles], condition)
+
+
+def files(folder):
+    """The files of a workbook's tabs, in their order."""
+    return sorted((TABS / folder).glob("*.md"))
+
+
+def introduction(folder):
+    others = [
+        f"**{title}** ({', '.join(sections(path)[0] for path in files(other))})"
+        for other, title in TITLES.items()
+        if other != folder
+    ]
+    return f"# {TITLES[folder]}\n\n{INTRODUCTION}\n\nSee also the workbooks {' and '.join(others)}."
+
+
+def build(folder):
     lets, tabs, groups = shared(), [], []
-    for path in sorted((HERE / "tabs").glob("[1-9]-*.md")):
+    for path in files(folder):
         tab = path.stem[2:]
-        label, text, tiles = sections(path)
-        items = [text_item(f"{tab}-text", text)] if text else []
-        if tab in PARAMETERS:
-            items.append(parameter_item(f"{tab}-parameters", PARAMETERS[tab]))
-        items += [tile(*one, lets) for one in tiles]
-        if tab == "message":
-            condition = {"parameterName": "Event", "comparison": "isNotEqualTo"}
-            items[0]["content"]["json"] = f"## {label}\n\n{text}"
-        else:
-            condition = {"parameterName": "Tab", "comparison": "isEqualTo", "value": tab}
-            tabs.append((tab, label))
-        groups.append(group(tab, items, condition))
+        tabs.append((tab, sections(path)[0]))
+        condition = {"parameterName": "Tab", "comparison": "isEqualTo", "value": tab}
+        groups.append(tab_group(path, lets, condition))
+    if any(click.endswith(":Event") for path in files(folder) for click in clicks_of(path)):
+        condition = {"parameterName": "Event", "comparison": "isNotEqualTo"}
+        groups.append(tab_group(TABS / "9-message.md", lets, condition, heading=True))
     return {
         "version": "Notebook/1.0",
         "items": [
-            text_item("introduction", f"# Mimecast Cloud Integrated\n\n{INTRODUCTION}"),
+            text_item("introduction", introduction(folder)),
             parameter_item("parameters", PARAMETERS[""]),
             tab_links(tabs),
             *groups,
         ],
         "fallbackResourceIds": [],
-        "fromTemplateId": "sentinel-MimecastCloudIntegrated",
+        "fromTemplateId": f"sentinel-{file_name(folder)}",
         "$schema": "https://github.com/Microsoft/Application-Insights-Workbooks/blob/master/schema/"
         "workbook.json",
     }
 
 
+def clicks_of(path):
+    """What the clicks on a file's tiles do, as `column:parameter`."""
+    return [
+        click
+        for _, settings, _ in sections(path)[2]
+        for click in settings.get("click", "").split(",")
+    ]
+
+
+def file_name(folder):
+    return re.sub(r"\W", "", TITLES[folder].title())
+
+
 def main():
-    built = json.dumps(build(), indent=2, ensure_ascii=False) + "\n"
-    if sys.argv[1:] == ["--check"]:
-        if OUT.read_text(encoding="utf-8") != built:
-            raise SystemExit(f"{OUT.name} is not what its sources make: run {Path(__file__).name}")
-    elif sys.argv[1:]:
+    if sys.argv[1:] not in ([], ["--check"]):
         raise SystemExit(__doc__)
-    else:
-        OUT.write_text(built, encoding="utf-8")
+    stray = {path.name for path in TABS.iterdir()} ^ {*TITLES, "0-shared.md", "9-message.md"}
+    if stray:
+        raise SystemExit(f"tabs/ and TITLES disagree about {', '.join(sorted(stray))}")
+    made = {
+        f"{file_name(folder)}.json": json.dumps(build(folder), indent=2, ensure_ascii=False) + "\n"
+        for folder in TITLES
+    }
+    if sys.argv[1:]:
+        committed = {path.name: path.read_text(encoding="utf-8") for path in HERE.glob("*.json")}
+        for name in sorted({*made, *committed}):
+            if made.get(name) != committed.get(name):
+                raise SystemExit(f"{name} is not what its sources make: run {Path(__file__).name}")
+        return
+    for name, text in made.items():
+        (HERE / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checks the workbook and the data connector's page; run by ./run."""
+"""Checks the workbooks and the data connector's page; run by ./run."""
 import copy
 import json
 import re
@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-SENTINEL = HERE / "../../sentinel"
-WORKBOOK = SENTINEL / "workbook/MimecastCloudIntegrated.json"
-CONNECTOR = SENTINEL / "connector/MimecastCloudIntegrated.json"
+from page import PAGE, broken_pages, page_faults
+from parts import REFERENCE, SENTINEL, WORKBOOKS, conditions, exports, heading, named, size
+from parts import tab_labels, texts, walk
 
+HERE = Path(__file__).parent
+# The longest text that a template's expressions handle; a workbook must be shorter.
+MAX_TEXT = 131_072
 # What a workbook's item may be: its type, and the version that its content has.
 ITEMS = {
     1: None,
@@ -21,7 +23,6 @@ ITEMS = {
 }
 VISUALIZATIONS = {"table", "tiles", "timechart", "barchart", "piechart", "map"}
 TIME_RANGE, TEXT, CHOICE, RESOURCE = 4, 1, 2, 5
-REFERENCE = re.compile(r"\{([A-Za-z]\w*)(?::(\w+))?\}")
 # A table of a connector's own, or the stream that is named like ours.
 TABLE = re.compile(r"\b\w+_CL\b|Custom-Cloud_Integrated", re.IGNORECASE)
 # Parameters whose values Mimecast or the connector chooses, or that are hex digits; so is each that
@@ -32,38 +33,12 @@ SAFE_AS_TEXT = {
 }
 
 
-def walk(items, path=()):
-    """Every item, with the groups it is in."""
-    for item in items:
-        yield item, path
-        if item["type"] == 12:
-            yield from walk(item["content"]["items"], (*path, item["name"]))
-
-
-def exports(item):
-    content = item["content"]
-    names = [one["parameterName"] for one in content.get("exportedParameters", [])]
-    return names + ([content["exportParameterName"]] if "exportParameterName" in content else [])
-
-
-def conditions(item):
-    one = [item["conditionalVisibility"]] if "conditionalVisibility" in item else []
-    return one + item.get("conditionalVisibilities", [])
-
-
-def texts(value):
-    """Every string in a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for member in value.values() if isinstance(value, dict) else value:
-            yield from texts(member)
-
-
 def form_faults(workbook):
-    """The outer form: versions, types, names."""
+    """The outer form: versions, types, names, size."""
     if workbook["version"] != "Notebook/1.0":
         yield "the version is not Notebook/1.0"
+    if size(workbook) >= MAX_TEXT:
+        yield f"{size(workbook)} characters are too long; {MAX_TEXT - 1} are possible"
     names = set()
     for item, _ in walk(workbook["items"]):
         name, content = item.get("name"), item["content"]
@@ -143,8 +118,7 @@ def parameter_faults(workbook):
 
 def tab_faults(workbook):
     """Each tab has a group that it shows, and the other way round."""
-    [tabs] = [item["content"]["links"] for item in workbook["items"] if item["type"] == 11]
-    linked = {link["subTarget"] for link in tabs}
+    linked = set(tab_labels(workbook))
     shown = {
         condition["value"]
         for item in workbook["items"]
@@ -185,8 +159,21 @@ def table_faults(workbook):
             yield f"it names the table {name}, which may have another name"
 
 
-def today_faults(workbook):
-    names = {item["name"] for item, _ in walk(workbook["items"])}
+def together_faults(books):
+    """The workbooks beside each other: none replaces another, one name means one tile."""
+    for what, of in (("heading", heading), ("template id", lambda book: book["fromTemplateId"])):
+        if len({of(book) for book in books.values()}) != len(books):
+            yield f"two workbooks have the same {what}"
+    queries = {}
+    for name, book in books.items():
+        for item in (item for item, _ in walk(book["items"]) if item["type"] == 3):
+            query = queries.setdefault(item["name"], item["content"]["query"])
+            if query != item["content"]["query"]:
+                yield f"{name}: another workbook has another tile {item['name']}"
+
+
+def today_faults(books):
+    names = {item["name"] for book in books.values() for item, _ in walk(book["items"])}
     today = json.loads((HERE / "today.json").read_text(encoding="utf-8"))
     for title, name in today.items():
         if name not in names:
@@ -195,84 +182,55 @@ def today_faults(workbook):
         yield f"the vendor's workbook has 24 tiles, not {len(today)}"
 
 
-def connector_faults(page):
-    """The page's parts and their fields, as Sentinel's gallery wants them."""
-    wanted = {
-        "graphQueries": {"metricName", "legend", "baseQuery"},
-        "sampleQueries": {"description", "query"},
-        "dataTypes": {"name", "lastDataReceivedQuery"},
-        "connectivityCriterias": {"type", "value"},
-        "instructionSteps": {"title", "description"},
-    }
-    for key in ("id", "title", "publisher", "descriptionMarkdown"):
-        if not isinstance(page.get(key), str) or not page[key]:
-            yield f"{key} is missing"
-    for key, fields in wanted.items():
-        if not page.get(key):
-            yield f"{key} is missing"
-        for one in page.get(key, []):
-            if not fields <= set(one):
-                yield f"{key}: a part lacks {', '.join(sorted(fields - set(one)))}"
-    if set(page.get("availability", {})) != {"status", "isPreview"}:
-        yield "availability has not status and isPreview alone"
-    if page.get("id") == "MimecastCIAPI":
-        yield "the id is that of the vendor's page, which this would replace"
-    for one in page["permissions"]["resourceProvider"]:
-        if one["requiredPermissions"].get("delete") or "sharedKeys" in one["provider"]:
-            yield f"{one['provider']}: more is asked for than is needed"
-    for one in page["permissions"]["customs"]:
-        if not {"name", "description"} <= set(one):
-            yield "a permission lacks its name or description"
-    said = " ".join(texts(page["permissions"]))
-    if re.search(r"\b[Oo]wner\b", re.sub(r"Storage Blob Data Owner|Owner is not needed", "", said)):
-        yield "the page asks for an owner"
+def broken(books):
+    """Workbooks with one thing wrong at a time, and the words by which it must be found out."""
 
-
-def broken(workbook):
-    """The workbook with one thing wrong at a time, and the words by which it must be found out."""
-
-    def tile(book, name):
-        return next(item for item, _ in walk(book["items"]) if item["name"] == name)
-
-    def change(alter):
-        book = copy.deepcopy(workbook)
-        alter(book)
+    def change(name, alter):
+        """The first workbook that has an item of this name, with that item altered."""
+        book = copy.deepcopy(next(book for book in books.values() if named(book, name)))
+        alter(named(book, name))
         return book
 
     def swap(name, key, old, new):
-        def alter(book):
-            content = tile(book, name)["content"]
-            assert old in content[key], (name, key, old)
-            content[key] = content[key].replace(old, new)
+        def alter(item):
+            assert old in item["content"][key], (name, key, old)
+            item["content"][key] = item["content"][key].replace(old, new)
 
-        return change(alter)
+        return change(name, alter)
+
+    def without(title, name):
+        """The workbook of this title without one of its groups."""
+        book = copy.deepcopy(next(book for book in books.values() if heading(book) == title))
+        book["items"].remove(named(book, name))
+        return book
 
     yield "is not a question", swap("tags", "title", "?", "")
-    yield "there twice", change(lambda book: tile(book, "senders").update(name="tags"))
+    yield "there twice", change("threat-types", lambda item: item.update(name="tags"))
     yield "nothing sets", swap("tag-messages", "query", "{Tag}", "{Tga}")
     yield "as it is", swap("sender-messages", "query", "{SenderKey}", "{Sender}")
     yield "does not filter", swap("tags", "query", "EventTime {TimeRange:query}", "true")
     yield "does not filter", swap("tags", "query", "where EventTime {", "where TimeGenerated {")
     yield "not bound", change(
-        lambda book: tile(book, "tags")["content"].pop("timeContextFromParameter")
+        "tags", lambda item: item["content"].pop("timeContextFromParameter")
     )
-    yield "before Tag has", change(
-        lambda book: tile(book, "tag-messages").pop("conditionalVisibility")
-    )
+    yield "before Tag has", change("tag-messages", lambda item: item.pop("conditionalVisibility"))
     yield "nothing uses", change(
-        lambda book: tile(book, "tags")["content"].update(exportParameterName="Nothing")
+        "tags", lambda item: item["content"].update(exportParameterName="Nothing")
     )
+    for title in ("Mimecast Cloud Integrated", "Mimecast Cloud Integrated: people"):
+        yield "nothing uses the parameter Event", without(title, "message")
     yield "wrong workspace", change(
-        lambda book: tile(book, "health-lag")["content"].pop("crossComponentResources")
+        "health-lag", lambda item: item["content"].pop("crossComponentResources")
     )
-    yield "not both", change(lambda book: book["items"][2]["content"]["links"].pop())
+    yield "not both", change("tabs", lambda item: item["content"]["links"].pop())
+    yield "not both", without("Mimecast Cloud Integrated: connector", "health")
     yield "does not lead", change(
-        lambda book: tile(book, "campaign-messages")["content"].pop("exportedParameters")
+        "campaign-messages", lambda item: item["content"].pop("exportedParameters")
     )
     yield "not known outside", change(
-        lambda book: tile(book, "threats")["content"].pop("exportParameters")
+        "threats", lambda item: item["content"].pop("exportParameters")
     )
-    yield "no item has the type", change(lambda book: tile(book, "tags").update(type=4))
+    yield "no item has the type", change("tags", lambda item: item.update(type=4))
     yield "names the table", swap(
         "health-repeats", "query", "MimecastCloudIntegrated", "Cloud_Integrated_CL"
     )
@@ -280,12 +238,22 @@ def broken(workbook):
         "health-rule-errors", "query", "'Custom-'", "'Custom-Cloud_Integrated'"
     )
     yield "names the table", swap("overview-streams", "title", "stream", "stream of Mimecast_CL")
-    yield "Notebook/1.0", change(lambda book: book.update(version="Notebook/2.0"))
+    for book in books.values():
+        yield "Notebook/1.0", {**book, "version": "Notebook/2.0"}
+        yield "too long", {**book, "more": "x" * (MAX_TEXT - size({**book, "more": ""}))}
+
+
+def broken_together(books):
+    """Workbooks of which two do not go together, and the words by which it must be found out."""
+    one, other, *_ = books
+    for key, words in (("items", "same heading"), ("fromTemplateId", "same template id")):
+        yield words, {**books, other: {**books[other], key: books[one][key]}}
+    changed = copy.deepcopy(books)
+    named(changed["MimecastCloudIntegratedPeople.json"], "message-steps")["content"]["query"] += " "
+    yield "another tile message-steps", changed
 
 
 def main():
-    workbook = json.loads(WORKBOOK.read_text(encoding="utf-8"))
-    page = json.loads(CONNECTOR.read_text(encoding="utf-8"))
     built = subprocess.run(
         [sys.executable, SENTINEL / "workbook/build.py", "--check"],
         capture_output=True,
@@ -293,15 +261,21 @@ def main():
         check=False,
     )
     results = [
-        ("the workbook is what its sources make", [built.stderr] if built.returncode else []),
-        ("the workbook's form", list(workbook_faults(workbook))),
-        ("the workbook has what the vendor's shows", list(today_faults(workbook))),
-        ("the connector's page", list(connector_faults(page))),
+        ("the workbooks are what their sources make", [built.stderr] if built.returncode else []),
+        *((f"the form of {name}", list(workbook_faults(book))) for name, book in WORKBOOKS.items()),
+        ("the workbooks beside each other", list(together_faults(WORKBOOKS))),
+        ("the workbooks have what the vendor's shows", list(today_faults(WORKBOOKS))),
+        ("the connector's page", list(page_faults(PAGE))),
     ]
-    for words, book in broken(workbook):
-        found = list(workbook_faults(book))
-        missed = [] if any(words in fault for fault in found) else [f"found only: {found}"]
-        results.append((f"a wrong workbook is found out: {words}", missed))
+    for what, faults_of, wrong_ones in (
+        ("workbook", workbook_faults, broken(WORKBOOKS)),
+        ("set of workbooks", together_faults, broken_together(WORKBOOKS)),
+        ("page", page_faults, broken_pages()),
+    ):
+        for words, wrong in wrong_ones:
+            found = list(faults_of(wrong))
+            missed = [] if any(words in fault for fault in found) else [f"found only: {found}"]
+            results.append((f"a wrong {what} is found out: {words}", missed))
     for name, faults in results:
         print(f"FAIL {name}" if faults else f"ok   {name}")
         for fault in faults:

@@ -1,0 +1,123 @@
+"""The parameters at the top of the workbooks and of their tabs; used by build.py."""
+import uuid
+
+LOGS = "microsoft.operationalinsights/workspaces"
+GRAPH = "microsoft.resourcegraph/resources"
+MINUTE, DAY = 60_000, 86_400_000
+# The ranges on offer; the default is 14 days.
+RANGES = [5 * MINUTE, 15 * MINUTE, 30 * MINUTE, 60 * MINUTE, 240 * MINUTE, 720 * MINUTE] + [
+    days * DAY for days in (1, 2, 3, 7, 14, 28, 30, 60, 90)
+]
+
+
+def parameter(name, label, kind, help_text, **more):
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"mimecast-sentinel/workbook/{name}")),
+        "version": "KqlParameterItem/1.0",
+        "name": name,
+        "label": label,
+        "description": help_text,
+        "type": kind,
+        **more,
+    }
+
+
+def choice_of(name, label, help_text, query, resources=None):
+    """A list of values from a query, of which all or some are taken."""
+    return parameter(
+        name,
+        label,
+        2,
+        help_text,
+        isRequired=True,
+        multiSelect=True,
+        quote="'",
+        delimiter=",",
+        query=query,
+        **({"crossComponentResources": resources} if resources else {}),
+        typeSettings={
+            "additionalResourceOptions": ["value::all"],
+            "selectAllValue": "*",
+            "showDefault": False,
+        },
+        timeContext={"durationMs": 0},
+        timeContextFromParameter="TimeRange",
+        value=["value::all"],
+        defaultValue="value::all",
+        queryType=0,
+        resourceType=LOGS,
+    )
+
+
+# By tab; "" has those of every workbook.
+PARAMETERS = {
+    "": [
+        parameter(
+            "TimeRange",
+            "Time range",
+            4,
+            "When the event happened, in UTC",
+            isRequired=True,
+            value={"durationMs": 14 * DAY},
+            typeSettings={
+                "selectableValues": [{"durationMs": ms} for ms in RANGES],
+                "allowCustom": True,
+            },
+        ),
+        choice_of(
+            "Account",
+            "Mimecast account",
+            "Of which accounts to show events",
+            "MimecastCloudIntegrated\n| where EventTime {TimeRange:query}\n"
+            "| where isnotempty(['Account ID'])\n"
+            "| distinct Account = ['Account ID']\n| order by Account asc",
+        ),
+    ],
+    "search": [
+        parameter("Find", "Find", 1, "An address, a domain, a word of the subject, a link, an id"),
+    ],
+    "health": [
+        # The workbook's own workspace.
+        parameter(
+            "Workspace",
+            "Workspace",
+            5,
+            "The workspace that the events are in",
+            isRequired=True,
+            isHiddenWhenLocked=True,
+            value="value::1",
+            typeSettings={
+                "resourceTypeFilter": {LOGS: True},
+                "additionalResourceOptions": ["value::1"],
+                "showDefault": False,
+            },
+        ),
+        parameter(
+            "ConnectorLogs",
+            "Workspace of the connector's logs",
+            5,
+            "The workspace behind the connector's Application Insights",
+            isRequired=True,
+            query="resources\n| where type =~ 'microsoft.operationalinsights/workspaces'\n"
+            "| project value = id, label = name, selected = id =~ '{Workspace}', "
+            "group = resourceGroup",
+            crossComponentResources=["value::all"],
+            typeSettings={
+                "resourceTypeFilter": {LOGS: True},
+                "additionalResourceOptions": [],
+                "showDefault": False,
+            },
+            queryType=1,
+            resourceType=GRAPH,
+        ),
+        choice_of(
+            "Connector",
+            "Connector",
+            "The function apps of which to show runs",
+            "AppTraces\n| where TimeGenerated {TimeRange:query}\n"
+            "| where Message startswith '{\"timestamp\":' or Message has 'run finished'\n"
+            "| distinct Connector = AppRoleName\n| order by Connector asc",
+            ["{ConnectorLogs}"],
+        ),
+    ],
+}
