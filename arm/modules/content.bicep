@@ -41,12 +41,22 @@ var page = json(replace(
   tableName
 ))
 
-// A workbook may have 131,072 characters.
+// A workbook may have 131,072 characters: the most that Azure Resource Manager takes in one text.
 var workbooks = [
   {
     id: function
     name: 'Mimecast Cloud Integrated'
     text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegrated.json'))
+  }
+  {
+    id: '${function}People'
+    name: 'Mimecast Cloud Integrated: people'
+    text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegratedPeople.json'))
+  }
+  {
+    id: '${function}Connector'
+    name: 'Mimecast Cloud Integrated: connector'
+    text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegratedConnector.json'))
   }
 ]
 
