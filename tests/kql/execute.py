@@ -7,6 +7,7 @@ from pathlib import Path
 
 import parser_checks
 import rule_checks
+import rule_limits
 from workspace import HERE, SENTINEL
 
 RECORDS = HERE.parents[1].parent / "shared/fixtures/mimecast/ci-events.ndjson"
@@ -29,6 +30,11 @@ def main():
     if not rules:
         print("SKIPPED: sentinel/rules has no rules yet")
     for name, faults in rule_checks.run(rules):
+        report(name, faults)
+
+    for name, faults in rule_limits.check(SENTINEL):
+        report(name, faults)
+    for name, faults in rule_limits.check_the_checks(HERE / "wrong/rules.yaml"):
         report(name, faults)
 
     # The same way finds out a rule that is right and one whose tests expect the wrong thing.
