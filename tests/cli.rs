@@ -905,7 +905,7 @@ const SETTINGS: [(&str, &str); 22] = [
     ("START_DATE", "[default: 60 days ago]"),
     ("MAX_LINE_BYTES", "[default: 2097152, which is 2 MiB]"),
     ("MAX_FILE_BYTES", "[default: 8589934592, which is 8 GiB]"),
-    ("SCHEDULE", "[default: 0 0 */1 * * *, every hour]"),
+    ("SCHEDULE", "[default: 0 */15 * * * *, every 15 minutes]"),
     ("RUN_TIME_LIMIT_SECONDS", "[default: 540, which is 9 minutes]"),
     ("MAX_ROWS_PER_RUN", "[default: 20000000]"),
     ("LOG_LEVEL", "[default: INFO]"),

@@ -101,7 +101,7 @@ fn the_least_settings_give_the_documented_defaults() {
     assert_eq!(settings.mimecast.limits.max_line_bytes, 2 * 1024 * 1024);
     assert_eq!(settings.mimecast.limits.max_file_bytes, 8 * 1024 * 1024 * 1024);
     assert_eq!(settings.quarantine_max_bytes, 20_000_000_000);
-    assert_eq!(settings.schedule.to_string(), "0 0 */1 * * *");
+    assert_eq!(settings.schedule.to_string(), "0 */15 * * * *");
     assert_eq!(settings.run_time_limit, Duration::from_secs(540));
     assert_eq!(settings.ingestion.stream, CLOUD_INTEGRATED.stream);
     assert_eq!(settings.ingestion.rule_id, RULE);

@@ -53,7 +53,7 @@ pub struct RawSettings {
     #[arg(long, env = "MAX_FILE_BYTES", hide_env_values = true, value_name = "BYTES", help_heading = MIMECAST)]
     pub max_file_bytes: Option<String>,
     /// When `serve` pulls: NCRONTAB with six fields, in UTC, ticks at least 10 minutes apart
-    /// [default: 0 0 */1 * * *, every hour]
+    /// [default: 0 */15 * * * *, every 15 minutes]
     #[arg(long, env = "SCHEDULE", hide_env_values = true, value_name = "NCRONTAB", help_heading = RUN)]
     pub schedule: Option<String>,
     /// After this time a run posts nothing new; in seconds [default: 540, which is 9 minutes]

@@ -16,9 +16,9 @@ const RESERVE: Duration = Duration::from_secs(60);
 const BUNDLED_HOST_JSON: &str = include_str!("../../host.json");
 
 pub(super) fn schedule(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Schedule> {
-    reader.optional("SCHEDULE", &raw.schedule, "0 0 */1 * * *", |text| {
+    reader.optional("SCHEDULE", &raw.schedule, "0 */15 * * * *", |text| {
         const FIX: &str = "Give NCRONTAB in UTC with ticks at least 10 minutes apart, e.g. \
-                           `0 0 */1 * * *` for every hour.";
+                           `0 */15 * * * *` for every 15 minutes.";
         let schedule = Schedule::parse(text).or_else(|error| wrong(error.to_string(), FIX))?;
         let gap = schedule.smallest_gap();
         if gap < MIN_GAP {

@@ -615,7 +615,7 @@ impl HostSimulator {
             .current_dir(self.root.0.path())
             .env_clear()
             // As it is deployed: the timer's schedule is an app setting.
-            .env("SCHEDULE", "0 0 */1 * * *")
+            .env("SCHEDULE", "0 */15 * * * *")
             .envs(self.envs.iter().map(|(name, value)| (name, value)))
             .env("FUNCTIONS_CUSTOMHANDLER_PORT", &port)
             .env("FUNCTIONS_HTTPWORKER_PORT", &port)
