@@ -1,4 +1,5 @@
 """The portal's wizard and the template take the same."""
+import copy
 import re
 import unittest
 
@@ -23,6 +24,13 @@ def source(output):
         return None
     step, name, basic = found.groups()
     return BASICS[basic] if basic else STEPS[step][name]
+
+
+def unconfirmed(elements):
+    """The password boxes that are filled in once, where a slip of the hand stays unseen."""
+    return [e["name"] for e in elements if e["type"] == "Microsoft.Common.PasswordBox"
+            and (e.get("options", {}).get("hideConfirmation")
+                 or "confirmPassword" not in e.get("label", {}))]
 
 
 def allowed(element):
@@ -83,6 +91,12 @@ class Wizard(unittest.TestCase):
             self.assertEqual(element["type"] == "Microsoft.Common.PasswordBox", secret)
             if secret:
                 self.assertTrue(element["constraints"]["regex"])
+
+    def test_each_password_is_asked_for_twice(self):
+        self.assertEqual(unconfirmed(elements()), [])
+        for fault in ({"options": {"hideConfirmation": True}}, {"label": {"password": "Secret"}}):
+            box = {**copy.deepcopy(STEPS["mimecast"]["clientSecret"]), **fault}
+            self.assertEqual(unconfirmed([box]), ["clientSecret"])
 
     def test_checks_take_what_is_right_and_refuse_what_is_wrong(self):
         cases = [
