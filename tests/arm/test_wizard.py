@@ -98,6 +98,12 @@ class Wizard(unittest.TestCase):
             box = {**copy.deepcopy(STEPS["mimecast"]["clientSecret"]), **fault}
             self.assertEqual(unconfirmed([box]), ["clientSecret"])
 
+    def test_tags_are_those_of_the_one_type_that_the_control_offers(self):
+        (resource,) = STEPS["tags"]["byResource"]["resources"]
+        self.assertEqual(OUTPUTS["Tags"],
+                         f"[coalesce(steps('tags').byResource['{resource}'], parse('{{}}'))]")
+        self.assertEqual(TEMPLATE["parameters"]["Tags"]["type"], "object")
+
     def test_checks_take_what_is_right_and_refuse_what_is_wrong(self):
         cases = [
             ("mimecast", "baseUrl", "https://uk-api.services.mimecast.com", True),
