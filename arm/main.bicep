@@ -156,6 +156,10 @@ var useAppRegistration = !contains(given, false)
 // Flex Consumption is in Azure's public cloud only.
 var flexConsumption = HostingPlan == 'FlexConsumption' || (HostingPlan == 'Automatic' && environment().name == 'AzureCloud')
 
+// The wizard's control gives them by type of resource. (`.?` and tryGet, which it becomes, are not
+// known to be in every cloud.)
+var tags = contains(Tags, 'Microsoft.Web/sites') ? Tags['Microsoft.Web/sites'] : Tags
+
 var tableName = '${MimecastCITableName}_CL'
 var streamName = 'Custom-${MimecastCITableName}'
 var blobUri = 'https://${storageName}.blob.${environment().suffixes.storage}/'
@@ -171,7 +175,7 @@ module storage 'modules/storage.bicep' = {
   name: '${appName}-storage'
   params: {
     location: Location
-    tags: Tags
+    tags: tags
     storageName: storageName
     containers: [packageContainer, checkpointContainer]
     quarantinePrefix: '${checkpointContainer}/quarantine/'
@@ -190,7 +194,7 @@ module network 'modules/network.bicep' = if (EnablePrivateNetworking) {
   name: '${appName}-network'
   params: {
     location: Location
-    tags: Tags
+    tags: tags
     name: appName
     addressPrefix: VirtualNetworkAddressPrefix
     flexConsumption: flexConsumption
@@ -213,7 +217,7 @@ module rule 'modules/rule.bicep' = {
   name: '${appName}-rule'
   params: {
     location: workspace.location
-    tags: Tags
+    tags: tags
     name: appName
     workspaceId: workspaceId
     streamName: streamName
@@ -226,7 +230,7 @@ module app 'modules/app.bicep' = {
   name: '${appName}-app'
   params: {
     location: Location
-    tags: Tags
+    tags: tags
     name: appName
     flexConsumption: flexConsumption
     privateNetworking: EnablePrivateNetworking
@@ -262,7 +266,7 @@ module alerts 'modules/alerts.bicep' = if (DeployAlerts) {
   name: '${appName}-alerts'
   params: {
     location: Location
-    tags: Tags
+    tags: tags
     name: appName
     email: AlertEmail
     silenceWindow: SilenceAlertWindow
@@ -275,7 +279,7 @@ module content 'modules/content.bicep' = {
   scope: resourceGroup(workspaceSubscription, workspaceGroup)
   params: {
     location: workspace.location
-    tags: Tags
+    tags: tags
     workspaceName: workspace.name
     tableName: tableName
     deployParser: DeployParser

@@ -100,9 +100,9 @@ class Wizard(unittest.TestCase):
 
     def test_tags_are_those_of_the_one_type_that_the_control_offers(self):
         (resource,) = STEPS["tags"]["byResource"]["resources"]
-        self.assertEqual(OUTPUTS["Tags"],
-                         f"[coalesce(steps('tags').byResource['{resource}'], parse('{{}}'))]")
+        self.assertEqual(OUTPUTS["Tags"], "[coalesce(steps('tags').byResource, parse('{}'))]")
         self.assertEqual(TEMPLATE["parameters"]["Tags"]["type"], "object")
+        self.assertIn(f"parameters('Tags')['{resource}']", TEMPLATE["variables"]["tags"])
 
     def test_checks_take_what_is_right_and_refuse_what_is_wrong(self):
         cases = [
