@@ -1,15 +1,18 @@
-"""Where things are."""
+"""Where things are, and the template's JSON."""
+import functools
+import hashlib
 import json
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parents[1]
 ARM = ROOT / "arm"
-# As a person writes it, and as it is deployed.
-SOURCE = json.loads((ARM / "azuredeploy.template.json").read_text())
+# A text that is longer says little to who reads it.
+LONG = 300
+DEPLOYMENTS = "Microsoft.Resources/deployments"
+# As it is deployed.
 TEMPLATE = json.loads((ARM / "azuredeploy.json").read_text())
 WIZARD = json.loads((ARM / "createUiDefinition.json").read_text())
-PARAMETER_FILES = sorted((TESTS / "parameters").glob("*.json"))
 
 
 def strings(node, path=""):
@@ -24,17 +27,65 @@ def strings(node, path=""):
         yield path, node
 
 
+def is_expression(text):
+    return text.startswith("[") and text.endswith("]") and not text.startswith("[[")
+
+
 def own_resources(template):
-    """Its own resources, which language version 2.0 has by name."""
+    """The resources that the template makes itself, by name or number; without those that it only
+    refers to."""
     found = template["resources"]
-    return list(found.values()) if isinstance(found, dict) else found
+    pairs = found.items() if isinstance(found, dict) else enumerate(found)
+    return {str(key): resource for key, resource in pairs if not resource.get("existing")}
 
 
-def resources(template):
+def templates(template=TEMPLATE, path="root"):
+    """The template and all nested in it, each with its path: `root.3` is in its fourth resource."""
+    yield path, template
+    for key, resource in own_resources(template).items():
+        if resource["type"] == DEPLOYMENTS:
+            yield from templates(resource["properties"]["template"], f"{path}.{key}")
+
+
+def resources(template=TEMPLATE):
     """All resources, those of nested templates too, each with the template it stands in."""
-    for resource in own_resources(template):
-        yield resource, template
-        nested = resource["properties"].get("template") if "properties" in resource and isinstance(
-            resource["properties"], dict) else None
-        if isinstance(nested, dict):
-            yield from resources(nested)
+    for _, inner in templates(template):
+        for resource in own_resources(inner).values():
+            yield resource, inner
+
+
+def digest(text):
+    return f"<{len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
+
+
+def short_texts(node):
+    """The template with each long text as its length and hash. They go through it as they are, and
+    take the engine most of its time. A text that names the table stays, since it is changed."""
+    if isinstance(node, dict):
+        return {k: short_texts(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [short_texts(v) for v in node]
+    if isinstance(node, str) and len(node) > LONG and not is_expression(node) and (
+            "Cloud_Integrated_CL" not in node):
+        return digest(node)
+    return node
+
+
+def deployment(name, template=TEMPLATE):
+    """The nested deployment whose name ends so."""
+    (found,) = [resource for resource, _ in resources(template)
+                if resource["type"] == DEPLOYMENTS and f"-{name}'" in resource["name"]]
+    return found
+
+
+def nested(name, template=TEMPLATE):
+    """Its template."""
+    return deployment(name, template)["properties"]["template"]
+
+
+@functools.cache
+def parameter_values(path):
+    """The values in a parameter file; a Key Vault reference stands for a secret."""
+    parameters = json.loads(path.read_text())["parameters"]
+    return {k: v["value"] if "value" in v else f"secret {v['reference']['secretName']}"
+            for k, v in parameters.items()}

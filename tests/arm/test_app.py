@@ -1,0 +1,233 @@
+"""The function app, its storage and network, and the alerts on it."""
+import json
+import re
+import unittest
+
+import engine
+from files import ROOT, TEMPLATE, strings
+from sets import FILES, deployed
+from shown import CONTENT
+
+OF_THE_HOST = re.compile(
+    r"^(AzureWebJobsStorage__\w+|APPLICATIONINSIGHTS_\w+|FUNCTIONS_EXTENSION_VERSION|"
+    r"FUNCTIONS_WORKER_RUNTIME|WEBSITE_RUN_FROM_PACKAGE)$")
+PACKAGE = "https://packages.contoso.example/mimecast-sentinel.zip"
+LOG_ALERTS = "Microsoft.Insights/scheduledQueryRules"
+METRIC_ALERTS = "Microsoft.Insights/metricAlerts"
+
+
+def settings(made):
+    return made.one("Microsoft.Web/sites/config")["properties"]
+
+
+@engine.needed
+class App(unittest.TestCase):
+    def test_each_setting_is_one_that_the_connector_or_the_host_reads(self):
+        source = "".join(path.read_text() for path in (ROOT / "src/settings").glob("*.rs"))
+        known = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', source))
+        for file in FILES:
+            for name, value in settings(deployed(file)).items():
+                self.assertTrue(name in known or OF_THE_HOST.match(name), name)
+                self.assertIsInstance(value, str, name)
+
+    def test_the_functions_schedule_is_a_setting(self):
+        (name,) = re.findall(r"%(\w+)%", (ROOT / "function.json").read_text())
+        self.assertEqual(settings(deployed())[name], "0 */15 * * * *")
+
+    def test_parameters_reach_their_settings(self):
+        found = settings(deployed("incumbent"))
+        for name, value in {"START_DATE": "2026-11-01", "SCHEDULE": "0 0 */1 * * *",
+                            "LOG_LEVEL": "Info", "MIMECAST_CLIENT_ID": "invented-client-id",
+                            "MIMECAST_BASE_URL": "https://api.services.mimecast.com"}.items():
+            self.assertEqual(found[name], value)
+        # Where rows go is known when the rule is made.
+        for name, output in (("LOGS_INGESTION_ENDPOINT", r"endpoints\.logsIngestion"),
+                             ("LOGS_INGESTION_RULE_ID", "immutableId")):
+            self.assertRegex(found[name],
+                             rf"^\[reference\('[^']*/dataCollectionRules/.*{output}\]$")
+
+    def test_flex_consumption_gets_no_setting_that_it_refuses(self):
+        refused = {"FUNCTIONS_EXTENSION_VERSION", "FUNCTIONS_WORKER_RUNTIME",
+                   "WEBSITE_RUN_FROM_PACKAGE", "WEBSITE_TIME_ZONE", "WEBSITE_CONTENTSHARE"}
+        for name in FILES:
+            made = deployed(name)
+            if made.one("Microsoft.Web/serverfarms")["sku"]["name"] == "FC1":
+                self.assertFalse(refused & set(settings(made)), name)
+
+    def test_without_a_package_everything_but_the_program_is_deployed(self):
+        self.assertEqual(TEMPLATE["parameters"]["PackageUri"]["defaultValue"], "")
+        for cloud in engine.CLOUDS:
+            for whole, without in (("package", "minimal"),
+                                   ("elastic-premium-package", "elastic-premium")):
+                self.only_the_program_is_missing(deployed(whole, cloud), deployed(without, cloud))
+
+    def only_the_program_is_missing(self, whole, without):
+        program = [r for r in whole.resources if PACKAGE in json.dumps(r)]
+        rest = {r["id"] for r in without.resources}
+        self.assertNotIn(PACKAGE, json.dumps(without.resources))
+        (program,) = program
+        if whole.one("Microsoft.Web/serverfarms")["sku"]["name"] == "FC1":
+            self.assertTrue(program["id"].endswith("/extensions/onedeploy"))
+            self.assertEqual({r["id"] for r in whole.resources} - rest, {program["id"]})
+        else:
+            self.assertEqual({r["id"] for r in whole.resources}, rest)
+            self.assertEqual(settings(whole)["WEBSITE_RUN_FROM_PACKAGE"], PACKAGE)
+            # "1": the program is one that is pushed to the app.
+            self.assertEqual(settings(without)["WEBSITE_RUN_FROM_PACKAGE"], "1")
+
+    def test_quarantine_is_deleted_after_its_time_and_nothing_else(self):
+        made = deployed("quarantine-retention")
+        policy = made.one("Microsoft.Storage/storageAccounts/managementPolicies")
+        (rule,) = policy["properties"]["policy"]["rules"]
+        self.assertEqual(rule["definition"]["filters"]["prefixMatch"], ["checkpoints/quarantine/"])
+        self.assertEqual(rule["definition"]["actions"], {
+            "baseBlob": {"delete": {"daysAfterModificationGreaterThan": 30}}})
+        self.assertTrue(settings(made)["CHECKPOINT_URL"].endswith(".net/checkpoints"))
+        self.assertEqual(made.outputs["checkpointUrl"], settings(made)["CHECKPOINT_URL"])
+
+    def test_private_networking_closes_the_storage_and_nothing_else(self):
+        for plan in ("flex-consumption", "elastic-premium"):
+            made = deployed(f"{plan}-private")
+            account = made.one("Microsoft.Storage/storageAccounts")["properties"]
+            self.assertEqual(
+                (account["publicNetworkAccess"], account["networkAcls"]["defaultAction"]),
+                ("Disabled", "Deny"))
+            self.assertEqual(
+                {r["properties"]["privateLinkServiceConnections"][0]["properties"]["groupIds"][0]
+                 for r in made.of_type("Microsoft.Network/privateEndpoints")}, {"blob", "table"})
+            self.assertEqual(made.one("Microsoft.KeyVault/vaults")["properties"]
+                             ["publicNetworkAccess"], "Enabled")
+            self.all_traffic_goes_through_the_network(plan, made)
+        self.assertFalse([r for r in deployed().resources if "Network" in r["type"]])
+
+    def all_traffic_goes_through_the_network(self, plan, made):
+        site = made.one("Microsoft.Web/sites")["properties"]
+        network = made.one("Microsoft.Network/virtualNetworks")
+        self.assertEqual(site["virtualNetworkSubnetId"], f"{network['id']}/subnets/functions")
+        # Flex Consumption does by itself.
+        self.assertEqual(site["outboundVnetRouting"],
+                         {"allTraffic": True} if plan == "elastic-premium" else None)
+        (subnet,) = [s["properties"] for s in network["properties"]["subnets"]
+                     if s["name"] == "functions"]
+        (delegation,) = subnet["delegations"]
+        self.assertEqual(delegation["properties"]["serviceName"], {
+            "flex-consumption": "Microsoft.App/environments",
+            "elastic-premium": "Microsoft.Web/serverFarms"}[plan])
+        for zone in made.of_type("Microsoft.Network/privateDnsZones"):
+            self.assertRegex(zone["name"], r"^privatelink\.(blob|table)\.core\.windows\.net$")
+
+
+@engine.needed
+class Alerts(unittest.TestCase):
+    def alert(self, name):
+        made = deployed()
+        (alert,) = [r["properties"] for r in made.of_type(LOG_ALERTS) if r["name"].endswith(name)]
+        self.assertEqual(alert["scopes"], [made.one("Microsoft.Insights/components")["id"]])
+        # Its tables are not there when the alert is made.
+        self.assertIs(alert["skipQueryValidation"], True)
+        (criterion,) = alert["criteria"]["allOf"]
+        return alert, criterion
+
+    def test_the_alert_on_quarantine_reads_the_connectors_own_line(self):
+        _, criterion = self.alert("-quarantine")
+        source = (ROOT / "src/pipeline/stream.rs").read_text()
+        (text,) = re.findall(r"message has '([^']+)'", criterion["query"])
+        (field,) = re.findall(r"line\.(\w+)", criterion["query"])
+        self.assertIn(f'"{text}"', source)
+        self.assertIn(f"{field} = ", source)
+
+    def test_the_alert_on_silence_counts_runs_that_did_their_work(self):
+        try:
+            import duckdb_kql
+        except ImportError:
+            self.skipTest("duckdb-kql is not here")
+        _, criterion = self.alert("-silent")
+        self.assertEqual((criterion["operator"], criterion["threshold"]), ("GreaterThan", 0))
+
+        def finished(outcome):
+            summary = {"run_id": "1", "outcome": outcome, "streams": [{"outcome": "caught_up"}]}
+            return json.dumps({"timestamp": "2026-11-29T02:06:09Z", "level": "INFO",
+                               "message": "run finished", "summary": json.dumps(summary)})
+
+        # What a call that starts nothing leaves, and what others say.
+        nothing = [
+            "no run was started: the one that began 30 s ago is still in progress",
+            json.dumps({"level": "INFO", "message": "run started", "due": "caught_up"}),
+            json.dumps({"level": "INFO", "message": "caught_up", "why": "a run finished"}),
+            *(finished(outcome) for outcome in ("busy", "failed", "partial")),
+        ]
+
+        def is_raised(messages):
+            database = duckdb_kql.connect()
+            database.execute("CREATE TABLE traces (message VARCHAR)")
+            database.executemany("INSERT INTO traces VALUES (?)", [[m] for m in messages])
+            schema = duckdb_kql.engine.schema(database)
+            sql = duckdb_kql.to_sql(criterion["query"], schema=schema)
+            return bool(database.execute(str(sql), sql.parameters or None).fetchall())
+
+        self.assertTrue(is_raised(nothing))
+        for outcome in ("caught_up", "time_limit"):
+            self.assertFalse(is_raised([*nothing, finished(outcome)]), outcome)
+        source = (ROOT / "src/cli/serve.rs").read_text()
+        self.assertIn('summary = json, "run finished"', source)
+
+    def test_the_window_of_silence_is_the_parameters(self):
+        for name, window in (("minimal", "PT3H"), ("alert-email", "PT6H")):
+            (alert,) = [r["properties"] for r in deployed(name).of_type(LOG_ALERTS)
+                        if r["name"].endswith("-silent")]
+            self.assertEqual(alert["windowSize"], window)
+
+    def test_metrics_are_those_of_microsofts_list(self):
+        # On a metric that is not in it, such as ColumnsDroppedCount, an alert may never be raised.
+        listed = {"RowsDropped_Count", "TransformationErrors_Count"}
+        found = deployed().of_type(METRIC_ALERTS)
+        self.assertEqual({alert["properties"]["criteria"]["allOf"][0]["metricName"]
+                          for alert in found}, listed)
+        for alert in found:
+            self.assertEqual(alert["properties"]["scopes"],
+                             [deployed().one("Microsoft.Insights/dataCollectionRules")["id"]])
+
+    def test_an_alert_goes_to_whoever_is_named(self):
+        for name, count in (("minimal", 0), ("alert-email", 1)):
+            made = deployed(name)
+            groups = [r["id"] for r in made.of_type("Microsoft.Insights/actionGroups")]
+            self.assertEqual(len(groups), count)
+            for alert in made.of_type(LOG_ALERTS):
+                self.assertEqual(alert["properties"]["actions"]["actionGroups"], groups)
+            for alert in made.of_type(METRIC_ALERTS):
+                self.assertEqual([action["actionGroupId"]
+                                  for action in alert["properties"]["actions"]], groups)
+
+
+@engine.needed
+class Clouds(unittest.TestCase):
+    def test_other_clouds_have_their_own_addresses_and_premium(self):
+        for cloud, name, suffix in (("AzureUSGovernment", "usgov", "usgovcloudapi.net"),
+                                    ("AzureChinaCloud", "china", "chinacloudapi.cn")):
+            made = deployed(cloud=cloud)
+            found = settings(made)
+            self.assertEqual(found["AZURE_CLOUD"], name)
+            self.assertEqual(found["FUNCTIONS_WORKER_RUNTIME"], "custom")
+            self.assertIn(suffix, found["CHECKPOINT_URL"])
+            self.assertEqual(made.one("Microsoft.Web/serverfarms")["sku"]["name"], "EP1")
+            self.assertIsNone(made.one("Microsoft.Web/sites")["properties"]["functionAppConfig"])
+            self.assertFalse(made.of_type("Microsoft.Web/sites/extensions"))
+            for file in FILES:
+                for resource in deployed(file, cloud).resources:
+                    if resource["type"] not in CONTENT:
+                        for place, text in strings(resource):
+                            self.assertNotRegex(text, r"windows\.net|azure\.net|azure\.com", place)
+
+    def test_no_cloud_is_left_to_be_asked_for(self):
+        for cloud in engine.CLOUDS:
+            for name in FILES:
+                for resource in deployed(name, cloud).resources:
+                    for place, text in strings(resource):
+                        self.assertNotIn("environment()", text, place)
+
+    def test_the_plan_can_be_chosen(self):
+        for name, sku in (("flex-consumption", "FC1"), ("elastic-premium", "EP1")):
+            for cloud in engine.CLOUDS:
+                made = deployed(name, cloud)
+                self.assertEqual(made.one("Microsoft.Web/serverfarms")["sku"]["name"], sku)
+        self.assertEqual(deployed().one("Microsoft.Web/serverfarms")["sku"]["name"], "FC1")
