@@ -127,21 +127,23 @@ var appName = toLower('${FunctionName}-${unique}')
 var storageName = 'mimecast${unique}'
 var vaultName = 'mimecast-${unique}'
 
-var workspaceType = '/providers/Microsoft.OperationalInsights/workspaces/'
-var workspaceShape = '/subscriptions/…/resourceGroups/…${workspaceType}…'
 var givenWorkspaceId = !empty(WorkspaceResourceId)
   ? WorkspaceResourceId
   : !empty(WorkspaceName)
       ? resourceId('Microsoft.OperationalInsights/workspaces', WorkspaceName)
       : fail('Give WorkspaceName, for a workspace in this resource group, or WorkspaceResourceId, for one elsewhere.')
-var workspaceId = length(split(givenWorkspaceId, '/')) == 9 && contains(toLower(givenWorkspaceId), toLower(workspaceType))
+// Long enough, so that no index is out of bounds; an id that is not put together again is refused.
+var workspaceParts = concat(split(givenWorkspaceId, '/'), split('////////', '/'))
+var logsWorkspaceParts = concat(split(AppInsightsWorkspaceResourceID, '/'), split('////////', '/'))
+var workspaceShape = '/subscriptions/{0}/resourceGroups/{1}/providers/Microsoft.OperationalInsights/workspaces/{2}'
+var workspaceId = toLower(givenWorkspaceId) == toLower(format(workspaceShape, workspaceParts[2], workspaceParts[4], workspaceParts[8])) && !contains([workspaceParts[2], workspaceParts[4], workspaceParts[8]], '')
   ? givenWorkspaceId
-  : fail('WorkspaceResourceId is not the resource id of a workspace, ${workspaceShape}')
+  : fail('WorkspaceResourceId is not the resource id of a workspace, ${format(workspaceShape, '…', '…', '…')}')
 var logsWorkspaceId = empty(AppInsightsWorkspaceResourceID)
   ? workspaceId
-  : length(split(AppInsightsWorkspaceResourceID, '/')) == 9 && contains(toLower(AppInsightsWorkspaceResourceID), toLower(workspaceType))
+  : toLower(AppInsightsWorkspaceResourceID) == toLower(format(workspaceShape, logsWorkspaceParts[2], logsWorkspaceParts[4], logsWorkspaceParts[8])) && !contains([logsWorkspaceParts[2], logsWorkspaceParts[4], logsWorkspaceParts[8]], '')
       ? AppInsightsWorkspaceResourceID
-      : fail('AppInsightsWorkspaceResourceID is not the resource id of a workspace, ${workspaceShape}')
+      : fail('AppInsightsWorkspaceResourceID is not the resource id of a workspace, ${format(workspaceShape, '…', '…', '…')}')
 var workspaceSubscription = split(workspaceId, '/')[2]
 var workspaceGroup = split(workspaceId, '/')[4]
 

@@ -31,7 +31,10 @@ class Refused(unittest.TestCase):
 
     def test_an_id_that_is_no_workspaces(self):
         wrong = ["contoso-sentinel", WORKSPACES, f"{WORKSPACES}/a/tables/b", f"/x{WORKSPACES}/a",
-                 f"{engine.GROUP}/providers/Microsoft.Storage/storageAccounts/a"]
+                 f"{engine.GROUP}/providers/Microsoft.Storage/storageAccounts/a",
+                 f"{WORKSPACES}/", f"{WORKSPACES}/a/", f"{WORKSPACES}/a"[1:],
+                 "/a/b/c/d/providers/Microsoft.OperationalInsights/workspaces/x",
+                 f"{WORKSPACES}/a".replace("/app/", "//")]
         for text in wrong:
             self.refused("WorkspaceResourceId is not the resource id of a workspace",
                          WorkspaceResourceId=text)
