@@ -136,12 +136,22 @@ var givenWorkspaceId = !empty(WorkspaceResourceId)
 var workspaceParts = concat(split(givenWorkspaceId, '/'), split('////////', '/'))
 var logsWorkspaceParts = concat(split(AppInsightsWorkspaceResourceID, '/'), split('////////', '/'))
 var workspaceShape = '/subscriptions/{0}/resourceGroups/{1}/providers/Microsoft.OperationalInsights/workspaces/{2}'
-var workspaceId = toLower(givenWorkspaceId) == toLower(format(workspaceShape, workspaceParts[2], workspaceParts[4], workspaceParts[8])) && !contains([workspaceParts[2], workspaceParts[4], workspaceParts[8]], '')
+var workspaceId = toLower(givenWorkspaceId) == toLower(format(
+    workspaceShape,
+    workspaceParts[2],
+    workspaceParts[4],
+    workspaceParts[8]
+  )) && !contains([workspaceParts[2], workspaceParts[4], workspaceParts[8]], '')
   ? givenWorkspaceId
   : fail('WorkspaceResourceId is not the resource id of a workspace, ${format(workspaceShape, '…', '…', '…')}')
 var logsWorkspaceId = empty(AppInsightsWorkspaceResourceID)
   ? workspaceId
-  : toLower(AppInsightsWorkspaceResourceID) == toLower(format(workspaceShape, logsWorkspaceParts[2], logsWorkspaceParts[4], logsWorkspaceParts[8])) && !contains([logsWorkspaceParts[2], logsWorkspaceParts[4], logsWorkspaceParts[8]], '')
+  : toLower(AppInsightsWorkspaceResourceID) == toLower(format(
+        workspaceShape,
+        logsWorkspaceParts[2],
+        logsWorkspaceParts[4],
+        logsWorkspaceParts[8]
+      )) && !contains([logsWorkspaceParts[2], logsWorkspaceParts[4], logsWorkspaceParts[8]], '')
       ? AppInsightsWorkspaceResourceID
       : fail('AppInsightsWorkspaceResourceID is not the resource id of a workspace, ${format(workspaceShape, '…', '…', '…')}')
 var workspaceSubscription = split(workspaceId, '/')[2]

@@ -81,9 +81,7 @@ resource plan 'Microsoft.Web/serverfarms@2024-11-01' = {
   location: location
   tags: tags
   kind: flexConsumption ? 'functionapp' : 'elastic'
-  sku: flexConsumption
-    ? { name: 'FC1', tier: 'FlexConsumption' }
-    : { name: 'EP1', tier: 'ElasticPremium' }
+  sku: flexConsumption ? { name: 'FC1', tier: 'FlexConsumption' } : { name: 'EP1', tier: 'ElasticPremium' }
   properties: {
     reserved: true
     maximumElasticWorkerCount: flexConsumption ? null : 1

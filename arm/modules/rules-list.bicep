@@ -32,9 +32,7 @@ var operators = {
 
 // A duration of a rule's file, such as 15m or 7d, as ISO 8601, in which some are written.
 func iso(duration string) string =>
-  startsWith(duration, 'P')
-    ? duration
-    : endsWith(duration, 'd') ? 'P${toUpper(duration)}' : 'PT${toUpper(duration)}'
+  startsWith(duration, 'P') ? duration : endsWith(duration, 'd') ? 'P${toUpper(duration)}' : 'PT${toUpper(duration)}'
 
 @export()
 var rules = map(files, rule => {
