@@ -7,7 +7,7 @@
 
 metadata description = 'mimecast-sentinel: Mimecast Cloud Integrated events in Microsoft Sentinel. Made by arm/build of arm/main.bicep, arm/modules and sentinel/; change those.'
 
-@description('How the names of what is deployed begin; letters, digits and hyphens. A part that is unique to the resource group is added.')
+@description('How the names of what is deployed begin: a letter, then letters, digits and hyphens. A part that is unique to the resource group is added.')
 @minLength(1)
 @maxLength(11)
 param FunctionName string = 'MimecastCI'
@@ -35,7 +35,7 @@ param MimecastClientID string
 @secure()
 param MimecastClientSecret string
 
-@description('Name of the table without the _CL that Azure adds; a letter, then letters, digits and underscores.')
+@description('Name of the table without the _CL that Azure adds: a letter, then letters, digits and underscores.')
 @minLength(1)
 @maxLength(42)
 param MimecastCITableName string = 'Cloud_Integrated'
@@ -71,7 +71,7 @@ param AzureEntraObjectID string = ''
 @description('URL of the connector\'s deployment package, read without a sign-in. Nothing checks what it answers with: whoever controls that address supplies the program that gets Mimecast\'s secret. Give no URL with a signature (SAS): it would stay readable in the deployment\'s history. Blank deploys everything but the program, to push a package of your own.')
 param PackageUri string = ''
 
-@description('Automatic is FlexConsumption in Azure\'s public cloud and ElasticPremium in the others, which lack it. FlexConsumption is billed by use; ElasticPremium (EP1) costs a fixed sum each month.')
+@description('Automatic is FlexConsumption in Azure\'s public cloud and ElasticPremium in the others, which lacked it in 2026. FlexConsumption is billed by use; ElasticPremium (EP1) costs a fixed sum each month.')
 @allowed(['Automatic', 'FlexConsumption', 'ElasticPremium'])
 param HostingPlan string = 'Automatic'
 
@@ -118,19 +118,28 @@ param DeployConnectorPage bool = true
 @description('Whether a service provider deploys this into a customer\'s subscription through Azure Lighthouse. Roles are then given the way Lighthouse needs it.')
 param DeployedThroughLighthouse bool = false
 
-@description('Tags for each resource that takes some, as an object of names and values.')
+@description('Tags for each resource that takes some, as an object of names and values. Each deployment sets these and no others.')
 param Tags object = {}
+
+// There are no patterns in this language: uriComponent changes what is no letter, digit or sign of these.
+var letters = 'abcdefghijklmnopqrstuvwxyz'
+var signs = ['.', '~', '!', '*', '(', ')', '\'']
 
 // An existing deployment is found again by these names: they do not change.
 var unique = uniqueString(resourceGroup().id, toLower(FunctionName))
-var appName = toLower('${FunctionName}-${unique}')
+var appName = contains(letters, toLower(substring(FunctionName, 0, 1))) && uriComponent(FunctionName) == FunctionName && empty(filter(
+    concat(signs, ['_']),
+    sign => contains(FunctionName, sign)
+  ))
+  ? toLower('${FunctionName}-${unique}')
+  : fail('FunctionName has a letter first, then letters, digits and hyphens.')
 var storageName = 'mimecast${unique}'
 var vaultName = 'mimecast-${unique}'
 
 var givenWorkspaceId = !empty(WorkspaceResourceId)
   ? WorkspaceResourceId
   : !empty(WorkspaceName)
-      ? resourceId('Microsoft.OperationalInsights/workspaces', WorkspaceName)
+      ? '${resourceGroup().id}/providers/Microsoft.OperationalInsights/workspaces/${WorkspaceName}'
       : fail('Give WorkspaceName, for a workspace in this resource group, or WorkspaceResourceId, for one elsewhere.')
 // Long enough, so that no index is out of bounds; an id that is not put together again is refused.
 var workspaceParts = concat(split(givenWorkspaceId, '/'), split('////////', '/'))
@@ -141,9 +150,9 @@ var workspaceId = toLower(givenWorkspaceId) == toLower(format(
     workspaceParts[2],
     workspaceParts[4],
     workspaceParts[8]
-  )) && !contains([workspaceParts[2], workspaceParts[4], workspaceParts[8]], '')
+  )) && !contains([workspaceParts[2], workspaceParts[4], workspaceParts[8]], '') && uriComponent(workspaceParts[8]) == workspaceParts[8]
   ? givenWorkspaceId
-  : fail('WorkspaceResourceId is not the resource id of a workspace, ${format(workspaceShape, '…', '…', '…')}')
+  : fail('WorkspaceResourceId (or WorkspaceName) is not a workspace\'s: ${format(workspaceShape, '…', '…', '…')}')
 var logsWorkspaceId = empty(AppInsightsWorkspaceResourceID)
   ? workspaceId
   : toLower(AppInsightsWorkspaceResourceID) == toLower(format(
@@ -151,9 +160,9 @@ var logsWorkspaceId = empty(AppInsightsWorkspaceResourceID)
         logsWorkspaceParts[2],
         logsWorkspaceParts[4],
         logsWorkspaceParts[8]
-      )) && !contains([logsWorkspaceParts[2], logsWorkspaceParts[4], logsWorkspaceParts[8]], '')
+      )) && !contains([logsWorkspaceParts[2], logsWorkspaceParts[4], logsWorkspaceParts[8]], '') && uriComponent(logsWorkspaceParts[8]) == logsWorkspaceParts[8]
       ? AppInsightsWorkspaceResourceID
-      : fail('AppInsightsWorkspaceResourceID is not the resource id of a workspace, ${format(workspaceShape, '…', '…', '…')}')
+      : fail('AppInsightsWorkspaceResourceID is not a workspace\'s: ${format(workspaceShape, '…', '…', '…')}')
 var workspaceSubscription = split(workspaceId, '/')[2]
 var workspaceGroup = split(workspaceId, '/')[4]
 
@@ -168,11 +177,28 @@ var useAppRegistration = !contains(given, false)
 // Flex Consumption is in Azure's public cloud only.
 var flexConsumption = HostingPlan == 'FlexConsumption' || (HostingPlan == 'Automatic' && environment().name == 'AzureCloud')
 
+var addressParts = concat(split(VirtualNetworkAddressPrefix, '/'), [''])
+var addressPrefix = length(split(addressParts[0], '.')) == 4 && contains(
+    map(range(8, 17), bits => string(bits)),
+    addressParts[1]
+  )
+  ? cidrSubnet(VirtualNetworkAddressPrefix, 26, 0) == '${addressParts[0]}/26'
+      ? VirtualNetworkAddressPrefix
+      : fail('VirtualNetworkAddressPrefix does not begin at its network\'s first address.')
+  : fail('VirtualNetworkAddressPrefix is an IPv4 network of /8 to /24, such as 10.214.0.0/24.')
+
 // The wizard's control gives them by type of resource. (`.?` and tryGet, which it becomes, are not
 // known to be in every cloud.)
 var tags = contains(Tags, 'Microsoft.Web/sites') ? Tags['Microsoft.Web/sites'] : Tags
 
-var tableName = '${MimecastCITableName}_CL'
+var tableName = contains(letters, toLower(substring(MimecastCITableName, 0, 1))) && uriComponent(MimecastCITableName) == MimecastCITableName && empty(filter(
+    concat(signs, ['-']),
+    sign => contains(MimecastCITableName, sign)
+  ))
+  ? endsWith(toLower(MimecastCITableName), '_cl')
+      ? fail('MimecastCITableName is given without the _CL that Azure adds.')
+      : '${MimecastCITableName}_CL'
+  : fail('MimecastCITableName has a letter first, then letters, digits and underscores.')
 var streamName = 'Custom-${MimecastCITableName}'
 var blobUri = 'https://${storageName}.blob.${environment().suffixes.storage}/'
 var packageContainer = 'app-package'
@@ -208,7 +234,7 @@ module network 'modules/network.bicep' = if (EnablePrivateNetworking) {
     location: Location
     tags: tags
     name: appName
-    addressPrefix: VirtualNetworkAddressPrefix
+    addressPrefix: addressPrefix
     flexConsumption: flexConsumption
     storageName: storageName
   }
@@ -290,7 +316,6 @@ module content 'modules/content.bicep' = {
   name: '${appName}-content'
   scope: resourceGroup(workspaceSubscription, workspaceGroup)
   params: {
-    location: workspace.location
     tags: tags
     workspaceName: workspace.name
     tableName: tableName

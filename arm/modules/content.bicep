@@ -1,10 +1,13 @@
 // What analysts use in the workspace, but for the analytic rules: the parser, the hunting queries,
 // the workbooks and the data connector's page. It can be deployed alone, into the workspace's group.
 
+@description('Name of the workspace, in the resource group that is deployed to.')
 param workspaceName string
-param location string = resourceGroup().location
+@description('Tags for the workbooks. Each deployment sets these and no others.')
 param tags object = {}
+@description('The whole name of the table that the parser reads, with its _CL.')
 param tableName string = 'Cloud_Integrated_CL'
+@description('Whether to deploy the function MimecastCloudIntegrated. One of that name, such as the vendor\'s, is replaced.')
 param deployParser bool = true
 param deployHuntingQueries bool = true
 param deployWorkbook bool = true
@@ -17,7 +20,9 @@ var function = 'MimecastCloudIntegrated'
 var parser = loadTextContent('../../sentinel/parser/MimecastCloudIntegrated.kql')
 // Another table is read beside the default one, which has the rows of the time before.
 var parserTable = '(Cloud_Integrated_CL | extend IngestionTime = ingestion_time() | invoke rows())'
-var parserTables = '${parserTable}, ${replace(parserTable, defaultTable, tableName)}'
+var parserTables = endsWith(toLower(tableName), '_cl')
+  ? '${parserTable}, ${replace(parserTable, defaultTable, tableName)}'
+  : fail('tableName is the whole name of the table, with its _CL.')
 
 // All of sentinel/hunting; a test holds this list to the folder.
 var huntingQueries = [
@@ -40,25 +45,6 @@ var page = json(replace(
   defaultTable,
   tableName
 ))
-
-// A workbook may have 131,072 characters: the most that Azure Resource Manager takes in one text.
-var workbooks = [
-  {
-    id: function
-    name: 'Mimecast Cloud Integrated'
-    text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegrated.json'))
-  }
-  {
-    id: '${function}People'
-    name: 'Mimecast Cloud Integrated: people'
-    text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegratedPeople.json'))
-  }
-  {
-    id: '${function}Connector'
-    name: 'Mimecast Cloud Integrated: connector'
-    text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegratedConnector.json'))
-  }
-]
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {
   name: workspaceName
@@ -98,21 +84,15 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existin
   ]
 }
 
-resource workbook 'Microsoft.Insights/workbooks@2021-08-01' = [
-  for book in workbooks: if (deployWorkbook) {
-    name: guid(workspace.id, book.id)
-    location: location
+module workbooks 'workbooks.bicep' = if (deployWorkbook) {
+  name: '${deployment().name}-workbooks'
+  params: {
+    // The workspace's region, which may be another than its group's.
+    location: workspace.location
     tags: tags
-    kind: 'shared'
-    properties: {
-      category: 'sentinel'
-      displayName: book.name
-      serializedData: book.text
-      sourceId: workspace.id
-      version: '1.0'
-    }
+    workspaceName: workspaceName
   }
-]
+}
 
 resource connectorPage 'Microsoft.SecurityInsights/dataConnectorDefinitions@2024-09-01' = if (deployConnectorPage) {
   name: page.id

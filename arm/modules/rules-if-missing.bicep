@@ -2,7 +2,9 @@
 
 import { rules } from 'rules-list.bicep'
 
+@description('Name of the workspace, in the resource group that is deployed to.')
 param workspaceName string
+@description('Whether the rules that this writes are switched on.')
 param enabled bool = false
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {

@@ -96,6 +96,7 @@ resource vault 'Microsoft.KeyVault/vaults@2022-07-01' = {
 
   resource mimecastSecret 'secrets' = {
     name: 'MimecastClientSecret'
+    tags: tags
     properties: {
       contentType: 'Client secret of the Mimecast API 2.0 application'
       value: mimecastClientSecret
@@ -104,6 +105,7 @@ resource vault 'Microsoft.KeyVault/vaults@2022-07-01' = {
 
   resource azureSecret 'secrets' = if (useAppRegistration) {
     name: 'AzureClientSecret'
+    tags: tags
     properties: {
       contentType: 'Client secret of the Entra app registration'
       value: azureClientSecret

@@ -20,8 +20,9 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-BICEP = os.environ.get("BICEP") or shutil.which("bicep")
-NOT_HERE = "there is no bicep, which has the engine that expands templates (az bicep install)"
+BICEP = shutil.which(os.environ.get("BICEP") or "bicep")
+NOT_HERE = ("no bicep, which has the engine that expands templates, is on the PATH or where BICEP says "
+            "(az bicep install)")
 # What a test class says that expands templates.
 needed = unittest.skipUnless(BICEP, NOT_HERE)
 

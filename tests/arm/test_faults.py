@@ -73,7 +73,7 @@ class Faults(unittest.TestCase):
         self.found(checks.too_long(self.template))
 
     def test_a_workbook_that_is_too_long(self):
-        variables = self.nested("content")["variables"]
+        variables = self.nested("workbooks")["variables"]
         name = next(k for k, v in variables.items() if k.startswith(checks.LOADED) and isinstance(
             v, dict) and "items" in v)
         variables[name]["items"].append({"content": "x" * checks.TEXT})

@@ -2,6 +2,7 @@
 import unittest
 
 import engine
+from files import nested
 from sets import deployed
 
 WORKSPACES = f"{engine.GROUP}/providers/Microsoft.OperationalInsights/workspaces"
@@ -32,16 +33,38 @@ class Refused(unittest.TestCase):
     def test_an_id_that_is_no_workspaces(self):
         wrong = ["contoso-sentinel", WORKSPACES, f"{WORKSPACES}/a/tables/b", f"/x{WORKSPACES}/a",
                  f"{engine.GROUP}/providers/Microsoft.Storage/storageAccounts/a",
-                 f"{WORKSPACES}/", f"{WORKSPACES}/a/", f"{WORKSPACES}/a"[1:],
+                 f"{WORKSPACES}/", f"{WORKSPACES}/a/", f"{WORKSPACES}/a"[1:], f"{WORKSPACES}/a ",
                  "/a/b/c/d/providers/Microsoft.OperationalInsights/workspaces/x",
                  f"{WORKSPACES}/a".replace("/app/", "//")]
         for text in wrong:
-            self.refused("WorkspaceResourceId is not the resource id of a workspace",
+            self.refused(r"WorkspaceResourceId \(or WorkspaceName\) is not a workspace's",
                          WorkspaceResourceId=text)
-            self.refused("AppInsightsWorkspaceResourceID is not the resource id of a workspace",
+            self.refused("AppInsightsWorkspaceResourceID is not a workspace's",
                          AppInsightsWorkspaceResourceID=text)
         # Azure itself writes these ids in more than one way.
         deployed(WorkspaceResourceId=f"{WORKSPACES.lower()}/a")
+
+    def test_names_that_azure_would_refuse_when_half_is_made(self):
+        for name in ("a/b", "ws ", "  "):
+            self.refused("WorkspaceName", WorkspaceName=name)
+        for name in ("Müller", "a_b", "a b", "-abc", "-", "1a", "a/b", "it's"):
+            self.refused("FunctionName has a letter first", FunctionName=name)
+        for name in ("a-b", "a b", "1a", "_a", "a.b", 'a"b', "tä"):
+            self.refused("MimecastCITableName has a letter first", MimecastCITableName=name)
+        for name in ("Cloud_Integrated_CL", "x_cl"):
+            self.refused("without the _CL", MimecastCITableName=name)
+
+    def test_a_network_that_cannot_be_divided(self):
+        for prefix in ("10.0.0.0/25", "10.0.0.0/32", "10.0.0.0", "", "fd00::/64", "10.0.0/24", "x/24"):
+            self.refused("VirtualNetworkAddressPrefix is an IPv4 network of /8 to /24",
+                         VirtualNetworkAddressPrefix=prefix, EnablePrivateNetworking=True)
+        self.refused("VirtualNetworkAddressPrefix does not begin at",
+                     VirtualNetworkAddressPrefix="10.0.0.7/24", EnablePrivateNetworking=True)
+        deployed(VirtualNetworkAddressPrefix="10.0.0.0/16", EnablePrivateNetworking=True)
+
+    def test_a_module_alone_takes_the_tables_whole_name(self):
+        with self.assertRaisesRegex(engine.Refused, "tableName is the whole name"):
+            engine.expand(nested("content"), {"workspaceName": "ws", "tableName": "Mimecast_Events"})
 
     def test_parameters_that_are_not_the_templates_or_out_of_its_limits(self):
         for more, words in [

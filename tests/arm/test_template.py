@@ -96,11 +96,12 @@ class Template(unittest.TestCase):
                 self.assertEqual(properties["mode"], "Incremental", resource["name"])
 
     def test_deployments_have_names_that_two_apps_do_not_share(self):
+        # The content's own has the outer one's name, since it is deployed alone too.
         for path, template in templates():
             for resource in own_resources(template).values():
                 if resource["type"] == DEPLOYMENTS:
                     self.assertRegex(resource["name"], r"^\[format\('\{0\}-[a-z-]+', "
-                                     r"(variables|parameters)\('appName'\)\)\]$", path)
+                                     r"((variables|parameters)\('appName'\)|deployment\(\)\.name)\)\]$", path)
 
     def test_it_takes_the_parameters_of_the_vendors_template(self):
         self.assertLessEqual(set(INCUMBENT), set(TEMPLATE["parameters"]))

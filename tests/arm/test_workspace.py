@@ -3,7 +3,8 @@ import re
 import unittest
 
 import engine
-from files import TEMPLATE, nested, own_resources, resources, strings, templates
+from files import (
+    TEMPLATE, nested, own_resources, resources, short_texts, strings, templates)
 from sets import FILES, deployed, given
 from shown import CONTENT
 
@@ -196,6 +197,52 @@ class Content(unittest.TestCase):
         return found
 
 
+@engine.needed
+class Alone(unittest.TestCase):
+    """The modules that docs/DEPLOY.md has deployed by themselves, with their own defaults."""
+
+    def made(self, name, **more):
+        expanded = engine.expand(short_texts(nested(name)), {"workspaceName": "contoso-sentinel", **more})
+        return {r["id"]: r for r in expanded.resources}
+
+    def of_the_template(self, choice="minimal"):
+        return {r["id"]: r for r in deployed(choice).resources}
+
+    def test_the_content_alone_is_that_of_the_template(self):
+        alone, whole = self.made("content"), self.of_the_template()
+        self.assertGreater(len(alone), 15)
+        for identity, resource in alone.items():
+            self.assertEqual(resource["properties"], whole[identity]["properties"], identity)
+
+    def test_another_tables_parser_is_that_of_the_template(self):
+        name = "MimecastCloudIntegrated"
+        alone = self.made("content", tableName="Mimecast_Events_CL")
+        (parser,) = [r for r in alone.values() if r["type"] == SEARCHES
+                     and r["properties"].get("functionAlias") == name]
+        (whole,) = [r for r in deployed("another-table").of_type(SEARCHES)
+                    if r["properties"].get("functionAlias") == name]
+        self.assertIn("Mimecast_Events_CL", parser["properties"]["query"])
+        self.assertEqual(parser["properties"], whole["properties"])
+
+    def test_the_rules_alone_are_those_of_the_template_switched_off(self):
+        for name, choice in (("rules-if-missing", "rules-disabled"),
+                             ("rules-replaced", "rules-replaced-disabled")):
+            alone, whole = self.made(name), self.of_the_template(choice)
+            self.assertGreater(len(alone), 15)
+            for identity, resource in alone.items():
+                self.assertFalse(resource["properties"]["enabled"])
+                self.assertEqual(resource["properties"], whole[identity]["properties"], identity)
+
+    def test_a_workbook_has_one_name_however_its_workspace_is_spelt(self):
+        books = "Microsoft.Insights/workbooks"
+        names = [sorted(r["name"] for r in deployed(WorkspaceResourceId=spelling).of_type(books))
+                 for spelling in (WORKSPACE, WORKSPACE.lower(), WORKSPACE.upper().replace(
+                     "/SUBSCRIPTIONS/", "/subscriptions/"))]
+        self.assertEqual(len(names[0]), 3)
+        self.assertEqual(names[0], names[1])
+        self.assertEqual(names[0], names[2])
+
+
 class Network(unittest.TestCase):
     def test_a_network_that_is_there_keeps_its_subnets(self):
         found = [(r, t) for _, t in templates() for r in own_resources(t).values()
@@ -209,7 +256,7 @@ class Network(unittest.TestCase):
 class Tags(unittest.TestCase):
     # What takes no tags in the API versions that are used here.
     WITHOUT = re.compile(
-        r"/(roleAssignments|diagnosticSettings|tables|savedSearches|alertRules|secrets|containers|"
+        r"/(roleAssignments|diagnosticSettings|tables|savedSearches|alertRules|containers|"
         r"blobServices|managementPolicies|config|extensions|basicPublishingCredentialsPolicies|"
         r"privateDnsZoneGroups|dataConnectorDefinitions)$")
 

@@ -83,8 +83,8 @@ class Declared:
 
 
 def numbered(name, number):
-    """The name as it is, or another of its length."""
-    return name[:-len(str(number))] + str(number) if number else name
+    """The name as it is, or another of its length, which no other has."""
+    return f"{number}-{name}"[:len(name)] if number else name
 
 
 def faults(resources, allowed=ALLOWED):
