@@ -15,4 +15,5 @@ pub mod seams;
 pub mod settings;
 #[cfg(feature = "simulator")]
 pub mod simulator;
+pub mod store;
 pub mod table;

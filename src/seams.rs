@@ -5,7 +5,7 @@
 //! a time of their own). Everything that waits or expires uses the monotonic
 //! [`tokio::time::Instant`], so that a clock that jumps neither ends a run nor a lease.
 //!
-//! [`Store`]: crate::checkpoint::Store
+//! [`Store`]: crate::store::Store
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

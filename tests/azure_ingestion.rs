@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use mimecast_sentinel::checkpoint::{Cursor, FolderStore};
+use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::{Fault as RunFault, Outcome, StreamSummary};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::Fault::{
@@ -18,6 +18,7 @@ use mimecast_sentinel::simulator::Fault::{
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Options, Page, World,
 };
+use mimecast_sentinel::store::FolderStore;
 use mimecast_sentinel::table::EventId;
 use serde_json::{Value, json};
 use support::doubles::{Act, Call, HookedSink, WatchedStore};

@@ -11,8 +11,8 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
-use mimecast_sentinel::checkpoint::{Lease, Store, StoreError};
 use mimecast_sentinel::simulator::FaultPlan;
+use mimecast_sentinel::store::{Lease, Store, StoreError};
 use support::fake_blobs::{FakeBlobs, refusal};
 use support::program::{Program, events, landed, simulator};
 

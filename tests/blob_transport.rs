@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::IntoResponse;
 use futures::stream;
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
-use mimecast_sentinel::checkpoint::{Store, StoreError};
+use mimecast_sentinel::store::{Store, StoreError};
 use tokio::net::TcpListener;
 use url::Url;
 

@@ -13,7 +13,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
 use mimecast_sentinel::mimecast::open_records;
 use mimecast_sentinel::pipeline::sink::PostError;
 use mimecast_sentinel::pipeline::{self, Outcome, Replay, ReplaySummary, Sink};
@@ -21,6 +20,7 @@ use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
 };
+use mimecast_sentinel::store::{ByteStream, FolderStore, Lease, Store, StoreError};
 use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};
 use support::doubles::HookedSink;

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use mimecast_sentinel::checkpoint::{ByteStream, FileVersion, FolderStore, Store};
+use mimecast_sentinel::checkpoint::FileVersion;
 use mimecast_sentinel::quarantine::{Quarantine, QuarantineError};
 use mimecast_sentinel::simulator::{BatchFile, FaultPlan, Options, Page, Simulator, World};
+use mimecast_sentinel::store::{ByteStream, FolderStore, Store};
 use serde_json::Value;
 use support::program::{Ended, Program, landed};
 use support::scenario::{events, page_of};

@@ -13,12 +13,13 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use futures::future::{join_all, pending};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
-use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, FolderStore, Position, Store};
+use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
 use mimecast_sentinel::pipeline::sink::PostError;
 use mimecast_sentinel::pipeline::{
     Connector, Fault as RunFault, Interrupt, Outcome, Policy, RunSummary, checkpoint_name,
 };
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
+use mimecast_sentinel::store::{FolderStore, Store};
 use mimecast_sentinel::table::EventId;
 use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};

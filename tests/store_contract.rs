@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
 use mimecast_sentinel::azure::credential::CredentialError;
-use mimecast_sentinel::checkpoint::{ByteStream, FolderStore, Lease, Store, StoreError};
+use mimecast_sentinel::store::{ByteStream, FolderStore, Lease, Store, StoreError};
 use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};
 use tempfile::TempDir;

@@ -8,8 +8,8 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, NaiveDate, NaiveTime};
-use mimecast_sentinel::checkpoint::FolderStore;
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
+use mimecast_sentinel::store::FolderStore;
 use mimecast_sentinel::table::EventId;
 use serde_json::{Value, json};
 use support::doubles::{Act, WatchedStore, run_or_die};

@@ -504,8 +504,8 @@ mod chosen_interleavings {
 
     use async_trait::async_trait;
     use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
-    use mimecast_sentinel::checkpoint::{FolderStore, Store};
     use mimecast_sentinel::pipeline::{Connector, Policy, checkpoint_name};
+    use mimecast_sentinel::store::{FolderStore, Store};
     use tempfile::TempDir;
     use tokio::task::JoinHandle;
     use tokio::time::timeout;

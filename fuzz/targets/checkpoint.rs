@@ -7,9 +7,7 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use mimecast_sentinel::checkpoint::{
-    Checkpoint, Cursor, Delta, FileProgress, FileVersion, Position,
-};
+use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Delta, FileProgress, FileVersion, Position};
 
 fuzz_target!(|input: &[u8]| {
     let end = input.iter().position(|byte| *byte == 0xff).unwrap_or(input.len());

@@ -25,9 +25,7 @@ use url::Url;
 use super::blob_errors::{code, has_code, is_unmet_condition, remedy, said_by_storage};
 use super::blob_lease::{self, BlobLease};
 use super::{credential, sdk, transport};
-use crate::checkpoint::{
-    ByteStream, Lease, Names, Store, StoreError, TooLarge, is_name, most_bytes,
-};
+use crate::store::{ByteStream, Lease, Names, Store, StoreError, TooLarge, is_name, most_bytes};
 
 /// The REST version that every request asks for: the newest that Azurite 3.35 knows. Nothing here
 /// needs a newer one.

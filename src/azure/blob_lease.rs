@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::blob::BlobStore;
 use super::blob_errors::{has_code, is_unmet_condition};
-use crate::checkpoint::{Lease, LeaseWatch, Store, StoreError, most_bytes};
+use crate::store::{Lease, LeaseWatch, Store, StoreError, most_bytes};
 
 /// How long Azure keeps a lease without a renewal: the longest it grants.
 pub(super) const TERM: Duration = Duration::from_secs(60);

@@ -12,13 +12,13 @@ use serde_json::value::RawValue;
 use super::escape::escaped_json;
 use super::progress;
 use super::wiring::Wiring;
-use crate::checkpoint::Nowhere;
 use crate::mimecast::MimecastSource;
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Connector, Fault, Interrupt, Policy, Sink};
 use crate::quarantine::Quarantine;
 use crate::seams::Deadline;
 use crate::settings::DryRunSettings;
+use crate::store::NullStore;
 
 /// A sink that prints rows as NDJSON on stdout.
 #[derive(Clone, Debug, Default)]
@@ -35,8 +35,8 @@ impl Rows {
         Connector {
             source: Arc::new(source),
             sink: Arc::new(self.clone()),
-            store: Arc::new(Nowhere),
-            quarantine: Quarantine::new(Arc::new(Nowhere)),
+            store: Arc::new(NullStore),
+            quarantine: Quarantine::new(Arc::new(NullStore)),
             policy: Policy {
                 run_time_limit: settings.run_time_limit,
                 max_rows: settings.max_rows,

@@ -8,9 +8,10 @@ use super::logs::{self, Stdout};
 use super::output::{note, say, say_json};
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
-use crate::checkpoint::{Checkpoint, Store};
+use crate::checkpoint::Checkpoint;
 use crate::pipeline::checkpoint_name;
 use crate::settings::{RawSettings, StateSettings, process_env};
+use crate::store::Store;
 
 /// Read or clear the checkpoints: how far each stream is
 #[derive(Args, Debug)]

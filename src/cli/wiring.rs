@@ -7,7 +7,6 @@ use super::CommandError;
 use crate::azure::blob::{BlobAccess, BlobStore};
 use crate::azure::credential::{AccessTokens, Credentials};
 use crate::azure::ingestion::LogsIngestion;
-use crate::checkpoint::{FolderStore, Store};
 use crate::http::{Clients, RetryPolicy};
 use crate::mimecast::{MimecastSource, Options, open_records};
 use crate::pipeline::{Connector, Policy, Replay};
@@ -17,6 +16,7 @@ use crate::settings::{
     self, AzureIdentity, FileLimits, IngestionSettings, MimecastSettings, ReplaySettings, Settings,
     StateLocation, is_loopback,
 };
+use crate::store::{FolderStore, Store};
 
 /// What every command needs.
 pub(super) struct Wiring {

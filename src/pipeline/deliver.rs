@@ -15,9 +15,9 @@ use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::originals::Originals;
 use super::sink::{PostError, Sink};
 use super::summary::{Counters, add};
-use crate::checkpoint::LeaseWatch;
 use crate::quarantine::{Quarantine, QuarantineError, Rejection};
 use crate::seams::Deadline;
+use crate::store::LeaseWatch;
 
 /// From how many rows on a body that is refused whole points at the settings rather than at its
 /// rows.

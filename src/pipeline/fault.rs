@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::checkpoint::StoreError;
 use crate::quarantine::QuarantineError;
+use crate::store::StoreError;
 
 /// What ends a stream's run early.
 #[derive(Clone, Debug)]

@@ -18,8 +18,9 @@ use super::deliver::{Poster, Settled};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::outbox::Outgoing;
 use super::summary::{Counters, add};
-use crate::checkpoint::{Checkpoint, Lease, Position};
+use crate::checkpoint::{Checkpoint, Position};
 use crate::seams::Clock;
+use crate::store::Lease;
 
 /// Writes progress down, in order.
 pub(super) struct Ledger {
@@ -193,13 +194,14 @@ mod tests {
     use chrono::NaiveDate;
 
     use super::*;
-    use crate::checkpoint::{Cursor, Delta, FileVersion, Nowhere};
+    use crate::checkpoint::{Cursor, Delta, FileVersion};
+    use crate::store::NullStore;
 
     fn ledger() -> Ledger {
         let start = Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap());
         let checkpoint = Checkpoint::new(BTreeMap::new(), String::new(), start);
         let counters = Arc::default();
-        Ledger::new(checkpoint, Box::new(Nowhere), counters, Clock::system(), Policy::default())
+        Ledger::new(checkpoint, Box::new(NullStore), counters, Clock::system(), Policy::default())
     }
 
     /// A body with lines of one file, of which `settled` were accepted or lie in quarantine.

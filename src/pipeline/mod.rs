@@ -38,9 +38,9 @@ pub use sink::Sink;
 pub use source::Source;
 pub use summary::{Counters, Gap, Outcome, RunSummary, StreamSummary, get};
 
-use crate::checkpoint::Store;
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Deadline, Random};
+use crate::store::Store;
 use body::BodyBuffers;
 use outbox::Slots;
 use stream::StreamPull;

@@ -20,9 +20,10 @@ use super::part::{DOWNLOADS, unreadable};
 use super::read::Download;
 use super::source::{OpenError, OpenPart, OpenRecords, Part, ReadError, RecordReader, Source};
 use super::summary::Counters;
-use crate::checkpoint::{Cursor, StoreError};
+use crate::checkpoint::Cursor;
 use crate::quarantine::{Found, Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
+use crate::store::StoreError;
 
 /// Where lines are had again.
 #[async_trait]

@@ -17,8 +17,8 @@ use super::outbox::Outbox;
 use super::source::{NoBytes, OpenPart, ReadError, Record, RecordKind, RecordReader, UnprovenEnd};
 use super::summary::{Counters, add};
 use super::{Policy, RowsLeft};
-use crate::checkpoint::ByteStream;
 use crate::quarantine::{Kept, Rejection};
+use crate::store::ByteStream;
 
 /// Fills bodies from one opened part.
 pub(super) struct Filler {

@@ -31,11 +31,12 @@ use super::source::{OpenPart, OpenRecords, ReadError, Record, RecordReader};
 use super::stream::log_failure;
 use super::summary::Outcome;
 use super::{Policy, Shared};
-use crate::checkpoint::{FileVersion, Lease, Names, Position, Store, StoreError};
+use crate::checkpoint::{FileVersion, Position};
 use crate::quarantine::{
     self, FilePosition, Found, Kept, Quarantine, Rejection, in_quarantine, is_kept_file, is_record,
 };
 use crate::seams::Deadline;
+use crate::store::{Lease, Names, Store, StoreError};
 
 /// Records that are read, or removed, at the same time.
 const AT_ONCE: usize = 8;

@@ -5,7 +5,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::fault::{Fault, Interrupt};
 use super::{Connector, Policy, checkpoint_name};
-use crate::checkpoint::{Checkpoint, CheckpointError, Lease, Store};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::store::{Lease, Store};
 
 /// Takes a stream's lease, waiting for it as long as the policy says. `None` if somebody keeps it
 /// all that time.

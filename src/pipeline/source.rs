@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 
 use super::Interrupt;
-use crate::checkpoint::{ByteStream, Cursor};
+use crate::checkpoint::Cursor;
 use crate::seams::Deadline;
+use crate::store::ByteStream;
 
 /// Opens a part's bytes as [`Source::records`] does.
 pub type OpenRecords =

@@ -17,9 +17,10 @@ use super::resume::{lease, release};
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
 use super::{Connector, Shared};
-use crate::checkpoint::{Checkpoint, Cursor, Lease, Position, Refused};
+use crate::checkpoint::{Checkpoint, Cursor, Position, Refused};
 use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
+use crate::store::Lease;
 
 /// Empty pages that are asked for in one run; the next run goes on behind them.
 const EMPTY_PAGES: u32 = 5;

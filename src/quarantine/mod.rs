@@ -29,7 +29,8 @@ use names::{kept_file, object, parent, tail};
 pub use room::QuarantineError;
 use room::Room;
 
-use crate::checkpoint::{ByteStream, FileVersion, Names, Store, StoreError};
+use crate::checkpoint::FileVersion;
+use crate::store::{ByteStream, Names, Store, StoreError};
 
 /// What the event id and the overhead of a rejection's allocations come to, in bytes.
 const ALLOCATIONS: usize = 160;

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 
 use super::in_quarantine;
-use crate::checkpoint::{ByteStream, Store, StoreError};
+use crate::store::{ByteStream, Store, StoreError};
 
 /// Why something is not kept.
 #[derive(Debug, thiserror::Error)]

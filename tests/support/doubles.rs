@@ -11,9 +11,7 @@ use chrono::NaiveDate;
 use flate2::read::GzDecoder;
 use futures::future::{BoxFuture, pending, ready};
 use futures::{FutureExt, StreamExt, stream};
-use mimecast_sentinel::checkpoint::{
-    ByteStream, Checkpoint, Cursor, Lease, LeaseWatch, Nowhere, Position, Store, StoreError,
-};
+use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
     OpenError, OpenPart, Page, Part, ReadError, Record, RecordKind, RecordReader,
@@ -21,6 +19,7 @@ use mimecast_sentinel::pipeline::source::{
 use mimecast_sentinel::pipeline::{Connector, Interrupt, Policy, RunSummary, Sink, Source};
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
+use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, NullStore, Store, StoreError};
 use mimecast_sentinel::table::EventId;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -330,7 +329,7 @@ impl Lease for MemoryLease {
     }
 
     fn watch(&self) -> LeaseWatch {
-        Nowhere.watch()
+        NullStore.watch()
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {

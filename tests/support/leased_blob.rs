@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use mimecast_sentinel::checkpoint::{ByteStream, Lease, LeaseWatch, Store, StoreError};
+use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, Store, StoreError};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;

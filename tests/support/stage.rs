@@ -19,9 +19,7 @@ use chrono::{DateTime, NaiveDate};
 use flate2::read::GzDecoder;
 use futures::TryStreamExt;
 use futures::future::pending;
-use mimecast_sentinel::checkpoint::{
-    ByteStream, Checkpoint, Cursor, Lease, LeaseWatch, Nowhere, Position, Store, StoreError,
-};
+use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
     OpenError, OpenPart, Page, Part, ReadError, Record, RecordReader,
@@ -31,6 +29,7 @@ use mimecast_sentinel::pipeline::{
 };
 use mimecast_sentinel::quarantine::{Quarantine, is_record};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
+use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, NullStore, Store, StoreError};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::yield_now;
@@ -679,7 +678,7 @@ impl Lease for StagedLease {
     }
 
     fn watch(&self) -> LeaseWatch {
-        Nowhere.watch()
+        NullStore.watch()
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {

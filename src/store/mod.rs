@@ -4,12 +4,20 @@
 //! `quarantine/<stream>/…`. A part of a name consists of ASCII letters, digits and `-_.=+@~,`, does
 //! not begin with a dot and does not end in `.lock`; another name is [`StoreError::Failed`].
 
+mod files;
+mod folder;
+mod lock;
+mod null;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+
+pub use folder::FolderStore;
+pub use null::NullStore;
 
 /// Bytes that arrive piece by piece, as a download does.
 pub type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;

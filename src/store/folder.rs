@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use super::files::warning;
 use super::files::{AtPath, Draft, Unfit, Version, entries, open, piece, read, remove, replace};
 use super::lock::Lock;
-use super::store::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError, is_name, most_bytes};
+use super::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError, is_name, most_bytes};
 
 /// Objects as files of a folder, readable by their owner alone.
 ///

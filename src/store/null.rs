@@ -7,10 +7,10 @@ use super::{ByteStream, Lease, LeaseWatch, Store, StoreError};
 
 /// Always empty, and free for everybody; what is written to it is gone.
 #[derive(Clone, Copy, Debug)]
-pub struct Nowhere;
+pub struct NullStore;
 
 #[async_trait]
-impl Store for Nowhere {
+impl Store for NullStore {
     fn location(&self) -> String {
         "nowhere".to_owned()
     }
@@ -41,7 +41,7 @@ impl Store for Nowhere {
 }
 
 #[async_trait]
-impl Lease for Nowhere {
+impl Lease for NullStore {
     fn held(&self) -> bool {
         true
     }
@@ -73,14 +73,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_is_gone_and_everybody_may_write() {
-        let mut lease = Nowhere.lease("a").await.unwrap().unwrap();
-        assert!(Nowhere.lease("a").await.unwrap().is_some());
+        let mut lease = NullStore.lease("a").await.unwrap().unwrap();
+        assert!(NullStore.lease("a").await.unwrap().is_some());
         lease.write("a".into()).await.unwrap();
-        Nowhere.write("b", "b".into()).await.unwrap();
+        NullStore.write("b", "b".into()).await.unwrap();
         assert!(lease.held() && lease.watch().held());
         assert_eq!(lease.read().await.unwrap(), None);
-        assert_eq!(Nowhere.read("b").await.unwrap(), None);
-        assert!(Nowhere.read_stream("b").await.unwrap().is_none());
-        assert_eq!(Nowhere.list("").await.unwrap(), [""; 0]);
+        assert_eq!(NullStore.read("b").await.unwrap(), None);
+        assert!(NullStore.read_stream("b").await.unwrap().is_none());
+        assert_eq!(NullStore.list("").await.unwrap(), [""; 0]);
     }
 }

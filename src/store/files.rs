@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::store::{TooLarge, is_part};
+use super::{TooLarge, is_part};
 
 /// How many folders are within one another: `quarantine/<stream>/<file>/`.
 const DEEPEST: usize = 3;
