@@ -1,7 +1,8 @@
 //! One request to the sink: rows, and what their acceptance means for progress.
 //!
-//! A body is deflated while it is filled, so that a row is held once, small. The lines that the rows
-//! were made of are not held: `originals.rs` has them again for a row that is refused.
+//! A body is deflated while it is filled, so that a row is held once, small. It holds the lines that
+//! its rows were made of until it is settled: a row that is refused is quarantined from there, whatever
+//! has become of its file.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -27,8 +28,7 @@ pub const MAX_BODY_BYTES: usize = 1_000_000;
 const MAX_REJECTED_BYTES: usize = MAX_BODY_BYTES / 4;
 
 /// So many bytes of lines close a body, however short their rows (white space and nulls are not in
-/// the row): if all of them are refused, so many are read again. Other lines are shorter than their
-/// rows, and never get there.
+/// the row), since they are held. Other lines are shorter than their rows, and never get there.
 const MAX_BYTES_OF_LINES: usize = 2 * MAX_BODY_BYTES;
 
 /// A full body on its way to the sink.
@@ -40,6 +40,8 @@ pub struct Body {
     pub gzip: Bytes,
     /// The rows, in order.
     pub rows: Buffer<BodyRow>,
+    /// The lines that the rows were made of, one behind the other.
+    lines: Bytes,
     /// Lines that did not become rows, and rows of which more must be kept.
     pub rejections: Vec<Rejection>,
     /// The progress that is made once all of it is settled, in order.
@@ -60,6 +62,8 @@ pub struct BodyRow {
     line: u64,
     /// Where its JSON ends in the array, uncompressed.
     json_end: usize,
+    /// Where its line ends among the body's lines.
+    line_end: usize,
 }
 
 /// A piece of one file.
@@ -81,6 +85,7 @@ pub struct Span {
 #[derive(Clone, Debug)]
 pub struct BodyBuffers {
     gzip: Buffers<u8>,
+    lines: Buffers<u8>,
     rows: Buffers<BodyRow>,
 }
 
@@ -88,7 +93,11 @@ impl Default for BodyBuffers {
     /// With room for a full body of usual events, whose rows have some 800 bytes and shrink to a
     /// seventh.
     fn default() -> Self {
-        Self { gzip: Buffers::with_room(MAX_BODY_BYTES / 4), rows: Buffers::with_room(2_048) }
+        Self {
+            gzip: Buffers::with_room(MAX_BODY_BYTES / 4),
+            lines: Buffers::with_room(MAX_BODY_BYTES),
+            rows: Buffers::with_room(2_048),
+        }
     }
 }
 
@@ -102,9 +111,8 @@ pub struct BodyBuilder {
     deflater: Option<Deflater>,
     /// Bytes of JSON so far, without the closing bracket.
     json_len: usize,
-    /// Bytes of the lines of its rows.
-    line_bytes: usize,
     rows: Buffer<BodyRow>,
+    lines: Buffer<u8>,
     rejections: Vec<Rejection>,
     rejected_bytes: usize,
     spans: Vec<Span>,
@@ -120,8 +128,8 @@ impl BodyBuilder {
             buffers: buffers.clone(),
             deflater: None,
             json_len: 0,
-            line_bytes: 0,
             rows: buffers.rows.none(),
+            lines: buffers.lines.none(),
             rejections: Vec::new(),
             rejected_bytes: 0,
             spans: Vec::new(),
@@ -139,7 +147,7 @@ impl BodyBuilder {
         // A separator (or the opening bracket) before it, the closing bracket after it.
         self.json_len + 1 + row_len < MAX_BODY_BYTES
             && self.rejected_bytes < MAX_REJECTED_BYTES
-            && self.line_bytes < MAX_BYTES_OF_LINES
+            && self.lines.len() < MAX_BYTES_OF_LINES
     }
 
     /// Whether something has waited in it this long.
@@ -179,6 +187,7 @@ impl BodyBuilder {
     ) -> io::Result<()> {
         let separator = if self.rows.is_empty() {
             self.rows = self.buffers.rows.take();
+            self.lines = self.buffers.lines.take();
             b"["
         } else {
             b","
@@ -187,13 +196,14 @@ impl BodyBuilder {
         deflater.write(separator)?;
         deflater.write(row)?;
         self.json_len += 1 + row.len();
-        self.line_bytes += record.original.len();
+        self.lines.extend_from_slice(record.original);
         self.rows.push(BodyRow {
             id: record.id,
             time_ms,
             line: record.line,
             span: self.spans.len().saturating_sub(1),
             json_end: self.json_len,
+            line_end: self.lines.len(),
         });
         self.reach(Position::Line(record.line), |span| span.rows += 1);
         Ok(())
@@ -237,11 +247,12 @@ impl BodyBuilder {
             stream: self.stream.clone(),
             gzip,
             rows: std::mem::replace(&mut self.rows, self.buffers.rows.none()),
+            lines: Bytes::from_owner(std::mem::replace(&mut self.lines, self.buffers.lines.none())),
             rejections: std::mem::take(&mut self.rejections),
             spans: std::mem::take(&mut self.spans),
             rejected_bytes: std::mem::take(&mut self.rejected_bytes),
         };
-        (self.json_len, self.line_bytes) = (0, 0);
+        self.json_len = 0;
         self.since = None;
         if to != Position::End {
             self.begin_file(&file, &version, to, file_kept);
@@ -265,9 +276,9 @@ impl BodyBuilder {
 }
 
 impl Body {
-    /// Bytes of its gzip and its rejections, which are most of what it holds in memory.
+    /// Bytes of its gzip, its lines and its rejections, which are most of what it holds in memory.
     pub fn size(&self) -> usize {
-        self.gzip.len() + self.rejected_bytes
+        self.gzip.len() + self.lines.len() + self.rejected_bytes
     }
 
     /// The rows' JSON array, inflated again: for a body that must be split.
@@ -289,8 +300,9 @@ impl Body {
         Ok(Bytes::from(gzip.finish()?))
     }
 
-    /// The rejection of one of its rows, as yet without its line.
+    /// The rejection of one of its rows.
     pub fn reject(&self, row: usize, reason: &'static str, detail: &str) -> Rejection {
+        let begin = row.checked_sub(1).map_or(0, |before| self.rows[before].line_end);
         let row = &self.rows[row];
         let file = self.spans[row.span].delta.file.clone();
         Rejection {
@@ -299,7 +311,7 @@ impl Body {
             reason,
             detail: detail.to_owned(),
             delivered: false,
-            kept: Kept::Nothing,
+            kept: Kept::Line(self.lines.slice(begin..row.line_end)),
         }
     }
 

@@ -5,14 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Policy;
 use super::body::{Body, Span};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
-use super::originals::Originals;
 use super::sink::{PostError, Sink};
 use super::summary::{Counters, add};
 use crate::quarantine::{Quarantine, QuarantineError, Rejection};
@@ -33,10 +31,6 @@ const KEPT_AT_ONCE: usize = 4;
 pub(super) struct Poster {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) quarantine: Quarantine,
-    pub(super) originals: Arc<dyn Originals>,
-    /// Held by the body whose refused rows are read again and kept: their lines are in memory for one
-    /// body at a time, and a fresh address serves the bodies after it.
-    pub(super) turn: Mutex<()>,
     pub(super) lease: LeaseWatch,
     pub(super) stop: CancellationToken,
     /// When even bodies in flight must end.
@@ -100,18 +94,14 @@ impl Poster {
         }
         let is_refused = |row: usize| refused.binary_search_by_key(&row, |r| r.row).is_ok();
         let newest_ms = body.newest_ms(|row| !is_refused(row));
-        let turn = match refused.is_empty() {
-            true => None,
-            false => Some(self.in_time(self.turn.lock()).await?),
-        };
-        let mut keep = self.rejections(&body, &refused).await?;
+        let mut keep: Vec<Rejection> =
+            refused.iter().map(|r| body.reject(r.row, r.reason, &r.detail)).collect();
         // A row of which Azure would have cut a column, and which it refused, was not delivered.
         let mut cut: Vec<Rejection> = cut;
         cut.retain(|cut| keep.iter().all(|refused| refused.position != cut.position));
         let truncated = cut.len() as u64;
         keep.extend(cut);
         kept.extend(self.keep(keep).await?);
-        drop(turn);
         let quarantined = settled.iter().sum::<u64>() - delivered;
         Ok(Settled {
             spans: body.spans.into_iter().zip(settled).collect(),
@@ -219,23 +209,6 @@ impl Poster {
                 Err(PostError::Interrupt(Interrupt::OutOfTime))
             }
         }
-    }
-
-    /// The rejections of rows that were refused, with what is to be kept of them.
-    async fn rejections(
-        &self,
-        body: &Body,
-        refused: &[Refusal],
-    ) -> Result<Vec<Rejection>, Interrupt> {
-        let mut rejections = Vec::new();
-        let span = |refusal: &Refusal| body.rows[refusal.row].span;
-        for of_span in refused.chunk_by(|a, b| span(a) == span(b)) {
-            let begin = rejections.len();
-            rejections.extend(of_span.iter().map(|r| body.reject(r.row, r.reason, &r.detail)));
-            let file_kept = body.spans[span(&of_span[0])].file_kept.as_deref();
-            self.in_time(self.originals.complete(&mut rejections[begin..], file_kept)).await??;
-        }
-        Ok(rejections)
     }
 
     /// Makes rejections durable.

@@ -10,7 +10,6 @@ mod deflate;
 mod deliver;
 mod fault;
 mod ledger;
-mod originals;
 mod outbox;
 mod page;
 mod part;
@@ -55,7 +54,7 @@ pub struct Policy {
     /// How a body is deflated: 0 (not at all) to 9.
     pub gzip_level: u32,
     /// Slots for bodies, of all streams, that are posted at the same time or not yet recorded. A
-    /// body takes one for each 256 KiB that it holds, and one at least.
+    /// body takes one for each 512 KiB that it holds, and one at least: 16 are 8 MiB.
     pub in_flight: usize,
     /// A body that has waited this long is posted though it is not full.
     pub body_wait: Duration,
@@ -80,9 +79,6 @@ pub struct Policy {
     /// A run ends after so many rows, as it does at its time limit: what somebody makes Mimecast send
     /// must not become a bill without end.
     pub max_rows: u64,
-    /// How long it may take to have the lines of a body's refused rows again. Meanwhile that body, and
-    /// those behind it, are in the way of the other streams.
-    pub refetch_time: Duration,
 }
 
 impl Default for Policy {
@@ -102,7 +98,6 @@ impl Default for Policy {
             give_up_after: TimeDelta::hours(24),
             give_up_runs: 6,
             max_rows: 20_000_000,
-            refetch_time: Duration::from_secs(60),
         }
     }
 }

@@ -6,8 +6,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::body::Body;
 
-/// What one slot stands for: a full body of usual events has half of it.
-const SLOT_BYTES: usize = 256 * 1024;
+/// What one slot stands for: a full body of usual events, with its lines, takes two.
+const SLOT_BYTES: usize = 512 * 1024;
 
 /// What bounds the bodies in flight, those of all streams together, in bytes and in number.
 #[derive(Clone)]

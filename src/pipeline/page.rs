@@ -10,7 +10,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{BodyBuffers, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
-use super::originals::Addresses;
 use super::outbox::Outbox;
 use super::part::PutDown;
 use super::source::{Page, Part, Source};
@@ -36,8 +35,6 @@ pub(super) struct PageReader {
     pub(super) quarantine: Quarantine,
     pub(super) stream: String,
     pub(super) cursor: Cursor,
-    /// Where the page's files are.
-    pub(super) addresses: Addresses,
     /// How far each file is read: at first what the checkpoint says.
     pub(super) read: BTreeMap<String, FileProgress>,
     pub(super) outbox: Outbox,
@@ -110,7 +107,7 @@ impl PageReader {
         }
     }
 
-    /// Remembers what is listed, which must not go without a word, and where it is. A file that is
+    /// Remembers what is listed, which must not go without a word. A file that is
     /// listed under another address keeps the key that it is known by.
     fn note(&mut self, page: &mut Page) {
         let listed: BTreeSet<String> = page.parts.iter().map(|part| part.key.clone()).collect();
@@ -124,7 +121,6 @@ impl PageReader {
                 part.key.clone_from(known);
             }
         }
-        self.addresses.note(&page.parts);
         for part in &page.parts {
             self.read.entry(part.key.clone()).or_insert_with(|| FileProgress {
                 done: Position::Line(0),

@@ -17,7 +17,7 @@ use crate::checkpoint::{FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Rejection};
 
 /// How often a file is downloaded without one new line before it is given up.
-pub(super) const DOWNLOADS: u32 = 5;
+const DOWNLOADS: u32 = 5;
 
 /// How many downloads must break at the same place before a file counts as corrupt.
 const CORRUPT_DOWNLOADS: u32 = 3;
@@ -249,7 +249,7 @@ impl PageReader {
     }
 }
 
-pub(super) fn unreadable(part: &Part, downloads: u32, error: &dyn std::fmt::Display) -> Fault {
+fn unreadable(part: &Part, downloads: u32, error: &dyn std::fmt::Display) -> Fault {
     Fault::passing(
         "file-unreadable",
         format!("batch file {}: {downloads} downloads in a row failed: {error}", part.key),

@@ -16,13 +16,11 @@ use futures::future::join_all;
 use futures::stream::{self, Peekable};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{BodyBuilder, hex};
 use super::deliver::{Poster, Settled};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
-use super::originals::Reread;
 use super::outbox::{Outbox, Outgoing};
 use super::read::{Download, FillEnd, Filler};
 use super::resume::{lease, release, stored};
@@ -215,21 +213,13 @@ impl<'a> Resend<'a> {
         lease: &dyn Lease,
         told: &'a mut Told,
     ) -> Self {
-        let counters = Arc::default();
-        let originals = Reread {
-            quarantine: replay.quarantine.clone(),
-            records: Arc::clone(&replay.records),
-            counters: Arc::clone(&counters),
-        };
         let poster = Poster {
             sink: Arc::clone(&replay.sink),
             quarantine: replay.quarantine.clone(),
-            originals: Arc::new(originals),
-            turn: Mutex::default(),
             lease: lease.watch(),
             stop: stop.clone(),
             deadline: deadline.plus(replay.policy.grace),
-            counters,
+            counters: Arc::default(),
             policy: replay.policy,
             accepted: Arc::clone(&shared.accepted),
         };

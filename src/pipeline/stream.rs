@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{NaiveDate, NaiveTime};
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{EVERY_ROW_REFUSED, Poster};
 use super::fault::{Fault, Interrupt};
 use super::ledger::Ledger;
-use super::originals::{Addresses, Refetch};
 use super::outbox::Outbox;
 use super::page::PageReader;
 use super::resume::{lease, release};
@@ -248,9 +246,8 @@ impl StreamPull<'_> {
         let (outbox, outgoing) = Outbox::new(self.shared.slots.clone());
         // Ends the reading side when the delivering side fails.
         let stop = self.stop.child_token();
-        let addresses = Addresses::default();
-        let poster = self.poster(ledger, addresses.clone());
-        let mut reader = self.reader(&ledger.checkpoint, addresses, outbox, stop.clone());
+        let poster = self.poster(ledger);
+        let mut reader = self.reader(&ledger.checkpoint, outbox, stop.clone());
         let keys: Vec<String> = page.parts.iter().map(|part| part.key.clone()).collect();
         let cursor = reader.cursor.clone();
         let reading = async {
@@ -296,7 +293,6 @@ impl StreamPull<'_> {
     fn reader(
         &self,
         checkpoint: &Checkpoint,
-        addresses: Addresses,
         outbox: Outbox,
         stop: CancellationToken,
     ) -> PageReader {
@@ -305,7 +301,6 @@ impl StreamPull<'_> {
             quarantine: self.connector.quarantine.clone(),
             stream: self.stream.to_owned(),
             cursor: checkpoint.cursor.clone(),
-            addresses,
             read: checkpoint.files.clone(),
             outbox,
             buffers: self.shared.buffers.clone(),
@@ -322,22 +317,11 @@ impl StreamPull<'_> {
         }
     }
 
-    fn poster(&self, ledger: &Ledger, addresses: Addresses) -> Arc<Poster> {
+    fn poster(&self, ledger: &Ledger) -> Arc<Poster> {
         let deadline = self.deadline.plus(self.connector.policy.grace);
-        let originals = Refetch {
-            source: Arc::clone(&self.connector.source),
-            stream: self.stream.to_owned(),
-            cursor: ledger.checkpoint.cursor.clone(),
-            addresses,
-            deadline,
-            policy: self.connector.policy,
-            counters: Arc::clone(&self.counters),
-        };
         Arc::new(Poster {
             sink: Arc::clone(&self.connector.sink),
             quarantine: self.connector.quarantine.clone(),
-            originals: Arc::new(originals),
-            turn: Mutex::default(),
             lease: ledger.lease.watch(),
             stop: self.stop.clone(),
             deadline,
