@@ -130,7 +130,7 @@ impl Source for MimecastSource {
         Cursor::Start(self.api.start)
     }
 
-    fn rest(&self, stream: &str) {
+    fn finished(&self, stream: &str) {
         self.api.pace.rest(stream);
     }
 

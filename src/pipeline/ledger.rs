@@ -17,6 +17,7 @@ use super::body::Span;
 use super::deliver::{Poster, Settled};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::outbox::Outgoing;
+use super::page::FILE_GONE;
 use super::summary::{Counters, add};
 use crate::checkpoint::{Checkpoint, Position};
 use crate::seams::Clock;
@@ -31,6 +32,8 @@ pub(super) struct Ledger {
     pub(super) policy: Policy,
     /// The newest delivered event's time, in milliseconds since 1970.
     pub(super) newest_ms: Option<i64>,
+    /// Whether files were passed since they are gone.
+    pub(super) files_gone: bool,
     /// Events settled in this run, of files that are not at their end.
     settled: HashMap<String, u64>,
     /// Bodies recorded since the checkpoint was written.
@@ -57,6 +60,7 @@ impl Ledger {
             clock,
             policy,
             newest_ms: None,
+            files_gone: false,
             settled: HashMap::new(),
             unsaved_bodies: 0,
             unsaved_since: None,
@@ -133,6 +137,7 @@ impl Ledger {
         add(&self.counters.rows_quarantined, body.quarantined);
         add(&self.counters.rows_truncated, body.truncated);
         self.newest_ms = self.newest_ms.max(body.newest_ms);
+        self.files_gone |= body.kept.iter().any(|kept| kept.reason == FILE_GONE);
         let newest = body.newest_ms.and_then(DateTime::from_timestamp_millis);
         self.checkpoint.newest_event = self.checkpoint.newest_event.max(newest);
         self.touch();

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::body::BodyBuilder;
 use super::fault::{Fault, Interrupt, internal};
-use super::page::PageReader;
+use super::page::{FileRead, PageReader};
 use super::read::{Download, FillEnd, Filler, bytes_of};
 use super::source::{NoBytes, OpenError, OpenPart, Part, ReadError, is_unproven_end};
 use super::summary::add;
@@ -22,25 +22,18 @@ const DOWNLOADS: u32 = 5;
 /// How many downloads must break at the same place before a file counts as corrupt.
 const CORRUPT_DOWNLOADS: u32 = 3;
 
-/// Why a part was put down before its end.
-pub(super) enum PutDown {
+/// Why a part was not read to its end.
+pub(super) enum PartError {
     /// Its address expired: the page must be listed again.
-    Expired,
+    Expired {
+        file: String,
+    },
     Interrupt(Interrupt),
 }
 
-impl<E: Into<Interrupt>> From<E> for PutDown {
+impl<E: Into<Interrupt>> From<E> for PartError {
     fn from(error: E) -> Self {
         Self::Interrupt(error.into())
-    }
-}
-
-impl From<OpenError> for PutDown {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Expired => Self::Expired,
-            OpenError::Interrupt(interrupt) => Self::Interrupt(interrupt),
-        }
     }
 }
 
@@ -51,14 +44,15 @@ impl PageReader {
         part: &Part,
         first: Result<OpenPart, OpenError>,
         builder: &mut BodyBuilder,
-    ) -> Result<(), PutDown> {
+    ) -> Result<(), PartError> {
         let mut first = Some(first);
         let mut tries = Tries::default();
         loop {
             let open = match first.take() {
-                Some(open) => open?,
-                None => self.source.open(part, self.deadline).await?,
+                Some(open) => open,
+                None => self.connector.source.open(part, self.deadline).await,
             };
+            let open = open.map_err(|error| not_open(part, error))?;
             let from = self.resume(part, open.etag.clone(), builder);
             let error = match self.fill(part, open, from, builder).await? {
                 FillEnd::End => break,
@@ -92,15 +86,15 @@ impl PageReader {
                 line = line + 1,
                 reason,
                 %error,
-                r#where = self.quarantine.location(&self.stream),
+                r#where = self.connector.quarantine.location(&self.stream),
                 "a batch file cannot be read on: it lies in quarantine whole, and is not \
                  delivered from this line on"
             );
             break;
         }
-        builder.end_file(self.events.remove(&part.key).unwrap_or_default());
-        if let Some(progress) = self.read.get_mut(&part.key) {
-            progress.done = Position::End;
+        if let Some(file) = self.files.get_mut(&part.key) {
+            builder.end_file(std::mem::take(&mut file.events));
+            file.progress.done = Position::End;
         }
         add(&self.counters.files, 1);
         self.expired = 0;
@@ -110,20 +104,17 @@ impl PageReader {
     /// Where to go on in a part that has just been opened.
     fn resume(&mut self, part: &Part, etag: Option<String>, builder: &mut BodyBuilder) -> u64 {
         let version = FileVersion { size: part.size, etag };
-        let from = match self.read.get(&part.key) {
-            Some(FileProgress { done: Position::Line(line), version: known })
-                if *known == version =>
-            {
-                *line
-            }
+        let file = self.files.entry(part.key.clone()).or_insert_with(|| FileRead::new(part.size));
+        let from = match file.progress.done {
+            Position::Line(line) if file.progress.version == version => line,
             _ => {
-                self.kept.remove(&part.key);
+                file.kept = None;
                 0
             }
         };
         let done = Position::Line(from);
-        builder.begin_file(&part.key, &version, done, self.kept.get(&part.key).cloned());
-        self.read.insert(part.key.clone(), FileProgress { done, version });
+        builder.begin_file(&part.key, &version, done, file.kept.clone());
+        file.progress = FileProgress { done, version };
         from
     }
 
@@ -134,27 +125,27 @@ impl PageReader {
         open: OpenPart,
         from: u64,
         builder: &mut BodyBuilder,
-    ) -> Result<FillEnd, PutDown> {
+    ) -> Result<FillEnd, PartError> {
         let download =
             Download::new(open, part.size, self.stop.clone(), Arc::clone(&self.counters));
         let empty = self.builder();
         let filler = Filler {
-            reader: self.source.records(Box::new(download), from),
+            reader: self.connector.source.records(Box::new(download), from),
             builder: std::mem::replace(builder, empty),
             outbox: self.outbox.clone(),
             stop: self.stop.clone(),
             counters: Arc::clone(&self.counters),
-            policy: self.policy,
-            rows_left: Arc::clone(&self.rows_left),
+            policy: self.connector.policy,
+            rows_left: Arc::clone(&self.shared.rows_left),
             line: from,
             events: 0,
         };
         let filling = tokio::task::spawn_blocking(move || filler.fill());
         let (filler, end) = filling.await.map_err(internal)?;
         *builder = filler.builder;
-        *self.events.entry(part.key.clone()).or_default() += filler.events;
-        if let Some(progress) = self.read.get_mut(&part.key) {
-            progress.done = Position::Line(filler.line);
+        if let Some(file) = self.files.get_mut(&part.key) {
+            file.events += filler.events;
+            file.progress.done = Position::Line(filler.line);
         }
         Ok(end)
     }
@@ -165,12 +156,14 @@ impl PageReader {
         &mut self,
         part: &Part,
         builder: &mut BodyBuilder,
-    ) -> Result<Option<String>, PutDown> {
+    ) -> Result<Option<String>, PartError> {
         let mut tries = Tries::default();
         loop {
-            let open = self.source.open(part, self.deadline).await?;
+            let open = self.connector.source.open(part, self.deadline).await;
+            let open = open.map_err(|error| not_open(part, error))?;
             let version = FileVersion { size: part.size, etag: open.etag.clone() };
-            if self.read.get(&part.key).is_none_or(|progress| progress.version != version) {
+            let Some(file) = self.files.get_mut(&part.key) else { return Ok(None) };
+            if file.progress.version != version {
                 return Ok(None);
             }
             let broken = Arc::new(Mutex::new(None));
@@ -183,13 +176,17 @@ impl PageReader {
                 *tell.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(io::Error::new(error.kind(), error.to_string()));
             });
-            let keeping =
-                self.quarantine.keep_file(&self.stream, &part.key, &version, bytes.boxed());
+            let keeping = self.connector.quarantine.keep_file(
+                &self.stream,
+                &part.key,
+                &version,
+                bytes.boxed(),
+            );
             let kept = keeping.await;
             let broken = broken.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(error) = broken else {
                 let name = kept?;
-                self.kept.insert(part.key.clone(), name.clone());
+                file.kept = Some(name.clone());
                 return Ok(Some(name));
             };
             // A download that broke off is not the store's fault.
@@ -200,7 +197,7 @@ impl PageReader {
     }
 
     fn line_of(&self, part: &Part) -> u64 {
-        match self.read.get(&part.key).map(|progress| progress.done) {
+        match self.files.get(&part.key).map(|file| file.progress.done) {
             Some(Position::Line(line)) => line,
             _ => 0,
         }
@@ -233,7 +230,7 @@ impl PageReader {
         error: &ReadError,
         tries: &Tries,
         builder: &mut BodyBuilder,
-    ) -> Result<(), PutDown> {
+    ) -> Result<(), PartError> {
         self.flush(builder).await?;
         // No later download of it is smaller.
         let endless =
@@ -243,9 +240,16 @@ impl PageReader {
         }
         tracing::info!(file = part.key, %error, "downloading the file again");
         tokio::select! {
-            () = tokio::time::sleep(self.policy.download_pause * tries.without_a_line) => Ok(()),
+            () = tokio::time::sleep(self.connector.policy.download_pause * tries.without_a_line) => Ok(()),
             () = self.stop.cancelled() => Err(Interrupt::OutOfTime.into()),
         }
+    }
+}
+
+fn not_open(part: &Part, error: OpenError) -> PartError {
+    match error {
+        OpenError::Expired => PartError::Expired { file: part.key.clone() },
+        OpenError::Interrupt(interrupt) => PartError::Interrupt(interrupt),
     }
 }
 

@@ -35,7 +35,7 @@ pub trait Source: Send + Sync {
     fn start(&self) -> Cursor;
 
     /// A stream's run has ended, however: what was reserved for it is free for the others.
-    fn rest(&self, _stream: &str) {}
+    fn finished(&self, _stream: &str) {}
 
     /// Lists the page at `cursor`.
     async fn page(

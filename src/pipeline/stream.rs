@@ -1,22 +1,22 @@
 //! One stream's pull: take the lease, read page after page, end with a summary.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{NaiveDate, NaiveTime};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::deliver::{EVERY_ROW_REFUSED, Poster};
-use super::fault::{Fault, Interrupt};
+use super::fault::{Fault, Interrupt, internal};
 use super::ledger::Ledger;
 use super::outbox::Outbox;
-use super::page::PageReader;
+use super::page::{FileRead, PageReader};
 use super::resume::{lease, release};
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
 use super::{Connector, Shared};
 use crate::checkpoint::{Checkpoint, Cursor, Position, Refused};
-use crate::quarantine::FilePosition;
 use crate::seams::Deadline;
 use crate::store::Lease;
 
@@ -36,35 +36,37 @@ pub(super) struct StreamPull<'a> {
     pub(super) shared: Shared,
 }
 
-/// What is told of a stream beside its counts.
+/// What a stream's run found out, beside its counts.
 #[derive(Default)]
-struct Told {
+struct Findings {
     gap: Option<Gap>,
     newest_ms: Option<i64>,
     backfill_from: Option<NaiveDate>,
 }
 
-impl StreamPull<'_> {
+/// How a stream's run ended.
+type Ended = Result<Outcome, Interrupt>;
+
+impl<'a> StreamPull<'a> {
     /// Pulls until there is nothing more, the time is up, or something fails.
     pub(super) async fn run(self) -> StreamSummary {
-        let mut told = Told::default();
         let connector = self.connector;
         let leasing = lease(&*connector.store, self.stream, &connector.policy, &self.stop);
-        let ended = match leasing.await {
-            Ok(Some(lease)) => self.pull(lease, &mut told).await,
-            Ok(None) => Ok(Outcome::Busy),
-            Err(interrupt) => Err(interrupt),
+        let (ended, findings) = match leasing.await {
+            Ok(Some(lease)) => self.pull(lease).await,
+            Ok(None) => (Ok(Outcome::Busy), Findings::default()),
+            Err(interrupt) => (Err(interrupt), Findings::default()),
         };
-        connector.source.rest(self.stream);
-        let summary = self.summary(ended, told);
+        connector.source.finished(self.stream);
+        let summary = self.summary(ended, findings);
         // Each failure once, where it is handled: here, as soon as the stream has ended.
         log_failure(self.stream, summary.outcome, summary.error.as_ref());
         summary
     }
 
-    /// Tells what lies in quarantine and was not told yet, also by a run that was killed. First the
-    /// log, then the checkpoint: it is told twice rather than never.
-    fn tell_quarantine(&self, ledger: &mut Ledger) {
+    /// Reports what is quarantined and was not reported yet, also by a run that was killed. First in
+    /// the log, then in the checkpoint: twice rather than never.
+    fn report_quarantine(&self, ledger: &mut Ledger) {
         let untold = std::mem::take(&mut ledger.checkpoint.untold);
         if untold.is_nothing() {
             return;
@@ -79,138 +81,240 @@ impl StreamPull<'_> {
         ledger.touch();
     }
 
-    async fn pull(&self, mut lease: Box<dyn Lease>, told: &mut Told) -> Result<Outcome, Interrupt> {
-        let checkpoint = match self.connector.resume(self.stream, lease.as_mut()).await {
+    /// Reads page after page under the lease, and lets that go.
+    async fn pull(&self, mut lease: Box<dyn Lease>) -> (Ended, Findings) {
+        let connector = self.connector;
+        let checkpoint = match connector.resume(self.stream, lease.as_mut()).await {
             Ok(checkpoint) => checkpoint,
             Err(interrupt) => {
                 release(self.stream, lease).await;
-                return Err(interrupt);
+                return (Err(interrupt), Findings::default());
             }
         };
-        let connector = self.connector;
         let (counters, clock) = (Arc::clone(&self.counters), connector.clock.clone());
         let mut ledger = Ledger::new(checkpoint, lease, counters, clock, connector.policy);
         // Of runs before this one: it may be killed too.
-        self.tell_quarantine(&mut ledger);
-        let mut in_hand = None;
-        let ended = self.pages(&mut ledger, told, &mut in_hand).await;
-        let ended = match ended {
-            // It has read its share of rows, or another stream has: neither is stuck.
-            Err(Interrupt::OutOfTime) if self.shared.rows_left.is_spent() => Ok(Outcome::TimeLimit),
-            Err(Interrupt::OutOfTime) => self.note_out_of_time(&mut ledger, in_hand),
-            Err(Interrupt::Fault(fault)) if fault.code == EVERY_ROW_REFUSED => {
-                let first = Refused { since: connector.clock.now(), runs: 0 };
-                ledger.checkpoint.refused.get_or_insert(first).runs += 1;
-                ledger.touch();
-                Err(Interrupt::Fault(fault))
-            }
-            ended => ended,
+        self.report_quarantine(&mut ledger);
+        let mut pages = Pages {
+            pull: self,
+            ledger,
+            read: BTreeSet::new(),
+            dropped: false,
+            files: Vec::new(),
+            listing: None,
+            gap: None,
         };
-        told.newest_ms = ledger.newest_ms;
-        told.backfill_from = ledger.checkpoint.backfill_from;
-        self.tell_quarantine(&mut ledger);
+        let ended = pages.read().await;
+        let ended = pages.note(ended);
+        let Pages { mut ledger, gap, .. } = pages;
+        self.report_quarantine(&mut ledger);
         let saved = ledger.save().await;
         release(self.stream, ledger.lease).await;
-        match (ended, saved) {
+        let ended = match (ended, saved) {
             (Err(Interrupt::Fault(fault)), _) => Err(Interrupt::Fault(fault)),
             (_, Err(interrupt)) => Err(interrupt),
             (ended, Ok(())) => ended,
-        }
+        };
+        let backfill_from = ledger.checkpoint.backfill_from;
+        (ended, Findings { gap, newest_ms: ledger.newest_ms, backfill_from })
     }
+}
 
+/// The pages of a stream, in one run.
+struct Pages<'a> {
+    pull: &'a StreamPull<'a>,
+    ledger: Ledger,
+    /// The cursors of the pages that were read.
+    read: BTreeSet<Cursor>,
+    /// Whether the source has dropped the cursor.
+    dropped: bool,
+    /// The files of the page in hand, in order.
+    files: Vec<String>,
+    /// The next page, which is listed while the last bodies of this one are on their way.
+    listing: Option<AbortOnDropHandle<Result<Page, Interrupt>>>,
+    /// What may be missing.
+    gap: Option<Gap>,
+}
+
+impl Pages<'_> {
     /// Reads page after page.
-    async fn pages(
-        &self,
-        ledger: &mut Ledger,
-        told: &mut Told,
-        in_hand: &mut Option<String>,
-    ) -> Result<Outcome, Interrupt> {
+    async fn read(&mut self) -> Ended {
         let mut empty_pages = 0;
-        let mut read = BTreeSet::new();
-        let mut dropped = false;
-        let mut listed = self.list(&ledger.checkpoint.cursor).await;
         loop {
-            let page = listed?;
-            // Once it begins anew; after that it would read the same pages over and over.
-            let drops = page.cursor != ledger.checkpoint.cursor;
-            if drops && std::mem::replace(&mut dropped, true) {
-                return Err(dropped_again(self.stream).into());
-            }
-            let page = self.begin(ledger, told, &mut read, page);
-            read.insert(page.cursor.clone());
+            let page = self.next().await?;
+            self.begin(&page)?;
             // A half-read file must be looked for even in an empty page.
-            let listed_nothing = page.parts.is_empty() && !ledger.checkpoint.has_half_read();
-            let (page, ahead) = match listed_nothing {
-                true => (page, None),
-                false => self.page(ledger, page, told, in_hand).await?,
-            };
-            let moved = page.next(&ledger.checkpoint.cursor).cloned();
+            let is_empty = page.parts.is_empty() && !self.ledger.checkpoint.has_half_read();
+            let page = if is_empty { page } else { self.deliver(page).await? };
+            let moved = page.next(&self.ledger.checkpoint.cursor).cloned();
             let stays = moved.is_none();
             if let Some(next) = moved {
-                if read.contains(&next) {
-                    return Err(circle(self.stream).into());
+                if self.read.contains(&next) {
+                    return Err(circle(self.pull.stream).into());
                 }
-                ledger.checkpoint.advance(next);
-                ledger.touch();
-                *in_hand = None;
+                self.ledger.checkpoint.advance(next);
+                self.ledger.touch();
+                self.files.clear();
             }
-            if !listed_nothing {
-                ledger.checkpoint.totals.pages += 1;
-                add(&self.counters.pages, 1);
-                ledger.touch();
+            if is_empty {
+                empty_pages += 1;
+            } else {
+                self.ledger.checkpoint.totals.pages += 1;
+                add(&self.pull.counters.pages, 1);
+                self.ledger.touch();
             }
-            empty_pages += u32::from(listed_nothing);
             if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
-                if ledger.checkpoint.out_of_time_at.take().is_some() {
-                    ledger.touch();
+                if self.ledger.checkpoint.out_of_time_at.take().is_some() {
+                    self.ledger.touch();
                 }
                 return Ok(Outcome::CaughtUp);
             }
-            listed = match ahead {
-                Some(listed) => listed,
-                None => self.list(&ledger.checkpoint.cursor).await,
-            };
         }
     }
 
-    /// Lists the page at a cursor.
-    async fn list(&self, cursor: &Cursor) -> Result<Page, Interrupt> {
-        tokio::select! {
-            // At the deadline both are ready, and the source knows why it got no page.
-            biased;
-            page = self.connector.source.page(self.stream, cursor, self.deadline) => page,
-            () = self.stop.cancelled() => Err(Interrupt::OutOfTime),
+    /// The page at the checkpoint's cursor.
+    async fn next(&mut self) -> Result<Page, Interrupt> {
+        match self.listing.take() {
+            Some(listing) => listing.await.map_err(internal)?,
+            None => self.pull.list(&self.ledger.checkpoint.cursor).await.map_err(internal)?,
         }
     }
 
     /// Moves the checkpoint's cursor to where the page was listed, if the source had to begin elsewhere,
-    /// and tells the gap that this leaves.
-    fn begin(
-        &self,
-        ledger: &mut Ledger,
-        told: &mut Told,
-        read: &mut BTreeSet<Cursor>,
-        page: Page,
-    ) -> Page {
-        let cursor = ledger.checkpoint.cursor.clone();
-        if page.cursor != cursor {
-            // What this run has read comes again.
-            read.clear();
-            if let Cursor::Start(day) = page.cursor
-                && (matches!(cursor, Cursor::Token(_)) || ledger.checkpoint.backfill_from.is_some())
-            {
-                told.gap = Some(self.gap_of_cursor(&ledger.checkpoint, day));
+    /// and reports the gap that this leaves.
+    fn begin(&mut self, page: &Page) -> Result<(), Fault> {
+        let checkpoint = &mut self.ledger.checkpoint;
+        if page.cursor != checkpoint.cursor {
+            // Once it begins anew; after that it would read the same pages over and over.
+            if std::mem::replace(&mut self.dropped, true) {
+                return Err(dropped_again(self.pull.stream));
             }
-            ledger.checkpoint.advance(page.cursor.clone());
-            ledger.touch();
+            // What this run has read comes again.
+            self.read.clear();
+            if let Cursor::Start(day) = page.cursor
+                && (matches!(checkpoint.cursor, Cursor::Token(_))
+                    || checkpoint.backfill_from.is_some())
+            {
+                self.gap = Some(self.pull.gap_of_cursor(checkpoint, day));
+            }
+            checkpoint.advance(page.cursor.clone());
+            self.ledger.touch();
         }
         if let Cursor::Start(day) = page.cursor
-            && ledger.checkpoint.backfill_from != Some(day)
+            && self.ledger.checkpoint.backfill_from != Some(day)
         {
-            ledger.checkpoint.backfill_from = Some(day);
-            ledger.touch();
+            self.ledger.checkpoint.backfill_from = Some(day);
+            self.ledger.touch();
         }
-        page
+        self.read.insert(page.cursor.clone());
+        self.files = page.parts.iter().map(|part| part.key.clone()).collect();
+        Ok(())
+    }
+
+    /// Reads one page and delivers it; returns the reply whose files were read.
+    async fn deliver(&mut self, page: Page) -> Result<Page, Interrupt> {
+        let pull = self.pull;
+        let (outbox, outgoing) = Outbox::new(pull.shared.slots.clone());
+        // Ends the reading side when the delivering side fails.
+        let stop = pull.stop.child_token();
+        let poster = pull.poster(&self.ledger);
+        let gives_up = pull.gives_up(&self.ledger.checkpoint);
+        let mut reader = pull.reader(&self.ledger.checkpoint, outbox, stop.clone());
+        let cursor = self.ledger.checkpoint.cursor.clone();
+        let reading = async {
+            let read = tokio::select! {
+                read = reader.read(page) => read,
+                () = stop.cancelled() => Err(Interrupt::OutOfTime),
+            };
+            // Drops the outbox: nothing more is coming.
+            drop(reader);
+            let next = read.as_ref().ok().filter(|page| !page.caught_up);
+            let next = next.and_then(|page| page.next(&cursor));
+            (next.map(|next| pull.list(next)), read)
+        };
+        let delivering = async {
+            let delivered = self.ledger.deliver(poster, outgoing, gives_up).await;
+            if delivered.is_err() {
+                stop.cancel();
+            }
+            delivered
+        };
+        let ((listing, read), delivered) = tokio::join!(reading, delivering);
+        self.listing = listing;
+        if std::mem::take(&mut self.ledger.files_gone) {
+            self.gap = Some(pull.gap_of_files(&self.ledger.checkpoint));
+        }
+        delivered?;
+        read
+    }
+
+    /// What the checkpoint must remember of how the run ended.
+    fn note(&mut self, ended: Ended) -> Ended {
+        let pull = self.pull;
+        match ended {
+            // It has read its share of rows, or another stream has: neither is stuck.
+            Err(Interrupt::OutOfTime) if pull.shared.rows_left.is_spent() => Ok(Outcome::TimeLimit),
+            Err(Interrupt::OutOfTime) => self.note_out_of_time(),
+            Err(Interrupt::Fault(fault)) if fault.code == EVERY_ROW_REFUSED => {
+                let first = Refused { since: pull.connector.clock.now(), runs: 0 };
+                self.ledger.checkpoint.refused.get_or_insert(first).runs += 1;
+                self.ledger.touch();
+                Err(Interrupt::Fault(fault))
+            }
+            ended => ended,
+        }
+    }
+
+    /// The time was up within a file, or while a listing was waited for. If it was so last time too,
+    /// and not one line was gained (any step of progress forgets the last time), this is no success.
+    fn note_out_of_time(&mut self) -> Ended {
+        let (ledger, counters) = (&mut self.ledger, &self.pull.counters);
+        let settled = &ledger.checkpoint.files;
+        let is_open = |key: &&String| settled.get(*key).is_none_or(|f| f.done != Position::End);
+        let file = self.files.iter().find(is_open).cloned();
+        if file.is_none() && get(&counters.pages) + get(&counters.bodies) > 0 {
+            return Ok(Outcome::TimeLimit);
+        }
+        let at = file.unwrap_or_else(|| LISTING.to_owned());
+        let done = ledger.checkpoint.files.get(&at).map_or(Position::Line(0), |file| file.done);
+        let now = Some((at, done));
+        let again = ledger.checkpoint.out_of_time_at == now;
+        ledger.checkpoint.out_of_time_at = now;
+        ledger.touch();
+        match &ledger.checkpoint.out_of_time_at {
+            Some((at, _)) if again && at == LISTING => Err(Fault::passing(
+                "no-progress",
+                format!("two runs in a row ended while {} waited to list a page", self.pull.stream),
+                "nothing is lost, the next run tries again; the log says what was waited for: after \
+                 429s, look which other program uses the same application",
+            )
+            .into()),
+            Some((file, done)) if again => Err(Fault::settings(
+                "no-progress",
+                format!("batch file {file}: two runs in a row ended at {done} without a new one"),
+                "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it); where the log \
+                 has 429s, wait instead",
+            )
+            .into()),
+            _ => Ok(Outcome::TimeLimit),
+        }
+    }
+}
+
+impl StreamPull<'_> {
+    /// Lists the page at a cursor.
+    fn list(&self, cursor: &Cursor) -> AbortOnDropHandle<Result<Page, Interrupt>> {
+        let StreamPull { connector, stream, stop, deadline, .. } = self;
+        let (source, stream) = (Arc::clone(&connector.source), (*stream).to_owned());
+        let (cursor, stop, deadline) = (cursor.clone(), stop.clone(), *deadline);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::select! {
+                // At the deadline both are ready, and the source knows why it got no page.
+                biased;
+                page = source.page(&stream, &cursor, deadline) => page,
+                () = stop.cancelled() => Err(Interrupt::OutOfTime),
+            }
+        }))
     }
 
     /// What may be missing when the stored cursor, which was accepted before, is refused: from the
@@ -234,85 +338,24 @@ impl StreamPull<'_> {
         gap
     }
 
-    /// Reads one page and delivers it; returns the reply whose files were read, and the next page,
-    /// which is listed while the last bodies are on their way.
-    async fn page(
-        &self,
-        ledger: &mut Ledger,
-        page: Page,
-        told: &mut Told,
-        in_hand: &mut Option<String>,
-    ) -> Result<(Page, Option<Result<Page, Interrupt>>), Interrupt> {
-        let (outbox, outgoing) = Outbox::new(self.shared.slots.clone());
-        // Ends the reading side when the delivering side fails.
-        let stop = self.stop.child_token();
-        let poster = self.poster(ledger);
-        let mut reader = self.reader(&ledger.checkpoint, outbox, stop.clone());
-        let keys: Vec<String> = page.parts.iter().map(|part| part.key.clone()).collect();
-        let cursor = reader.cursor.clone();
-        let reading = async {
-            let read = tokio::select! {
-                read = reader.read(page) => read,
-                () = stop.cancelled() => Err(Interrupt::OutOfTime),
-            };
-            // Drops the outbox: nothing more is coming.
-            let gone = std::mem::take(&mut reader.gone);
-            drop(reader);
-            let next = match &read {
-                Ok(page) if !page.caught_up => page.next(&cursor),
-                _ => None,
-            };
-            let ahead = match next {
-                Some(next) => tokio::select! {
-                    listed = self.list(next) => Some(listed),
-                    () = stop.cancelled() => None,
-                },
-                None => None,
-            };
-            (read, gone, ahead)
-        };
-        let delivering = async {
-            let gives_up = self.gives_up(&ledger.checkpoint);
-            let delivered = ledger.deliver(poster, outgoing, gives_up).await;
-            if delivered.is_err() {
-                stop.cancel();
-            }
-            delivered
-        };
-        let ((read, gone, ahead), delivered) = tokio::join!(reading, delivering);
-        let settled = &ledger.checkpoint.files;
-        let is_open = |key: &String| settled.get(key).is_none_or(|f| f.done != Position::End);
-        *in_hand = keys.into_iter().find(is_open);
-        if !gone.is_empty() {
-            told.gap = Some(self.gap_of_files(&ledger.checkpoint, &gone));
-        }
-        delivered?;
-        Ok((read?, ahead))
-    }
-
     fn reader(
         &self,
         checkpoint: &Checkpoint,
         outbox: Outbox,
         stop: CancellationToken,
     ) -> PageReader {
+        let files = checkpoint.files.clone().into_iter();
+        let files = files.map(|(key, progress)| (key, FileRead::from(progress)));
         PageReader {
-            source: Arc::clone(&self.connector.source),
-            quarantine: self.connector.quarantine.clone(),
+            connector: self.connector.clone(),
             stream: self.stream.to_owned(),
             cursor: checkpoint.cursor.clone(),
-            read: checkpoint.files.clone(),
+            files: files.collect(),
             outbox,
-            buffers: self.shared.buffers.clone(),
+            shared: self.shared.clone(),
             stop,
             deadline: self.deadline,
             counters: Arc::clone(&self.counters),
-            policy: self.connector.policy,
-            rows_left: Arc::clone(&self.shared.rows_left),
-            gone: Vec::new(),
-            in_hand: None,
-            events: BTreeMap::new(),
-            kept: BTreeMap::new(),
             expired: 0,
         }
     }
@@ -342,57 +385,13 @@ impl StreamPull<'_> {
 
     /// What may be missing when half-read files are gone: nobody knows their events' times, so it
     /// is all since the newest event that was delivered.
-    fn gap_of_files(&self, checkpoint: &Checkpoint, gone: &[FilePosition]) -> Gap {
+    fn gap_of_files(&self, checkpoint: &Checkpoint) -> Gap {
         let from = checkpoint.newest_event.unwrap_or(checkpoint.updated_at);
         let to = self.connector.clock.now();
-        for FilePosition { file, line, .. } in gone {
-            tracing::error!(
-                stream = self.stream,
-                file,
-                line,
-                "a batch file is gone from the listing: it is missing from this line on"
-            );
-        }
         Gap { from: from.min(to), to }
     }
 
-    /// The time was up within a file, or while a listing was waited for. If it was so last time too,
-    /// and not one line was gained (any step of progress forgets the last time), this is no success.
-    fn note_out_of_time(
-        &self,
-        ledger: &mut Ledger,
-        file: Option<String>,
-    ) -> Result<Outcome, Interrupt> {
-        let counters = &self.counters;
-        if file.is_none() && get(&counters.pages) + get(&counters.bodies) > 0 {
-            return Ok(Outcome::TimeLimit);
-        }
-        let at = file.unwrap_or_else(|| LISTING.to_owned());
-        let done = ledger.checkpoint.files.get(&at).map_or(Position::Line(0), |file| file.done);
-        let now = Some((at, done));
-        let again = ledger.checkpoint.out_of_time_at == now;
-        ledger.checkpoint.out_of_time_at = now;
-        ledger.touch();
-        match &ledger.checkpoint.out_of_time_at {
-            Some((at, _)) if again && at == LISTING => Err(Fault::passing(
-                "no-progress",
-                format!("two runs in a row ended while {} waited to list a page", self.stream),
-                "nothing is lost, the next run tries again; the log says what was waited for: after \
-                 429s, look which other program uses the same application",
-            )
-            .into()),
-            Some((file, done)) if again => Err(Fault::settings(
-                "no-progress",
-                format!("batch file {file}: two runs in a row ended at {done} without a new one"),
-                "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it); where the log \
-                 has 429s, wait instead",
-            )
-            .into()),
-            _ => Ok(Outcome::TimeLimit),
-        }
-    }
-
-    fn summary(&self, ended: Result<Outcome, Interrupt>, told: Told) -> StreamSummary {
+    fn summary(&self, ended: Ended, findings: Findings) -> StreamSummary {
         let (outcome, error) = match ended {
             Ok(outcome) => (outcome, None),
             Err(Interrupt::OutOfTime) => (Outcome::TimeLimit, None),
@@ -414,9 +413,9 @@ impl StreamPull<'_> {
             ambiguous_posts: get(&counters.ambiguous_posts),
             bytes_read: get(&counters.bytes_read),
             bytes_sent: get(&counters.bytes_sent),
-            backfill_from: told.backfill_from,
-            gap: told.gap,
-            lag_seconds: told.newest_ms.map(lag),
+            backfill_from: findings.backfill_from,
+            gap: findings.gap,
+            lag_seconds: findings.newest_ms.map(lag),
             error,
         }
     }
