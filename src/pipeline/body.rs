@@ -14,8 +14,9 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use tokio::time::Instant;
 
-use super::buffers::{Buffer, Buffers};
+use super::buffers::Buffer;
 use super::deflate::Deflater;
+use super::outbox::Pool;
 use super::source::{Record, RecordId};
 use crate::checkpoint::{Delta, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Rejection};
@@ -81,32 +82,12 @@ pub struct Span {
     pub file_kept: Option<String>,
 }
 
-/// What bodies are filled into, shared by all streams of a run.
-#[derive(Clone, Debug)]
-pub struct BodyBuffers {
-    gzip: Buffers<u8>,
-    lines: Buffers<u8>,
-    rows: Buffers<BodyRow>,
-}
-
-impl Default for BodyBuffers {
-    /// With room for a full body of usual events, whose rows have some 800 bytes and shrink to a
-    /// seventh.
-    fn default() -> Self {
-        Self {
-            gzip: Buffers::with_room(MAX_BODY_BYTES / 4),
-            lines: Buffers::with_room(MAX_BODY_BYTES),
-            rows: Buffers::with_room(2_048),
-        }
-    }
-}
-
 /// Fills bodies, across the files of one page.
 #[derive(Debug)]
 pub struct BodyBuilder {
     stream: String,
     level: u32,
-    buffers: BodyBuffers,
+    pool: Pool,
     /// Made when it is first needed.
     deflater: Option<Deflater>,
     /// Bytes of JSON so far, without the closing bracket.
@@ -121,15 +102,15 @@ pub struct BodyBuilder {
 
 impl BodyBuilder {
     /// A builder for bodies of `stream`, deflated at `level` (0 to 9).
-    pub fn new(stream: &str, level: u32, buffers: &BodyBuffers) -> Self {
+    pub fn new(stream: &str, level: u32, pool: &Pool) -> Self {
         Self {
             stream: stream.to_owned(),
             level,
-            buffers: buffers.clone(),
+            pool: pool.clone(),
             deflater: None,
             json_len: 0,
-            rows: buffers.rows.none(),
-            lines: buffers.lines.none(),
+            rows: pool.rows.none(),
+            lines: pool.lines.none(),
             rejections: Vec::new(),
             rejected_bytes: 0,
             spans: Vec::new(),
@@ -186,8 +167,8 @@ impl BodyBuilder {
         time_ms: Option<i64>,
     ) -> io::Result<()> {
         let separator = if self.rows.is_empty() {
-            self.rows = self.buffers.rows.take();
-            self.lines = self.buffers.lines.take();
+            self.rows = self.pool.rows.take();
+            self.lines = self.pool.lines.take();
             b"["
         } else {
             b","
@@ -246,8 +227,8 @@ impl BodyBuilder {
         let body = Body {
             stream: self.stream.clone(),
             gzip,
-            rows: std::mem::replace(&mut self.rows, self.buffers.rows.none()),
-            lines: Bytes::from_owner(std::mem::replace(&mut self.lines, self.buffers.lines.none())),
+            rows: std::mem::replace(&mut self.rows, self.pool.rows.none()),
+            lines: Bytes::from_owner(std::mem::replace(&mut self.lines, self.pool.lines.none())),
             rejections: std::mem::take(&mut self.rejections),
             spans: std::mem::take(&mut self.spans),
             rejected_bytes: std::mem::take(&mut self.rejected_bytes),
@@ -262,7 +243,7 @@ impl BodyBuilder {
     }
 
     fn deflater(&mut self) -> &mut Deflater {
-        self.deflater.get_or_insert_with(|| Deflater::new(self.level, &self.buffers.gzip))
+        self.deflater.get_or_insert_with(|| Deflater::new(self.level, &self.pool.gzip))
     }
 
     /// The file in hand is settled up to `to` once this body is.
@@ -366,7 +347,7 @@ mod tests {
 
     /// A builder with one file in hand.
     fn begun() -> BodyBuilder {
-        let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
+        let mut builder = BodyBuilder::new("s", 1, &Pool::new(16));
         builder.begin_file("f", &FileVersion::default(), Position::Line(0), None);
         builder
     }
@@ -452,7 +433,7 @@ mod tests {
 
     #[test]
     fn what_holds_nothing_is_no_body() {
-        let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
+        let mut builder = BodyBuilder::new("s", 1, &Pool::new(16));
         assert!(builder.take().unwrap().is_none());
         builder.begin_file("f", &FileVersion::default(), Position::Line(7), None);
         assert!(builder.take().unwrap().is_none());
@@ -526,7 +507,7 @@ mod tests {
     /// Fills bodies as the reading side does.
     fn fill(files: &[Vec<(Line, bool)>]) -> (Vec<Body>, Given) {
         let (mut bodies, mut given) = (Vec::new(), Given::default());
-        let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
+        let mut builder = BodyBuilder::new("s", 1, &Pool::new(16));
         for (number, lines) in files.iter().enumerate() {
             builder.begin_file(
                 &format!("f{number}"),
@@ -634,7 +615,7 @@ mod tests {
 
     #[test]
     fn short_bad_lines_close_a_body_too() {
-        let mut builder = BodyBuilder::new("s", 1, &BodyBuffers::default());
+        let mut builder = BodyBuilder::new("s", 1, &Pool::new(16));
         builder.begin_file("f", &FileVersion::default(), Position::Line(0), None);
         let mut lines = 0;
         while builder.fits(10) && lines < 5_000 {

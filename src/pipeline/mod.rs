@@ -40,8 +40,7 @@ pub use summary::{Counters, Gap, Outcome, RunSummary, StreamSummary, get};
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Deadline, Random};
 use crate::store::Store;
-use body::BodyBuffers;
-use outbox::Slots;
+use outbox::Pool;
 use stream::StreamPull;
 
 /// How a run goes about its work.
@@ -102,25 +101,6 @@ impl Default for Policy {
     }
 }
 
-impl Policy {
-    /// When a run that begins now must end, and a token that is cancelled then, or with `stop`.
-    fn limit(&self, stop: &CancellationToken) -> (Deadline, CancellationToken, Limit) {
-        let deadline = Deadline::after(self.run_time_limit);
-        let stop = stop.child_token();
-        let cancelling = {
-            let stop = stop.clone();
-            async move {
-                sleep_until(deadline.instant()).await;
-                stop.cancel();
-            }
-        };
-        (deadline, stop, AbortOnDropHandle::new(tokio::spawn(cancelling)))
-    }
-}
-
-/// Cancels at the deadline, while it lives.
-type Limit = AbortOnDropHandle<()>;
-
 /// A source, a sink and a store, wired together.
 #[derive(Clone)]
 pub struct Connector {
@@ -140,25 +120,41 @@ pub struct Connector {
     pub random: Random,
 }
 
-/// What the streams of one run share.
+/// One run: what its streams share.
 #[derive(Clone)]
-struct Shared {
-    slots: Slots,
-    buffers: BodyBuffers,
+struct Run {
+    /// When nothing new may be read or posted.
+    deadline: Deadline,
+    /// Is cancelled then, or when somebody ends the run earlier.
+    stop: CancellationToken,
+    pool: Pool,
     rows_left: Arc<RowsLeft>,
-    /// Whether the sink has accepted a row in this run, of whatever stream.
+    /// Whether the sink has accepted a row, of whatever stream.
     accepted: Arc<AtomicBool>,
+    /// Cancels at the deadline, while it lives.
+    _limit: Arc<AbortOnDropHandle<()>>,
 }
 
-impl Shared {
-    fn new(policy: &Policy) -> Self {
+impl Run {
+    /// A run that begins now. `stop` ends it early.
+    fn begin(policy: &Policy, stop: &CancellationToken) -> Self {
+        let deadline = Deadline::after(policy.run_time_limit);
+        let stop = stop.child_token();
+        let cancelling = {
+            let stop = stop.clone();
+            async move {
+                sleep_until(deadline.instant()).await;
+                stop.cancel();
+            }
+        };
         let left = AtomicU64::new(policy.max_rows);
-        let rows_left = RowsLeft { left, most: policy.max_rows };
         Self {
-            slots: Slots::new(policy.in_flight),
-            buffers: BodyBuffers::default(),
-            rows_left: Arc::new(rows_left),
+            deadline,
+            stop,
+            pool: Pool::new(policy.in_flight),
+            rows_left: Arc::new(RowsLeft { left, most: policy.max_rows }),
             accepted: Arc::default(),
+            _limit: Arc::new(AbortOnDropHandle::new(tokio::spawn(cancelling))),
         }
     }
 }
@@ -208,14 +204,11 @@ impl Connector {
     pub async fn run(&self, counters: &RunCounters, stop: &CancellationToken) -> RunSummary {
         let started_at = self.clock.now();
         self.quarantine.count_anew().await;
-        let (deadline, stop, _limit) = self.policy.limit(stop);
-        let shared = Shared::new(&self.policy);
-        let mut pulls = Vec::new();
-        for (stream, counters) in counters {
-            let (stop, counters, shared) = (stop.clone(), Arc::clone(counters), shared.clone());
-            let pull = StreamPull { connector: self, stream, stop, deadline, counters, shared };
-            pulls.push(pull.run());
-        }
+        let run = Run::begin(&self.policy, stop);
+        let pulls = counters.iter().map(|(stream, counters)| {
+            let (run, counters) = (run.clone(), Arc::clone(counters));
+            StreamPull { connector: self, stream, run, counters }.run()
+        });
         let streams = join_all(pulls).await;
         let run_id = format!("{:032x}", self.random.bits());
         RunSummary::new(run_id, started_at, self.clock.now(), streams)

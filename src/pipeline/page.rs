@@ -14,10 +14,9 @@ use super::outbox::Outbox;
 use super::part::PartError;
 use super::source::{Page, Part};
 use super::summary::Counters;
-use super::{Connector, Shared};
+use super::{Connector, Run};
 use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Rejection};
-use crate::seams::Deadline;
 
 /// Files that are open at a time, the one in hand with them, so that small ones do not wait for one
 /// another.
@@ -39,9 +38,9 @@ pub(super) struct PageReader {
     pub(super) cursor: Cursor,
     pub(super) files: BTreeMap<String, FileRead>,
     pub(super) outbox: Outbox,
-    pub(super) shared: Shared,
+    pub(super) run: Run,
+    /// Ends the reading.
     pub(super) stop: CancellationToken,
-    pub(super) deadline: Deadline,
     pub(super) counters: Arc<Counters>,
     /// Addresses refused in a row.
     pub(super) expired: u32,
@@ -113,13 +112,13 @@ impl PageReader {
 
     /// A builder for this stream's bodies.
     pub(super) fn builder(&self) -> BodyBuilder {
-        BodyBuilder::new(&self.stream, self.connector.policy.gzip_level, &self.shared.buffers)
+        BodyBuilder::new(&self.stream, self.connector.policy.gzip_level, &self.run.pool)
     }
 
     /// Sends on what waits in the body in hand.
     pub(super) async fn flush(&self, builder: &mut BodyBuilder) -> Result<(), Interrupt> {
         match builder.take().map_err(internal)? {
-            Some(body) => self.outbox.send(body).await.map_err(|_| Interrupt::OutOfTime),
+            Some(body) => self.outbox.send(body).await,
             None => Ok(()),
         }
     }
@@ -159,7 +158,8 @@ impl PageReader {
 
     async fn list_again(&mut self) -> Result<Page, Interrupt> {
         tracing::info!(stream = self.stream, "listing the same page again for fresh addresses");
-        let page = self.connector.source.page(&self.stream, &self.cursor, self.deadline).await?;
+        let page =
+            self.connector.source.page(&self.stream, &self.cursor, self.run.deadline).await?;
         if page.cursor != self.cursor {
             let message = "the source dropped the page's token while the page was being read";
             let fix = "nothing to do: the next run starts again at the oldest day that it accepts";
@@ -206,7 +206,7 @@ impl PageReader {
                 parts.push(part);
             }
         }
-        let (source, deadline) = (Arc::clone(&self.connector.source), self.deadline);
+        let (source, deadline) = (Arc::clone(&self.connector.source), self.run.deadline);
         let opening = parts.into_iter().cloned().map(|part| {
             let source = Arc::clone(&source);
             // A task of its own goes on while the files before it are read.

@@ -50,7 +50,7 @@ impl PageReader {
         loop {
             let open = match first.take() {
                 Some(open) => open,
-                None => self.connector.source.open(part, self.deadline).await,
+                None => self.connector.source.open(part, self.run.deadline).await,
             };
             let open = open.map_err(|error| not_open(part, error))?;
             let from = self.resume(part, open.etag.clone(), builder);
@@ -136,7 +136,7 @@ impl PageReader {
             stop: self.stop.clone(),
             counters: Arc::clone(&self.counters),
             policy: self.connector.policy,
-            rows_left: Arc::clone(&self.shared.rows_left),
+            rows_left: Arc::clone(&self.run.rows_left),
             line: from,
             events: 0,
         };
@@ -159,7 +159,7 @@ impl PageReader {
     ) -> Result<Option<String>, PartError> {
         let mut tries = Tries::default();
         loop {
-            let open = self.connector.source.open(part, self.deadline).await;
+            let open = self.connector.source.open(part, self.run.deadline).await;
             let open = open.map_err(|error| not_open(part, error))?;
             let version = FileVersion { size: part.size, etag: open.etag.clone() };
             let Some(file) = self.files.get_mut(&part.key) else { return Ok(None) };

@@ -28,12 +28,11 @@ use super::sink::Sink;
 use super::source::{OpenPart, OpenRecords, ReadError, Record, RecordReader};
 use super::stream::log_failure;
 use super::summary::Outcome;
-use super::{Policy, Shared};
+use super::{Policy, Run};
 use crate::checkpoint::{FileVersion, Position};
 use crate::quarantine::{
     self, FilePosition, Found, Kept, Quarantine, Rejection, in_quarantine, is_kept_file, is_record,
 };
-use crate::seams::Deadline;
 use crate::store::{Lease, Names, Store, StoreError};
 
 /// Records that are read, or removed, at the same time.
@@ -82,28 +81,20 @@ impl Replay {
     /// Sends what lies in the quarantine of these streams; one where nothing does is not in the
     /// summary. `stop` ends it early, as the time limit does.
     pub async fn run(&self, streams: &[&str], stop: &CancellationToken) -> ReplaySummary {
-        let (deadline, stop, _limit) = self.policy.limit(stop);
-        let shared = Shared::new(&self.policy);
+        let run = Run::begin(&self.policy, stop);
         // Here a body of bad rows alone is no sign of a wrong setting.
-        shared.accepted.store(true, Ordering::Relaxed);
-        let streams = streams.iter().map(|stream| self.stream(stream, deadline, &stop, &shared));
+        run.accepted.store(true, Ordering::Relaxed);
+        let streams = streams.iter().map(|stream| self.stream(stream, &run));
         let streams: Vec<_> = join_all(streams).await.into_iter().flatten().collect();
         let outcomes: Vec<Outcome> = streams.iter().map(|stream| stream.outcome).collect();
         ReplaySummary { outcome: Outcome::of(&outcomes), streams }
     }
 
-    async fn stream(
-        &self,
-        stream: &str,
-        deadline: Deadline,
-        stop: &CancellationToken,
-        shared: &Shared,
-    ) -> Option<StreamReplay> {
-        let mut told = Told::default();
-        let ended = match self.is_empty(stream).await {
+    async fn stream(&self, stream: &str, run: &Run) -> Option<StreamReplay> {
+        let (ended, sent) = match self.is_empty(stream).await {
             Ok(true) => return None,
-            Ok(false) => self.under_lease(stream, deadline, stop, shared, &mut told).await,
-            Err(error) => Err(error.into()),
+            Ok(false) => self.under_lease(stream, run).await,
+            Err(error) => (Err(error.into()), Sent::default()),
         };
         let (outcome, error) = match ended {
             Ok(outcome) => (outcome, None),
@@ -111,7 +102,7 @@ impl Replay {
             Err(Interrupt::Fault(fault)) => (Outcome::Failed, Some(*fault)),
         };
         log_failure(stream, outcome, error.as_ref());
-        let Told { rows_delivered, stay } = told;
+        let Sent { rows_delivered, stay } = sent;
         Some(StreamReplay { stream: stream.to_owned(), outcome, rows_delivered, stay, error })
     }
 
@@ -121,26 +112,19 @@ impl Replay {
         Ok(self.quarantine.names(&below).try_next().await?.is_none())
     }
 
-    async fn under_lease(
-        &self,
-        stream: &str,
-        deadline: Deadline,
-        stop: &CancellationToken,
-        shared: &Shared,
-        told: &mut Told,
-    ) -> Result<Outcome, Interrupt> {
-        let leasing = lease(&*self.store, stream, &self.policy, stop);
-        let Some(mut lease) = leasing.await? else { return Ok(Outcome::Busy) };
+    async fn under_lease(&self, stream: &str, run: &Run) -> (Result<Outcome, Interrupt>, Sent) {
+        let mut lease = match lease(&*self.store, stream, &self.policy, &run.stop).await {
+            Ok(Some(lease)) => lease,
+            Ok(None) => return (Ok(Outcome::Busy), Sent::default()),
+            Err(interrupt) => return (Err(interrupt), Sent::default()),
+        };
+        let mut resend = Resend::new(self, stream, run, lease.as_ref());
         let ended = match self.check_destination(stream, lease.as_mut()).await {
-            Ok(()) => {
-                let resend =
-                    Resend::new(self, stream, deadline, stop, shared, lease.as_ref(), told);
-                resend.run().await
-            }
+            Ok(()) => resend.run().await,
             Err(interrupt) => Err(interrupt),
         };
         release(stream, lease).await;
-        ended.map(|()| Outcome::CaughtUp)
+        (ended.map(|()| Outcome::CaughtUp), resend.sent)
     }
 
     /// One customer's events must not land in another's table because two settings do not fit.
@@ -167,14 +151,14 @@ impl Replay {
     }
 }
 
-/// What is told of a stream.
+/// What became of a stream's records.
 #[derive(Default)]
-struct Told {
+struct Sent {
     rows_delivered: u64,
     stay: BTreeMap<String, u64>,
 }
 
-impl Told {
+impl Sent {
     fn stays(&mut self, reason: &str) {
         *self.stay.entry(reason.to_owned()).or_default() += 1;
     }
@@ -184,10 +168,9 @@ impl Told {
 struct Resend<'a> {
     replay: &'a Replay,
     stream: &'a str,
-    stop: &'a CancellationToken,
-    shared: &'a Shared,
+    run: &'a Run,
     poster: Arc<Poster>,
-    told: &'a mut Told,
+    sent: Sent,
     /// The body in hand.
     builder: BodyBuilder,
     /// The records whose rows are in it, and in those before it that are settled.
@@ -204,31 +187,23 @@ struct Filled {
 }
 
 impl<'a> Resend<'a> {
-    fn new(
-        replay: &'a Replay,
-        stream: &'a str,
-        deadline: Deadline,
-        stop: &'a CancellationToken,
-        shared: &'a Shared,
-        lease: &dyn Lease,
-        told: &'a mut Told,
-    ) -> Self {
+    fn new(replay: &'a Replay, stream: &'a str, run: &'a Run, lease: &dyn Lease) -> Self {
         let poster = Poster {
             sink: Arc::clone(&replay.sink),
             quarantine: replay.quarantine.clone(),
             lease: lease.watch(),
-            stop: stop.clone(),
-            deadline: deadline.plus(replay.policy.grace),
+            stop: run.stop.clone(),
+            deadline: run.deadline.plus(replay.policy.grace),
             counters: Arc::default(),
             policy: replay.policy,
-            accepted: Arc::clone(&shared.accepted),
+            accepted: Arc::clone(&run.accepted),
         };
-        let builder = BodyBuilder::new(stream, replay.policy.gzip_level, &shared.buffers);
-        let leaving = BTreeSet::new();
-        Self { replay, stream, stop, shared, poster: Arc::new(poster), told, builder, leaving }
+        let builder = BodyBuilder::new(stream, replay.policy.gzip_level, &run.pool);
+        let (poster, leaving) = (Arc::new(poster), BTreeSet::new());
+        Self { replay, stream, run, poster, sent: Sent::default(), builder, leaving }
     }
 
-    async fn run(mut self) -> Result<(), Interrupt> {
+    async fn run(&mut self) -> Result<(), Interrupt> {
         let (quarantine, below) = (&self.replay.quarantine, in_quarantine(Some(self.stream)));
         let mut names = quarantine.names(&below).peekable();
         loop {
@@ -241,7 +216,7 @@ impl<'a> Resend<'a> {
             let reading = records.into_iter().map(|name| quarantine.read(name));
             let mut found = stream::iter(reading).buffered(AT_ONCE);
             while let Some(found) = found.try_next().await? {
-                if self.stop.is_cancelled() {
+                if self.run.stop.is_cancelled() {
                     return Err(Interrupt::OutOfTime);
                 }
                 match found {
@@ -270,7 +245,7 @@ impl<'a> Resend<'a> {
         let (reader, file_kept) = match record.kept() {
             Kept::Line(line) => ((self.replay.records)(Box::new(file_of(&line)?), 0), None),
             Kept::Nothing => {
-                self.told.stays(&record.reason);
+                self.sent.stays(&record.reason);
                 return Ok(());
             }
             Kept::File(kept) => match self.open_file(record, &kept).await? {
@@ -327,7 +302,7 @@ impl<'a> Resend<'a> {
             delivered: false,
             kept: Kept::File(kept),
         };
-        self.told.stays(reason);
+        self.sent.stays(reason);
         self.replay.quarantine.keep(&stays).await?;
         if stays.name() != name {
             self.replay.quarantine.remove(name).await?;
@@ -345,7 +320,7 @@ impl<'a> Resend<'a> {
         Ok(bytes.map(|bytes| {
             let part = OpenPart { etag: None, bytes, end_is_proof: true };
             let counters = Arc::clone(&self.poster.counters);
-            let download = Download::new(part, None, self.stop.clone(), counters);
+            let download = Download::new(part, None, self.run.stop.clone(), counters);
             (self.replay.records)(Box::new(download), record.line.saturating_sub(1))
         }))
     }
@@ -360,17 +335,17 @@ impl<'a> Resend<'a> {
         let line = record.line.saturating_sub(1);
         let (version, from) = (FileVersion::default(), Position::Line(line));
         self.builder.begin_file(&record.file, &version, from, file_kept);
-        let (outbox, mut outgoing) = Outbox::new(self.shared.slots.clone());
+        let (outbox, mut outgoing) = Outbox::new(&self.run.pool);
         let policy = self.replay.policy;
-        let empty = BodyBuilder::new(self.stream, policy.gzip_level, &self.shared.buffers);
+        let empty = BodyBuilder::new(self.stream, policy.gzip_level, &self.run.pool);
         let filler = Filler {
             reader,
             builder: std::mem::replace(&mut self.builder, empty),
             outbox,
-            stop: self.stop.clone(),
+            stop: self.run.stop.clone(),
             counters: Arc::clone(&self.poster.counters),
             policy,
-            rows_left: Arc::clone(&self.shared.rows_left),
+            rows_left: Arc::clone(&self.run.rows_left),
             line,
             events: 0,
         };
@@ -415,11 +390,11 @@ impl<'a> Resend<'a> {
     }
 
     fn settled(&mut self, settled: Settled) {
-        self.told.rows_delivered += settled.delivered;
+        self.sent.rows_delivered += settled.delivered;
         for kept in settled.kept {
             self.leaving.remove(&kept.name);
             if !kept.delivered {
-                self.told.stays(kept.reason);
+                self.sent.stays(kept.reason);
             }
         }
     }
@@ -439,7 +414,7 @@ impl<'a> Resend<'a> {
 
     fn unreadable(&mut self, name: &str, why: &str) {
         tracing::warn!(name, why, "a record cannot be sent: it stays as it is");
-        self.told.stays("unreadable");
+        self.sent.stays("unreadable");
     }
 }
 

@@ -15,9 +15,8 @@ use super::page::{FileRead, PageReader};
 use super::resume::{lease, release};
 use super::source::Page;
 use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
-use super::{Connector, Shared};
+use super::{Connector, Run};
 use crate::checkpoint::{Checkpoint, Cursor, Position, Refused};
-use crate::seams::Deadline;
 use crate::store::Lease;
 
 /// Empty pages that are asked for in one run; the next run goes on behind them.
@@ -30,10 +29,8 @@ const LISTING: &str = "the listing";
 pub(super) struct StreamPull<'a> {
     pub(super) connector: &'a Connector,
     pub(super) stream: &'a str,
-    pub(super) stop: CancellationToken,
-    pub(super) deadline: Deadline,
+    pub(super) run: Run,
     pub(super) counters: Arc<Counters>,
-    pub(super) shared: Shared,
 }
 
 /// What a stream's run found out, beside its counts.
@@ -51,7 +48,7 @@ impl<'a> StreamPull<'a> {
     /// Pulls until there is nothing more, the time is up, or something fails.
     pub(super) async fn run(self) -> StreamSummary {
         let connector = self.connector;
-        let leasing = lease(&*connector.store, self.stream, &connector.policy, &self.stop);
+        let leasing = lease(&*connector.store, self.stream, &connector.policy, &self.run.stop);
         let (ended, findings) = match leasing.await {
             Ok(Some(lease)) => self.pull(lease).await,
             Ok(None) => (Ok(Outcome::Busy), Findings::default()),
@@ -214,9 +211,9 @@ impl Pages<'_> {
     /// Reads one page and delivers it; returns the reply whose files were read.
     async fn deliver(&mut self, page: Page) -> Result<Page, Interrupt> {
         let pull = self.pull;
-        let (outbox, outgoing) = Outbox::new(pull.shared.slots.clone());
+        let (outbox, outgoing) = Outbox::new(&pull.run.pool);
         // Ends the reading side when the delivering side fails.
-        let stop = pull.stop.child_token();
+        let stop = pull.run.stop.child_token();
         let poster = pull.poster(&self.ledger);
         let gives_up = pull.gives_up(&self.ledger.checkpoint);
         let mut reader = pull.reader(&self.ledger.checkpoint, outbox, stop.clone());
@@ -253,7 +250,7 @@ impl Pages<'_> {
         let pull = self.pull;
         match ended {
             // It has read its share of rows, or another stream has: neither is stuck.
-            Err(Interrupt::OutOfTime) if pull.shared.rows_left.is_spent() => Ok(Outcome::TimeLimit),
+            Err(Interrupt::OutOfTime) if pull.run.rows_left.is_spent() => Ok(Outcome::TimeLimit),
             Err(Interrupt::OutOfTime) => self.note_out_of_time(),
             Err(Interrupt::Fault(fault)) if fault.code == EVERY_ROW_REFUSED => {
                 let first = Refused { since: pull.connector.clock.now(), runs: 0 };
@@ -304,7 +301,7 @@ impl Pages<'_> {
 impl StreamPull<'_> {
     /// Lists the page at a cursor.
     fn list(&self, cursor: &Cursor) -> AbortOnDropHandle<Result<Page, Interrupt>> {
-        let StreamPull { connector, stream, stop, deadline, .. } = self;
+        let StreamPull { connector, stream, run: Run { stop, deadline, .. }, .. } = self;
         let (source, stream) = (Arc::clone(&connector.source), (*stream).to_owned());
         let (cursor, stop, deadline) = (cursor.clone(), stop.clone(), *deadline);
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -352,25 +349,24 @@ impl StreamPull<'_> {
             cursor: checkpoint.cursor.clone(),
             files: files.collect(),
             outbox,
-            shared: self.shared.clone(),
+            run: self.run.clone(),
             stop,
-            deadline: self.deadline,
             counters: Arc::clone(&self.counters),
             expired: 0,
         }
     }
 
     fn poster(&self, ledger: &Ledger) -> Arc<Poster> {
-        let deadline = self.deadline.plus(self.connector.policy.grace);
+        let deadline = self.run.deadline.plus(self.connector.policy.grace);
         Arc::new(Poster {
             sink: Arc::clone(&self.connector.sink),
             quarantine: self.connector.quarantine.clone(),
             lease: ledger.lease.watch(),
-            stop: self.stop.clone(),
+            stop: self.run.stop.clone(),
             deadline,
             counters: Arc::clone(&self.counters),
             policy: self.connector.policy,
-            accepted: Arc::clone(&self.shared.accepted),
+            accepted: Arc::clone(&self.run.accepted),
         })
     }
 
