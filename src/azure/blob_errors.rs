@@ -6,7 +6,7 @@ use azure_core::http::StatusCode;
 use azure_storage_blob::StorageError;
 use azure_storage_blob::models::StorageErrorCode;
 
-use super::sdk;
+use crate::http::said;
 
 /// The error code that Azure answered with.
 pub(super) fn code(error: &Error) -> Option<&str> {
@@ -32,13 +32,13 @@ pub(super) fn is_unmet_condition(error: &Error) -> bool {
 /// An error answer in Azure's own words.
 pub(super) fn said_by_storage(status: StatusCode, error: Error) -> String {
     let code = code(&error).unwrap_or_default().to_owned();
-    let Ok(said) = StorageError::try_from(error) else { return format!("HTTP {status} {code}") };
-    let code = said.error_code.map(|code| code.to_string()).unwrap_or_default();
-    let words = sdk::tidy(&said.message.unwrap_or_default());
+    let Ok(error) = StorageError::try_from(error) else { return format!("HTTP {status} {code}") };
+    let code = error.error_code.map(|code| code.to_string()).unwrap_or_default();
+    let words = said(&error.message.unwrap_or_default());
     // Of the details, only this one is sure not to repeat a signature.
-    let detail = said.authentication_error_detail.unwrap_or_default();
+    let detail = error.authentication_error_detail.unwrap_or_default();
     let detail = Some(detail).filter(|detail| detail.contains("time frame")).unwrap_or_default();
-    sdk::tidy(&format!("HTTP {status} {code}: {words} {detail}"))
+    said(&format!("HTTP {status} {code}: {words} {detail}"))
 }
 
 /// What to do about an answer that stays the same until somebody does something.

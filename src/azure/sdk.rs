@@ -6,7 +6,7 @@ use azure_core::http::{ClientOptions, ExponentialRetryOptions, RetryOptions};
 use azure_core::time::Duration;
 
 use super::transport::transport;
-pub(super) use crate::http::said as tidy;
+use crate::http::said;
 
 /// What the SDK puts before the text of any error that has nothing to do with the network.
 const NOT_REPEATED: &str = "non-transport error occurred which will not be retried";
@@ -37,15 +37,15 @@ pub(super) fn explain(error: &azure_core::Error) -> String {
     let causes: Vec<_> = causes(error).collect();
     let transport = causes.iter().rposition(|cause| cause.is::<reqwest::Error>());
     let first = transport.map_or(0, |transport| (transport + 1).min(causes.len() - 1));
-    let mut said = String::new();
+    let mut line = String::new();
     for cause in &causes[first..] {
-        let text = tidy(&cause.to_string());
+        let text = said(&cause.to_string());
         let text = text.split(" To troubleshoot, visit ").next().unwrap_or_default();
-        if !said.contains(text) && text != NOT_REPEATED {
-            let colon = if said.is_empty() { "" } else { ": " };
-            said.push_str(colon);
-            said.push_str(text);
+        if !line.contains(text) && text != NOT_REPEATED {
+            let colon = if line.is_empty() { "" } else { ": " };
+            line.push_str(colon);
+            line.push_str(text);
         }
     }
-    said
+    line
 }
