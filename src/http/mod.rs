@@ -14,7 +14,7 @@ mod token_cache;
 pub use client::{Clients, ClientsError, describe};
 pub use grant::Grant;
 pub use public_hosts::is_public;
-pub use reply::{NotJson, Reply, ReplyError, json, looks_like, read_reply};
+pub use reply::{NotJson, Reply, ReplyError, json, looks_like, read_reply, without_bom};
 pub use retry::{GaveUp, Retries, RetryPolicy};
 pub use retry_after::retry_after;
 pub use said::{ErrorBody, said};

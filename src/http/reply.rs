@@ -18,9 +18,6 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// How often a body is unpacked: a gateway may pack what the server packed already.
 const GZIP_LAYERS: usize = 2;
 
-/// How text in UTF-8 may begin.
-const BOM: &[u8] = b"\xef\xbb\xbf";
-
 /// How much of a body is looked at to say what it is.
 const LOOKED_AT: usize = 1024;
 
@@ -82,13 +79,17 @@ impl Reply {
     }
 }
 
+/// A text in UTF-8 without the byte order mark that it may begin with.
+pub fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// `body` as JSON; see [`Reply::json`].
 ///
 /// # Errors
 /// [`NotJson`] says what it is instead.
 pub fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, NotJson> {
-    let text = body.strip_prefix(BOM).unwrap_or(body);
-    serde_json::from_slice(text).map_err(|error| match (error.classify(), looks_like(body)) {
+    serde_json::from_slice(without_bom(body)).map_err(|error| match (error.classify(), looks_like(body)) {
         (Category::Data, _) => NotJson::Shape(without_values(&error.to_string())),
         (_, "nothing") => NotJson::Empty,
         (_, "JSON") => NotJson::Damaged { line: error.line(), column: error.column() },
@@ -113,7 +114,7 @@ fn without_values(error: &str) -> String {
 /// What a body is, by its beginning: `an HTML page`, `XML`, `JSON`, `plain text`, `binary` or
 /// `nothing`. What stands between this program and a server may answer in its place.
 pub fn looks_like(body: &[u8]) -> &'static str {
-    let text = body.strip_prefix(BOM).unwrap_or(body).trim_ascii_start();
+    let text = without_bom(body).trim_ascii_start();
     let start = text[..text.len().min(LOOKED_AT)].to_ascii_lowercase();
     let has = |tag: &[u8]| start.windows(tag.len()).any(|window| window == tag);
     match start.first() {

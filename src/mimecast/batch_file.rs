@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 
 use super::refusal::{is_object, is_refusal};
 use super::unpack::Unpacker;
-use crate::http::looks_like;
+use crate::http::{looks_like, without_bom};
 use crate::pipeline::source::{ReadError, Record, RecordKind, RecordReader};
 use crate::table::{EventId, EventIdHasher, RejectReason, Row, Table};
 
@@ -21,9 +21,6 @@ const BUFFER: usize = 64 * 1024;
 
 /// How much of a line that is too long is looked at to say what it is, in bytes.
 const HEAD: usize = 256;
-
-/// How text in UTF-8 may begin.
-const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// What a line and a file may hold, decoded, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -165,8 +162,9 @@ impl Lines {
             return Err(ReadError::Broken(io::Error::other(cut)));
         }
         self.number += 1;
-        if self.number == 1 && self.line.starts_with(BOM) {
-            self.line.drain(..BOM.len());
+        if self.number == 1 {
+            let bom = self.line.len() - without_bom(&self.line).len();
+            self.line.drain(..bom);
         }
         if let Some(long) = long {
             return Ok(Some(long.told()));

@@ -2,10 +2,11 @@
 
 use serde_json::value::RawValue;
 
+use crate::http::without_bom;
+
 /// Whether a text begins as a JSON object does, with or without a byte order mark.
 pub(super) fn is_object(text: &[u8]) -> bool {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    text.trim_ascii_start().starts_with(b"{")
+    without_bom(text).trim_ascii_start().starts_with(b"{")
 }
 
 /// Whether JSON says that something failed, whatever the status of the reply.
