@@ -279,6 +279,30 @@ async fn a_store_without_a_token_says_whose_fault_it_is() {
     }
 }
 
+#[tokio::test]
+async fn callers_at_the_same_time_share_one_failed_request_for_a_token() {
+    let refusal = json!({"error": "invalid_client", "error_description": "AADSTS7000215: no"});
+    let script = Script::new([(401, refusal)]);
+    let (authority, http) = entra_tls::serve(app(&script)).await;
+    let credentials = credentials(client_secret(), authority, http.clone());
+    let tokens = AccessTokens::new(credentials.clone(), SCOPE);
+    let (a, b) = tokio::join!(tokens.get(), tokens.get());
+    assert_eq!(a.unwrap_err().to_string(), b.unwrap_err().to_string());
+    assert_eq!(script.asked().len(), 1);
+
+    // And so do those of the blob store, such as the streams that renew their leases.
+    let container = Url::parse("https://127.0.0.1:1/account/container").unwrap();
+    let access = BlobAccess::Identity(Arc::new(credentials));
+    let store = BlobStore::new(container, access, &http).unwrap();
+    let (a, b) = tokio::join!(store.read("a"), store.read("b"));
+    for error in [a.unwrap_err(), b.unwrap_err()] {
+        assert!(error.to_string().contains("AADSTS7000215: no"), "{error}");
+    }
+    assert_eq!(script.asked().len(), 2, "one of each scope");
+    assert!(store.read("a").await.is_err());
+    assert_eq!(script.asked().len(), 3, "who comes later asks again");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unreachable_entra_is_no_fault_of_the_settings() {
     let (_, http) = entra_tls::serve(Router::new()).await;

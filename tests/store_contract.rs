@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
-use azure_core::time::OffsetDateTime;
+use axum::Router;
+use axum::http::StatusCode;
 use azure_storage_blob::models::{BlobClientBreakLeaseOptions, BlobClientUploadOptions};
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
 use base64::Engine;
@@ -19,14 +19,18 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
-use mimecast_sentinel::azure::credential::CredentialError;
+use mimecast_sentinel::azure::credential::Credentials;
+use mimecast_sentinel::http::RetryPolicy;
+use mimecast_sentinel::seams::{Clock, Random};
+use mimecast_sentinel::settings::CredentialSettings;
 use mimecast_sentinel::store::{ByteStream, FolderStore, Lease, Store, StoreError};
 use serde_json::{Value, json};
 use support::azurite::{Azurite, sas};
+use support::entra_tls;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 /// A store, and what can be done to it from outside.
 #[async_trait]
@@ -317,42 +321,53 @@ fn http() -> reqwest::Client {
 async fn an_identity_works_by_its_token() {
     let Some(azurite) = Azurite::start_with_entra().await else { return };
     let container = azurite.create_container("identity").await;
-    let store = |audience| {
-        let access = BlobAccess::Identity(Arc::new(TokenFor(audience)));
+    let store = async |audience| {
+        let access = BlobAccess::Identity(identity(token_for(audience)).await);
         BlobStore::new(container.clone(), access, &azurite.http).unwrap()
     };
-    let mut lease = store("https://storage.azure.com").lease("a").await.unwrap().unwrap();
+    let store_of_blobs = store("https://storage.azure.com").await;
+    let mut lease = store_of_blobs.lease("a").await.unwrap().unwrap();
     lease.write("a".into()).await.unwrap();
     assert_eq!(lease.read().await.unwrap().unwrap(), "a");
     lease.release().await.unwrap();
 
-    let error = store("https://monitor.azure.com").read("a").await.unwrap_err();
+    let error = store("https://monitor.azure.com").await.read("a").await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("*Storage Blob Data Contributor*"), "{error}");
     assert!(!format!("{error} {error:?}").contains("eyJ"), "{error:?}");
 }
 
-/// A token for this audience.
-#[derive(Debug)]
-struct TokenFor(&'static str);
+/// An identity to which Entra gives this answer where it is asked for a token for Blob Storage.
+async fn identity((status, answer): (StatusCode, Value)) -> Arc<Credentials> {
+    let entra = async move |form: String| {
+        let asked = form_urlencoded::parse(form.as_bytes()).find(|(name, _)| name == "scope");
+        assert_eq!(asked.unwrap().1, "https://storage.azure.com/.default");
+        (status, answer.to_string())
+    };
+    let (authority, http) = entra_tls::serve(Router::new().fallback(entra)).await;
+    Arc::new(Credentials {
+        settings: CredentialSettings::ClientSecret {
+            tenant_id: "tenant".to_owned(),
+            client_id: "client".to_owned(),
+            secret: "secret~canary".into(),
+        },
+        authority,
+        http: http.clone(),
+        http_without_proxy: http,
+        retry: RetryPolicy::default(),
+        seams: (Clock::system(), Random::seeded(1)),
+    })
+}
 
-#[async_trait]
-impl TokenCredential for TokenFor {
-    async fn get_token(
-        &self,
-        scopes: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        assert_eq!(scopes, ["https://storage.azure.com/.default"]);
-        let encode = |json: Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
-        let claims = json!({
-            "aud": self.0, "iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000000/",
-            "nbf": 0, "iat": 0, "exp": 4_000_000_000_u64,
-        });
-        let token = format!("{}.{}.x", encode(json!({"alg": "RS256"})), encode(claims));
-        let expires_on = OffsetDateTime::from_unix_timestamp(4_000_000_000).unwrap();
-        Ok(AccessToken::new(token, expires_on))
-    }
+/// A token for this audience.
+fn token_for(audience: &str) -> (StatusCode, Value) {
+    let encode = |json: Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+    let claims = json!({
+        "aud": audience, "iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000000/",
+        "nbf": 0, "iat": 0, "exp": 4_000_000_000_u64,
+    });
+    let token = format!("{}.{}.x", encode(json!({"alg": "RS256"})), encode(claims));
+    (StatusCode::OK, json!({"access_token": token, "expires_in": 3600}))
 }
 
 #[tokio::test]
@@ -410,7 +425,7 @@ async fn an_unreachable_account_is_a_failure_without_secrets() {
 #[tokio::test]
 async fn no_token_is_sent_in_the_clear() {
     let url = Url::parse("http://127.0.0.1:1/account/container").unwrap();
-    let access = BlobAccess::Identity(Arc::new(NoToken));
+    let access = BlobAccess::Identity(identity(no_token()).await);
     let error = BlobStore::new(url, access, &http()).unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("https"), "{error}");
@@ -419,30 +434,16 @@ async fn no_token_is_sent_in_the_clear() {
 #[tokio::test(start_paused = true)]
 async fn without_a_token_the_credential_is_to_blame() {
     let url = Url::parse("https://127.0.0.1:1/account/container").unwrap();
-    let store = BlobStore::new(url, BlobAccess::Identity(Arc::new(NoToken)), &http()).unwrap();
+    let store =
+        BlobStore::new(url, BlobAccess::Identity(identity(no_token()).await), &http()).unwrap();
     let error = store.read("a").await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("AADSTS7000215: no such secret"), "{error}");
 }
 
-#[derive(Debug)]
-struct NoToken;
-
-#[async_trait]
-impl TokenCredential for NoToken {
-    async fn get_token(
-        &self,
-        _: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        let kind = azure_core::error::ErrorKind::Credential;
-        let refused = CredentialError::Refused {
-            credential: "the client secret",
-            reason: "AADSTS7000215: no such secret".to_owned(),
-            fix: "Check it",
-        };
-        Err(azure_core::Error::new(kind, refused))
-    }
+fn no_token() -> (StatusCode, Value) {
+    let said = "AADSTS7000215: no such secret";
+    (StatusCode::UNAUTHORIZED, json!({"error": "invalid_client", "error_description": said}))
 }
 
 /// Neither the words nor the fields of an error have the SAS.

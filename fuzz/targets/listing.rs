@@ -66,6 +66,7 @@ fn is_page(reply: &Value, body: &[u8]) -> bool {
         && files.iter().all(named)
         && (reply["@nextPage"].is_null() || reply["@nextPage"].is_string())
         && (reply["isCaughtUp"].is_null() || reply["isCaughtUp"].is_boolean())
+        && ["fail", "error", "errors"].iter().all(|name| reply[name].is_null())
         && !repeats_a_key
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use async_trait::async_trait;
-use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::{Etag, StatusCode};
 use azure_core::{Error, Uuid};
@@ -24,12 +23,16 @@ use url::Url;
 
 use super::blob_errors::{code, has_code, is_unmet_condition, remedy, said_by_storage};
 use super::blob_lease::{self, BlobLease};
-use super::{credential, sdk, transport};
+use super::credential::{self, AccessTokens, Credentials};
+use super::{sdk, transport};
 use crate::store::{ByteStream, Lease, Names, Store, StoreError, TooLarge, is_name, most_bytes};
 
 /// The REST version that every request asks for: the newest that Azurite 3.35 knows. Nothing here
 /// needs a newer one.
 const API_VERSION: &str = "2025-11-05";
+
+/// What tokens for Blob Storage are for, in every cloud.
+const SCOPE: &str = "https://storage.azure.com/.default";
 
 /// Pieces of a blob that are asked for at a time: each takes 4 MiB of memory, and waits for those
 /// before it.
@@ -44,7 +47,7 @@ pub enum BlobAccess {
     /// A shared access signature: the query of a SAS URL, with or without its question mark.
     Sas(SecretString),
     /// Entra tokens; `https` only.
-    Identity(Arc<dyn TokenCredential>),
+    Identity(Arc<Credentials>),
 }
 
 /// Objects as block blobs of one container, which has to exist.
@@ -73,35 +76,35 @@ impl BlobStore {
         let path = container.path().trim_end_matches('/').to_owned();
         container.set_path(&path);
         let location = container.to_string();
-        let (credential, remedy) = match access {
-            BlobAccess::Sas(sas) => {
-                container.set_query(Some(sas.expose_secret().trim_start_matches('?')));
-                (
-                    None,
-                    "the SAS must not have expired and must permit read, create, write, delete \
-                        and list on the container (sp=rcwdl)",
-                )
-            }
-            BlobAccess::Identity(credential) => (
-                Some(credential),
-                "the identity needs the role *Storage Blob Data Contributor* on the container (a \
-                 new role takes up to 30 minutes to spread), and the storage account's firewall \
-                 must let this machine in",
-            ),
-        };
-        let options = BlobContainerClientOptions {
-            client_options: sdk::client_options(http),
-            version: API_VERSION.to_owned(),
-        };
         let refuse = |reason: String| StoreError::Refused {
             location: location.clone(),
             action: "being the CHECKPOINT_URL".to_owned(),
             reason,
         };
+        let mut client_options = sdk::client_options(http);
+        let remedy = match access {
+            BlobAccess::Sas(sas) => {
+                container.set_query(Some(sas.expose_secret().trim_start_matches('?')));
+                "the SAS must not have expired and must permit read, create, write, delete and \
+                 list on the container (sp=rcwdl)"
+            }
+            BlobAccess::Identity(_) if container.scheme() != "https" => {
+                return Err(refuse("it must use https: a token is sent to it".to_owned()));
+            }
+            BlobAccess::Identity(credentials) => {
+                let tokens = AccessTokens::new(Credentials::clone(&credentials), SCOPE);
+                client_options.per_try_policies.push(Arc::new(tokens));
+                "the identity needs the role *Storage Blob Data Contributor* on the container (a \
+                 new role takes up to 30 minutes to spread), and the storage account's firewall \
+                 must let this machine in"
+            }
+        };
+        let options =
+            BlobContainerClientOptions { client_options, version: API_VERSION.to_owned() };
         if path.is_empty() {
             return Err(refuse("it names no container".to_owned()));
         }
-        let container = BlobContainerClient::new(container, credential, Some(options))
+        let container = BlobContainerClient::new(container, None, Some(options))
             .map_err(|error| refuse(sdk::explain(&error)))?;
         Ok(Self { container: Arc::new(container), location: location.into(), remedy })
     }

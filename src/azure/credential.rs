@@ -4,12 +4,15 @@
 //! fewer answers than there are (`expires_on` as text alone), repeats fewer, and holds a reply
 //! whatever its size. Only `az` is called by that library.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
+use azure_core::credentials::TokenCredential as _;
 use azure_core::error::ErrorKind;
-use azure_core::time::OffsetDateTime;
+use azure_core::http::headers::AUTHORIZATION;
+use azure_core::http::policies::{Policy, PolicyResult};
+use azure_core::http::{Context, Request};
 use azure_identity::AzureCliCredential;
 use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -18,8 +21,8 @@ use url::Url;
 
 use super::sdk;
 use crate::http::{
-    ErrorBody, Grant, Reply, ReplyError, RetryPolicy, Token, TokenCache, hold, hold_token,
-    looks_like, read_reply, retry_after, said,
+    ErrorBody, Failure, GaveUp, Grant, Reply, RetryPolicy, Token, TokenCache, hold, hold_token,
+    looks_like, retry_after, said, send,
 };
 use crate::seams::{Clock, Deadline, Random};
 use crate::settings::CredentialSettings;
@@ -90,7 +93,7 @@ pub enum CredentialError {
     },
 }
 
-/// An identity, which gets a new token each time it is asked for one: Azure's libraries keep it.
+/// An identity. [`AccessTokens`] keep the tokens that it gets.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// Which identity to be.
@@ -107,41 +110,21 @@ pub struct Credentials {
     pub seams: (Clock, Random),
 }
 
-/// An attempt that may do better later.
-struct Passing {
-    reason: String,
-    /// The wait that the other side asks for.
-    asked: Option<Duration>,
-}
-
 impl Credentials {
     /// A new token for `scope`, e.g. `https://monitor.azure.com/.default`.
     async fn fetch(&self, scope: &str) -> Result<Grant, CredentialError> {
         if let CredentialSettings::AzureCli = self.settings {
             return self.ask_azure_cli(scope).await;
         }
-        let (clock, random) = &self.seams;
-        let mut retries = self.retry.start(random, Deadline::after(PATIENCE));
-        loop {
-            let reply = match self.request(scope).await?.send().await {
-                Ok(response) => read_reply(response, REPLY_LIMIT).await,
-                Err(error) => Err(ReplyError::Http(error)),
-            };
-            let Passing { reason, asked } = match reply {
-                Ok(reply) => match self.judge(&reply, clock)? {
-                    Ok(grant) => return Ok(grant),
-                    Err(passing) => passing,
-                },
-                Err(error) => Passing { reason: error.to_string(), asked: None },
-            };
-            let credential = self.settings.name();
-            tracing::info!(credential, failed = reason, "no token of Azure's; trying again");
-            let waited = match asked {
-                Some(asked) => retries.throttled(Some(asked)).await,
-                None => retries.back_off().await,
-            };
-            waited.map_err(|_| self.unavailable(reason))?;
-        }
+        let attempt = || async {
+            let reply = send(self.request(scope).await?, REPLY_LIMIT).await;
+            self.judge(&reply.map_err(Failure::passing)?)
+        };
+        let gave_up = |gave_up: Option<GaveUp>| {
+            self.unavailable(gave_up.map(|gave_up| gave_up.said).unwrap_or_default())
+        };
+        let retries = self.retry.start(&self.seams.1, Deadline::after(PATIENCE));
+        retries.run(self.settings.name(), attempt, gave_up).await
     }
 
     async fn request(&self, scope: &str) -> Result<RequestBuilder, CredentialError> {
@@ -196,24 +179,17 @@ impl Credentials {
     }
 
     /// What an answer means.
-    fn judge(
-        &self,
-        reply: &Reply,
-        clock: &Clock,
-    ) -> Result<Result<Grant, Passing>, CredentialError> {
-        let status = reply.status.as_u16();
+    fn judge(&self, reply: &Reply) -> Result<Grant, Failure<CredentialError>> {
+        let (status, now) = (reply.status.as_u16(), self.seams.0.now());
         if reply.status.is_success() {
-            return Ok(Grant::read(reply, clock.now(), LIVES).map_err(|said| {
-                let reason = format!("it answered {status}, but {said}");
-                Passing { reason, asked: None }
-            }));
+            let not_one = |said| Failure::passing(format!("it answered {status}, but {said}"));
+            return Grant::read(reply, now, LIVES).map_err(not_one);
         }
-        let reason = format!("HTTP {status}: {}", ErrorBody::read(&reply.body));
+        let said = format!("HTTP {status}: {}", ErrorBody::read(&reply.body));
         if self.refuses(reply) {
-            return Err(self.refused(reason));
+            return Err(self.refused(said).into());
         }
-        let asked = retry_after(&reply.headers, clock.now());
-        Ok(Err(Passing { reason, asked }))
+        Err(Failure::Passing { said, asked: retry_after(&reply.headers, now) })
     }
 
     /// Whether an answer is a refusal, as opposed to one that passes, or to somebody else's page.
@@ -255,26 +231,6 @@ impl Credentials {
     }
 }
 
-/// For Azure's own libraries.
-#[async_trait]
-impl TokenCredential for Credentials {
-    async fn get_token(
-        &self,
-        scopes: &[&str],
-        _: Option<TokenRequestOptions<'_>>,
-    ) -> azure_core::Result<AccessToken> {
-        let failed = |error| azure_core::Error::new(ErrorKind::Credential, error);
-        let grant = self.fetch(&scopes.join(" ")).await.map_err(failed)?;
-        let token = grant.token.expose_secret();
-        hold_token(token);
-        let lives = i64::try_from(grant.lives.as_secs()).unwrap_or(i64::MAX);
-        let end = self.seams.0.now().timestamp().saturating_add(lives);
-        let end = OffsetDateTime::from_unix_timestamp(end);
-        let end = end.map_err(|error| azure_core::Error::new(ErrorKind::DataConversion, error))?;
-        Ok(AccessToken::new(token.to_owned(), end))
-    }
-}
-
 /// Whether a credential was refused, as opposed to not answered.
 pub(super) fn is_refusal(error: &azure_core::Error) -> bool {
     sdk::causes(error)
@@ -300,16 +256,34 @@ impl AccessTokens {
     /// # Errors
     /// See [`CredentialError`].
     pub async fn get(&self) -> Result<Token, CredentialError> {
-        let fetch = async || {
-            let Grant { token, lives } = self.credentials.fetch(&self.scope).await?;
-            Ok((token, lives))
-        };
-        self.cache.get(fetch).await
+        self.cache.get(self.credentials.fetch(&self.scope)).await
     }
 
     /// Forgets a token that the service refused. (A managed identity may get the same token again:
     /// the platform keeps it for hours.)
     pub async fn discard(&self, refused: &Token) {
         self.cache.discard(refused).await;
+    }
+}
+
+/// For Azure's own libraries, whose cache has its callers wait in turn for a token that does not
+/// come.
+#[async_trait]
+impl Policy for AccessTokens {
+    async fn send(
+        &self,
+        context: &Context,
+        request: &mut Request,
+        next: &[Arc<dyn Policy>],
+    ) -> PolicyResult {
+        let failed = |error| azure_core::Error::new(ErrorKind::Credential, error);
+        let token = self.get().await.map_err(failed)?;
+        let bearer = format!("Bearer {}", token.secret.expose_secret());
+        request.insert_header(AUTHORIZATION, bearer);
+        let reply = next[0].send(context, request, &next[1..]).await?;
+        if reply.status() == StatusCode::UNAUTHORIZED.as_u16() {
+            self.discard(&token).await;
+        }
+        Ok(reply)
     }
 }

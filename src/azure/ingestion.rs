@@ -2,7 +2,7 @@
 //!
 //! `POST {endpoint}/dataCollectionRules/{rule}/streams/{stream}?api-version=2023-01-01`
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use url::Url;
 
 use super::credential::{AccessTokens, CredentialError};
 use crate::http::{
-    ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, Token, looks_like, read_reply, retry_after,
+    ErrorBody, Failure, GaveUp, Reply, ReplyError, RetryPolicy, looks_like, retry_after, send,
 };
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Fault, Interrupt, Sink};
@@ -42,19 +42,13 @@ pub struct LogsIngestion {
     random: Random,
 }
 
-/// What is done after one attempt.
-enum Next {
-    Done(Result<(), PostError>),
-    /// Again, with another token than this one, which was refused in these words.
-    Renew(Token, String),
-    /// Again, after the wait that a 429 asks for.
-    Throttled(Option<Duration>),
-    /// Again later.
-    Again {
-        failed: String,
-        /// Whether the body may have been taken all the same.
-        taken: bool,
-    },
+/// What is known of a body from the attempts to post it.
+#[derive(Default)]
+struct Attempts {
+    /// After how many of them nobody knows whether the rows were taken.
+    ambiguous: AtomicU64,
+    /// Whether the token was renewed since the last answer.
+    fresh: AtomicBool,
 }
 
 impl LogsIngestion {
@@ -77,11 +71,8 @@ impl LogsIngestion {
         Self { url, rule, destination, client, tokens, retry, clock, random }
     }
 
-    async fn attempt(&self, body: Bytes) -> Next {
-        let token = match self.tokens.get().await {
-            Ok(token) => token,
-            Err(error) => return Next::Done(Err(no_token(&error))),
-        };
+    async fn attempt(&self, body: Bytes, known: &Attempts) -> Result<(), Failure<PostError>> {
+        let token = self.tokens.get().await.map_err(|error| no_token(&error))?;
         let request = self
             .client
             .post(self.url.clone())
@@ -89,40 +80,44 @@ impl LogsIngestion {
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_ENCODING, "gzip")
             .body(body);
-        let reply = match request.send().await {
-            Ok(response) => read_reply(response, REPLY_LIMIT).await,
-            Err(error) => Err(ReplyError::Http(error)),
-        };
-        match reply {
-            Ok(reply) => self.judge(&reply, token),
+        let was_fresh = known.fresh.swap(false, Ordering::Relaxed);
+        let reply = match send(request, REPLY_LIMIT).await {
+            Ok(reply) => reply,
             Err(error) => {
                 let unsent = matches!(&error, ReplyError::Http(error) if error.is_connect());
-                Next::Again { failed: error.to_string(), taken: !unsent }
+                known.ambiguous.fetch_add(u64::from(!unsent), Ordering::Relaxed);
+                return Err(Failure::passing(error));
             }
+        };
+        if reply.status == StatusCode::UNAUTHORIZED && !is_somebody_elses(&reply) && !was_fresh {
+            self.tokens.discard(&token).await;
+            known.fresh.store(true, Ordering::Relaxed);
+            return Err(Failure::TokenRefused(ErrorBody::read(&reply.body).to_string()));
         }
+        self.judge(&reply, known)
     }
 
     /// What an answer means.
-    fn judge(&self, reply: &Reply, token: Token) -> Next {
+    fn judge(&self, reply: &Reply, known: &Attempts) -> Result<(), Failure<PostError>> {
         let said = ErrorBody::read(&reply.body);
         let status = reply.status;
         let passing = status == StatusCode::REQUEST_TIMEOUT || status.is_server_error();
-        match status {
+        Err(match status {
             // The only answer that Azure gives to rows it took.
-            StatusCode::NO_CONTENT => Next::Done(Ok(())),
+            StatusCode::NO_CONTENT => return Ok(()),
             _ if passing || is_somebody_elses(reply) => {
-                Next::Again { failed: format!("{}: {said}", status.as_u16()), taken: true }
+                known.ambiguous.fetch_add(1, Ordering::Relaxed);
+                Failure::passing(format!("{}: {said}", status.as_u16()))
             }
             StatusCode::TOO_MANY_REQUESTS => {
-                Next::Throttled(retry_after(&reply.headers, self.clock.now()))
+                Failure::Throttled(retry_after(&reply.headers, self.clock.now()))
             }
-            StatusCode::UNAUTHORIZED => Next::Renew(token, said.to_string()),
-            StatusCode::PAYLOAD_TOO_LARGE => Next::Done(Err(PostError::TooLarge)),
+            StatusCode::PAYLOAD_TOO_LARGE => PostError::TooLarge.into(),
             StatusCode::BAD_REQUEST if !names_a_setting(&said, &self.rule) => {
-                Next::Done(Err(PostError::RowRefused(said.to_string())))
+                PostError::RowRefused(said.to_string()).into()
             }
-            _ => Next::Done(Err(self.refused(status, &said.to_string()))),
-        }
+            _ => self.refused(status, &said.to_string()).into(),
+        })
     }
 
     fn refused(&self, status: StatusCode, said: &str) -> PostError {
@@ -154,14 +149,13 @@ impl LogsIngestion {
         PostError::Interrupt(Fault::settings(code, message, fix).into())
     }
 
-    fn gave_up(&self, why: GaveUp, failed: &str) -> PostError {
-        let how_often = match why {
-            GaveUp::OutOfTime => "until the run's time was up".to_owned(),
-            GaveUp::Attempts => format!("{} times", self.retry.attempts),
+    fn gave_up(&self, gave_up: Option<GaveUp>) -> PostError {
+        let Some(GaveUp { said, how_often, .. }) = gave_up else {
+            return PostError::Interrupt(Interrupt::OutOfTime);
         };
         let fault = Fault::passing(
             "ingestion-unreachable",
-            format!("{} failed {how_often}: {failed}", self.destination),
+            format!("{} failed {how_often}: {said}", self.destination),
             "nothing is lost, the next run posts again; if it stays so, check the network to the \
              endpoint and Azure's status page",
         );
@@ -176,47 +170,11 @@ impl Sink for LogsIngestion {
     }
 
     async fn post(&self, body: Bytes, deadline: Deadline) -> Posted {
-        let mut retries = self.retry.start(&self.random, deadline);
-        let mut ambiguous = 0;
-        let mut renewed = false;
-        // Whether the token was renewed since the last answer.
-        let mut fresh = false;
-        let answer = loop {
-            let was_fresh = std::mem::take(&mut fresh);
-            let waited = match self.attempt(body.clone()).await {
-                Next::Done(answer) => break answer,
-                Next::Renew(_, said) if was_fresh => {
-                    break Err(self.refused(StatusCode::UNAUTHORIZED, &said));
-                }
-                Next::Renew(refused, said) => {
-                    self.tokens.discard(&refused).await;
-                    fresh = true;
-                    // The first one costs nothing; more of them must end.
-                    if std::mem::replace(&mut renewed, true) {
-                        retries.back_off().await.map_err(|why| self.gave_up(why, &said))
-                    } else {
-                        Ok(())
-                    }
-                }
-                Next::Throttled(asked) => {
-                    tracing::info!("Azure limits the rate of the rule; waiting");
-                    // It works, but there is no more time for it now.
-                    retries
-                        .throttled(asked)
-                        .await
-                        .map_err(|_| PostError::Interrupt(Interrupt::OutOfTime))
-                }
-                Next::Again { failed, taken } => {
-                    ambiguous += u64::from(taken);
-                    tracing::info!(failed, "a post failed; trying again with the same bytes");
-                    retries.back_off().await.map_err(|why| self.gave_up(why, &failed))
-                }
-            };
-            if let Err(error) = waited {
-                break Err(error);
-            }
-        };
-        Posted { ambiguous, answer }
+        let known = Attempts::default();
+        let attempt = || self.attempt(body.clone(), &known);
+        let retries = self.retry.start(&self.random, deadline);
+        let answer = retries.run("the post", attempt, |gave_up| self.gave_up(gave_up)).await;
+        Posted { ambiguous: known.ambiguous.into_inner(), answer }
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 use reqwest::header::HeaderMap;
-use reqwest::{Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
@@ -89,7 +89,8 @@ pub fn without_bom(text: &[u8]) -> &[u8] {
 /// # Errors
 /// [`NotJson`] says what it is instead.
 pub fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, NotJson> {
-    serde_json::from_slice(without_bom(body)).map_err(|error| match (error.classify(), looks_like(body)) {
+    let text = without_bom(body);
+    serde_json::from_slice(text).map_err(|error| match (error.classify(), looks_like(body)) {
         (Category::Data, _) => NotJson::Shape(without_values(&error.to_string())),
         (_, "nothing") => NotJson::Empty,
         (_, "JSON") => NotJson::Damaged { line: error.line(), column: error.column() },
@@ -128,13 +129,18 @@ pub fn looks_like(body: &[u8]) -> &'static str {
     }
 }
 
-/// Reads a reply whole, decompressed if it is gzip, if it has at most `limit` bytes. By its first
-/// bytes, not by `Content-Encoding`: a gateway may unpack a body and leave the header, or spell it
-/// in its own way.
+/// Sends a request and reads its reply whole, which may have at most `limit` bytes.
 ///
 /// # Errors
 /// See [`ReplyError`].
-pub async fn read_reply(response: Response, limit: usize) -> Result<Reply, ReplyError> {
+pub async fn send(request: RequestBuilder, limit: usize) -> Result<Reply, ReplyError> {
+    read_reply(request.send().await?, limit).await
+}
+
+/// Reads a reply whole, decompressed if it is gzip, if it has at most `limit` bytes. By its first
+/// bytes, not by `Content-Encoding`: a gateway may unpack a body and leave the header, or spell it
+/// in its own way.
+async fn read_reply(response: Response, limit: usize) -> Result<Reply, ReplyError> {
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = BytesMut::new();
     let mut chunks = response.bytes_stream();

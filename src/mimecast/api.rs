@@ -12,8 +12,8 @@ use url::Url;
 use super::pace::Pace;
 use super::refusal::is_refusal;
 use crate::http::{
-    Clients, ErrorBody, GaveUp, Reply, ReplyError, RetryPolicy, TokenCache, looks_like, read_reply,
-    retry_after,
+    Clients, ErrorBody, Failure, GaveUp, Reply, RetryPolicy, TokenCache, looks_like, retry_after,
+    send,
 };
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::{Clock, Deadline, Random};
@@ -55,101 +55,86 @@ impl Api {
         url
     }
 
-    /// Sends a request until an answer comes that a repetition would not change. `again` says which
-    /// answers are worth one beside 408, 429 and 5xx.
-    pub(super) async fn send(
+    /// Makes attempts until one succeeds, or another would change nothing.
+    pub(super) async fn call<T, A>(
         &self,
         call: &Call<'_>,
         deadline: Deadline,
-        request: impl Fn() -> RequestBuilder,
-        again: impl Fn(&Reply) -> bool,
-    ) -> Result<Reply, Interrupt> {
-        let mut retries = self.retry.start(&self.random, deadline);
-        // Why it failed last. To be limited in rate is no failure.
-        let mut failed: Option<String> = None;
-        let waited = loop {
-            if let Some(stream) = call.lists
-                && !self.pace.turn(stream, deadline).await
-            {
-                break GaveUp::OutOfTime;
-            }
-            let asked = Instant::now();
-            let answer = async {
-                match request().send().await {
-                    Ok(response) => read_reply(response, REPLY_LIMIT).await,
-                    Err(error) => Err(ReplyError::Http(error)),
-                }
-            };
-            let waited = match timeout_at(deadline.instant(), answer).await {
-                Ok(Ok(reply)) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
-                    let asked = retry_after(&reply.headers, self.clock.now());
-                    tracing::info!(call = call.what, "Mimecast limits the rate; waiting");
-                    retries.throttled(asked).await
-                }
-                Ok(Ok(reply))
-                    if is_passing(reply.status) || is_foreign(&reply) || again(&reply) =>
-                {
-                    let failed = failed.insert(failure(&reply));
-                    tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
-                    retries.back_off().await
-                }
-                Ok(Ok(reply)) if reply.status.is_redirection() => {
-                    return Err(redirected(call).into());
-                }
-                Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(error)) => {
-                    let failed = failed.insert(error.to_string());
-                    tracing::info!(call = call.what, failed, "Mimecast failed; trying again");
-                    retries.back_off().await
-                }
-                Err(_) => {
-                    // A call that had just begun when the time was up has not failed.
-                    if asked.elapsed() >= SLOW {
-                        failed = Some("no whole answer came".to_owned());
-                    }
-                    Err(GaveUp::OutOfTime)
-                }
-            };
-            if let Err(gave_up) = waited {
-                break gave_up;
-            }
+        attempt: impl FnMut() -> A,
+    ) -> Result<T, Interrupt>
+    where
+        A: Future<Output = Result<T, Failure<Interrupt>>>,
+    {
+        let gave_up = |gave_up: Option<GaveUp>| match gave_up {
+            None => Interrupt::OutOfTime,
+            Some(gave_up) => self.gave_up(call, gave_up).into(),
         };
-        match failed {
-            Some(failed) => Err(self.unreachable(call, waited, &failed).into()),
-            None => Err(Interrupt::OutOfTime),
+        self.retry.start(&self.random, deadline).run(call.what, attempt, gave_up).await
+    }
+
+    /// Sends a request once. What is no answer of Mimecast's, or one that passes, has failed.
+    pub(super) async fn attempt(
+        &self,
+        call: &Call<'_>,
+        deadline: Deadline,
+        request: RequestBuilder,
+    ) -> Result<Reply, Failure<Interrupt>> {
+        if let Some(stream) = call.lists
+            && !self.pace.turn(stream, deadline).await
+        {
+            return Err(Failure::OutOfTime);
+        }
+        let asked = Instant::now();
+        let reply = match timeout_at(deadline.instant(), send(request, REPLY_LIMIT)).await {
+            Ok(reply) => reply.map_err(Failure::passing)?,
+            // A call that had just begun when the time was up has not failed.
+            Err(_) if asked.elapsed() < SLOW => return Err(Failure::OutOfTime),
+            Err(_) => return Err(Failure::passing("no whole answer came")),
+        };
+        match reply.status {
+            StatusCode::TOO_MANY_REQUESTS => {
+                Err(Failure::Throttled(retry_after(&reply.headers, self.clock.now())))
+            }
+            status if is_passing(status) || is_foreign(call, &reply) => Err(failure(call, &reply)),
+            status if status.is_redirection() => Err(Interrupt::from(redirected(call)).into()),
+            _ => Ok(reply),
         }
     }
 
-    fn unreachable(&self, call: &Call<'_>, gave_up: GaveUp, failed: &str) -> Fault {
+    fn gave_up(&self, call: &Call<'_>, GaveUp { said, token_refused, how_often }: GaveUp) -> Fault {
+        if let Some(stream) = call.lists.filter(|_| token_refused) {
+            return Fault::passing(
+                "mimecast-unauthorized",
+                format!("Mimecast refuses fresh access tokens for {stream}: {said}"),
+                "the next run tries again; if it stays so, make a new API 2.0 application and set \
+                 MIMECAST_CLIENT_ID and MIMECAST_CLIENT_SECRET",
+            );
+        }
         let host = self.base_url.host_str().unwrap_or_default();
-        let how_often = match gave_up {
-            GaveUp::OutOfTime => "until the run's time was up".to_owned(),
-            GaveUp::Attempts => format!("{} times", self.retry.attempts),
-        };
         Fault::passing(
             "mimecast-unreachable",
-            format!("{} at {host} failed {how_often}: {failed}", call.what),
-            "nothing is lost, the next run tries again; if it stays so, check the network to \
-             Mimecast and its status page",
+            format!("{} at {host} failed {how_often}: {said}", call.what),
+            "nothing is lost, the next run tries again; if it stays so, check what stands between \
+             this machine and Mimecast (a proxy, a firewall), and Mimecast's status page",
         )
     }
 }
 
 /// The words of a success are not repeated, unless they are those of a refusal: there may be a token
 /// among them.
-fn failure(reply: &Reply) -> String {
+pub(super) fn failure(call: &Call<'_>, reply: &Reply) -> Failure<Interrupt> {
     let status = reply.status.as_u16();
-    if is_foreign(reply) {
-        let said = ErrorBody::read(&reply.body);
-        return format!("it answered {status} with {said} (from a proxy or a firewall?)");
-    }
-    if !reply.status.is_success() || is_refusal(&reply.body) {
-        return format!("it answered {status}: {}", ErrorBody::read(&reply.body));
-    }
-    match reply.json::<IgnoredAny>() {
-        Ok(_) => format!("it answered {status}, but with JSON of another shape"),
-        Err(not_json) => format!("it answered {status}, but {not_json}"),
-    }
+    let said = || ErrorBody::read(&reply.body);
+    Failure::passing(if is_foreign(call, reply) {
+        format!("it answered {status} with {} (from a proxy or a firewall?)", said())
+    } else if !reply.status.is_success() || is_refusal(&reply.body) {
+        format!("it answered {status}: {}", said())
+    } else {
+        match reply.json::<IgnoredAny>() {
+            Ok(_) => format!("it answered {status}, but with JSON of another shape"),
+            Err(not_json) => format!("it answered {status}, but {not_json}"),
+        }
+    })
 }
 
 fn redirected(call: &Call<'_>) -> Fault {
@@ -162,12 +147,16 @@ fn redirected(call: &Call<'_>) -> Fault {
 }
 
 /// Whether what refuses is not Mimecast, whose refusals are JSON: a proxy or a firewall sends a page.
-/// A page with 404 may be that of another host, which `MIMECAST_BASE_URL` names.
-fn is_foreign(reply: &Reply) -> bool {
+/// At the listing a page with 404 may be that of another host, which `MIMECAST_BASE_URL` names.
+fn is_foreign(call: &Call<'_>, reply: &Reply) -> bool {
     let refusals =
         [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::PROXY_AUTHENTICATION_REQUIRED];
-    refusals.contains(&reply.status)
-        && ["an HTML page", "plain text"].contains(&looks_like(&reply.body))
+    let refuses = refusals.contains(&reply.status);
+    match looks_like(&reply.body) {
+        "an HTML page" => refuses || (call.lists.is_none() && reply.status.is_client_error()),
+        "plain text" => refuses,
+        _ => false,
+    }
 }
 
 /// Statuses that a repetition may change.

@@ -7,11 +7,11 @@ use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, DATE};
 use secrecy::ExposeSecret;
 
-use super::api::{Api, Call};
-use super::page_reply::{Listing, page, read, unreadable};
+use super::api::{Api, Call, failure};
+use super::page_reply::{Listing, page, read};
 use super::refusal::is_refusal;
 use crate::checkpoint::Cursor;
-use crate::http::{ErrorBody, Reply};
+use crate::http::{ErrorBody, Failure, Reply};
 use crate::pipeline::source::Page;
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::Deadline;
@@ -25,13 +25,7 @@ const DAYS_KEPT: u64 = 7;
 /// How many days are tried, one after the other, when the start is too old.
 const STEPS: usize = 7;
 
-/// Why a listing failed.
-enum Refusal {
-    /// 400: the date or the token is not accepted.
-    BadRequest(BadRequest),
-    Interrupt(Interrupt),
-}
-
+/// 400: the date or the token is not accepted.
 #[derive(PartialEq)]
 struct BadRequest {
     said: ErrorBody,
@@ -48,12 +42,6 @@ impl BadRequest {
     /// Whether Mimecast should still have the events of `day`.
     fn keeps(&self, day: NaiveDate) -> bool {
         self.today.checked_sub_days(Days::new(DAYS_KEPT)).is_some_and(|oldest| day > oldest)
-    }
-}
-
-impl<E: Into<Interrupt>> From<E> for Refusal {
-    fn from(error: E) -> Self {
-        Self::Interrupt(error.into())
     }
 }
 
@@ -79,10 +67,9 @@ impl Api {
         cursor: &Cursor,
         deadline: Deadline,
     ) -> Result<Page, Interrupt> {
-        match self.list(stream, cursor, deadline).await {
+        match self.list(stream, cursor, deadline).await? {
             Ok(listing) => page(stream, listing, cursor.clone()),
-            Err(Refusal::Interrupt(interrupt)) => Err(interrupt),
-            Err(Refusal::BadRequest(refused)) => match cursor {
+            Err(refused) => match cursor {
                 Cursor::Start(day) => self.step(stream, *day, refused, deadline).await,
                 // If a listing without the token is accepted, it was the token's fault.
                 Cursor::Token(_) => self.start_again(stream, deadline).await,
@@ -92,12 +79,9 @@ impl Api {
 
     async fn start_again(&self, stream: &str, deadline: Deadline) -> Result<Page, Interrupt> {
         let start = Cursor::Start(self.start);
-        match self.list(stream, &start, deadline).await {
+        match self.list(stream, &start, deadline).await? {
             Ok(listing) => page(stream, listing, start),
-            Err(Refusal::BadRequest(refused)) => {
-                self.step(stream, self.start, refused, deadline).await
-            }
-            Err(Refusal::Interrupt(interrupt)) => Err(interrupt),
+            Err(refused) => self.step(stream, self.start, refused, deadline).await,
         }
     }
 
@@ -112,11 +96,10 @@ impl Api {
         deadline: Deadline,
     ) -> Result<Page, Interrupt> {
         if !refused.is_about_the_range() {
-            match self.list(stream, &Cursor::Start(asked), deadline).await {
+            match self.list(stream, &Cursor::Start(asked), deadline).await? {
                 Ok(listing) => return page(stream, listing, Cursor::Start(asked)),
-                Err(Refusal::BadRequest(again)) if again == refused && !refused.keeps(asked) => {}
-                Err(Refusal::BadRequest(again)) => return Err(bad_request(stream, &again).into()),
-                Err(Refusal::Interrupt(interrupt)) => return Err(interrupt),
+                Err(again) if again == refused && !refused.keeps(asked) => {}
+                Err(again) => return Err(bad_request(stream, &again).into()),
             }
         }
         let kept = days_in(&refused.said.message).unwrap_or(DAYS_KEPT);
@@ -125,13 +108,12 @@ impl Api {
             if day <= asked {
                 continue;
             }
-            match self.list(stream, &Cursor::Start(day), deadline).await {
+            match self.list(stream, &Cursor::Start(day), deadline).await? {
                 Ok(listing) => {
                     tracing::info!(stream, %day, %asked, "Mimecast keeps no older events");
                     return page(stream, listing, Cursor::Start(day));
                 }
-                Err(Refusal::BadRequest(again)) => refused = again,
-                Err(Refusal::Interrupt(interrupt)) => return Err(interrupt),
+                Err(again) => refused = again,
             }
         }
         let said = refused.said;
@@ -150,72 +132,54 @@ impl Api {
         stream: &str,
         cursor: &Cursor,
         deadline: Deadline,
-    ) -> Result<Listing, Refusal> {
+    ) -> Result<Result<Listing, BadRequest>, Interrupt> {
         let place = match cursor {
             Cursor::Start(day) => ("dateRangeStartsAt", day.to_string()),
             Cursor::Token(token) => ("nextPage", token.clone()),
         };
         let query = [("type", stream), ("pageSize", PAGE_SIZE), (place.0, &place.1)];
-        let url = self.at("siem/v1/batch/events/ci");
         let call = Call { what: "the listing", lists: Some(stream) };
-        let mut retries = self.retry.start(&self.random, deadline);
-        let again = |reply: &Reply| match meant(reply) {
-            StatusCode::OK => read(reply).is_none(),
-            // A refusal in a 200 is repeated as that status is.
-            status => status.is_server_error(),
-        };
-        let mut renewed = false;
-        // What the time's end means once fresh tokens were refused.
-        let mut late = Interrupt::OutOfTime;
-        loop {
-            let asked = async {
-                let token = self.token(deadline).await?;
-                let request = || {
-                    let request = self.clients.api.get(url.clone()).query(&query);
-                    request
-                        .bearer_auth(token.secret.expose_secret())
-                        .header(ACCEPT, "application/json")
-                        .header(ACCEPT_ENCODING, "gzip")
-                };
-                Ok((self.send(&call, deadline, request, again).await?, token))
+        let attempt = || async {
+            let token = match self.token(deadline).await {
+                Err(Interrupt::OutOfTime) => return Err(Failure::OutOfTime),
+                token => token?,
             };
-            let (reply, token) = match asked.await {
-                Err(Interrupt::OutOfTime) => return Err(late.into()),
-                asked => asked?,
+            let request = self.clients.api.get(self.at("siem/v1/batch/events/ci")).query(&query);
+            let request = request
+                .bearer_auth(token.secret.expose_secret())
+                .header(ACCEPT, "application/json")
+                .header(ACCEPT_ENCODING, "gzip");
+            let reply = self.attempt(&call, deadline, request).await?;
+            let status = match reply.status {
+                StatusCode::OK => match read(&reply.body) {
+                    Some(listing) => return Ok(Ok(listing)),
+                    None => meant(&reply.body),
+                },
+                status => status,
             };
-            let status = meant(&reply);
             match status {
-                StatusCode::OK => {
-                    return Ok(read(&reply).ok_or_else(|| unreadable(stream, "no page"))?);
-                }
                 StatusCode::BAD_REQUEST => {
                     let said = ErrorBody::read(&reply.body);
                     let today = day_of(&reply).unwrap_or_else(|| self.clock.now().date_naive());
-                    return Err(Refusal::BadRequest(BadRequest { said, today }));
+                    Ok(Err(BadRequest { said, today }))
                 }
+                // A second refusal may be transient as well: it is waited out.
                 StatusCode::UNAUTHORIZED => {
                     self.tokens.discard(&token).await;
-                    // A second refusal may be transient as well: it is waited out.
-                    if std::mem::replace(&mut renewed, true) {
-                        late = unauthorized(stream, &reply).into();
-                        if retries.back_off().await.is_err() {
-                            return Err(late.into());
-                        }
-                    }
+                    Err(Failure::TokenRefused(ErrorBody::read(&reply.body).to_string()))
                 }
-                _ => return Err(refused(stream, status, &reply).into()),
+                StatusCode::INTERNAL_SERVER_ERROR => Err(failure(&call, &reply)),
+                _ => Err(Interrupt::from(refused(stream, status, &reply)).into()),
             }
-        }
+        };
+        self.call(&call, deadline, attempt).await
     }
 }
 
-/// The status that a reply means: a refusal may come as a 200.
-fn meant(reply: &Reply) -> StatusCode {
-    if reply.status != StatusCode::OK || !is_refusal(&reply.body) {
-        return reply.status;
-    }
-    let code = ErrorBody::read(&reply.body).code.to_lowercase();
-    match code {
+/// The status that a 200 means which is no listing: it may be a refusal.
+fn meant(body: &[u8]) -> StatusCode {
+    let refusal = Some(body).filter(|body| is_refusal(body)).map(ErrorBody::read);
+    match refusal.map(|said| said.code.to_lowercase()).unwrap_or_default() {
         code if code.contains("forbidden") => StatusCode::FORBIDDEN,
         code if code.contains("unauthorized") || code.contains("token") => StatusCode::UNAUTHORIZED,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -244,16 +208,6 @@ fn bad_request(stream: &str, BadRequest { said, .. }: &BadRequest) -> Fault {
         format!("Mimecast refuses to list {stream} (400): {said}"),
         "nothing is skipped, the next run asks again; if it stays so, give the words above to \
          Mimecast's support",
-    )
-}
-
-fn unauthorized(stream: &str, reply: &Reply) -> Fault {
-    let said = ErrorBody::read(&reply.body);
-    Fault::passing(
-        "mimecast-unauthorized",
-        format!("Mimecast refuses fresh access tokens for {stream}: {said}"),
-        "the next run tries again; if it stays so, make a new API 2.0 application and set \
-         MIMECAST_CLIENT_ID and MIMECAST_CLIENT_SECRET",
     )
 }
 

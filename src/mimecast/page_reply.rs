@@ -9,9 +9,9 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::key::key;
-use super::refusal::is_object;
+use super::refusal::{is_object, says_something};
 use crate::checkpoint::Cursor;
-use crate::http::{Reply, json};
+use crate::http::json;
 use crate::pipeline::source::{Page, Part};
 use crate::pipeline::{Fault, Interrupt};
 
@@ -31,6 +31,12 @@ pub(super) struct Listing {
     next_page: Option<String>,
     #[serde(rename = "isCaughtUp", default, deserialize_with = "text")]
     is_caught_up: Option<String>,
+    #[serde(default, deserialize_with = "says_something")]
+    fail: bool,
+    #[serde(default, deserialize_with = "says_something")]
+    error: bool,
+    #[serde(default, deserialize_with = "says_something")]
+    errors: bool,
 }
 
 /// The entries of a page.
@@ -99,23 +105,19 @@ fn part(entry: &RawValue) -> Option<Part> {
     Some(Part { key, size, address })
 }
 
-/// The listing that a reply is, if it is one.
-pub(super) fn read(reply: &Reply) -> Option<Listing> {
-    listing(&reply.body)
-}
-
-fn listing(body: &[u8]) -> Option<Listing> {
+/// The listing that a reply's body is, if it is one, and says of no failure.
+pub(super) fn read(body: &[u8]) -> Option<Listing> {
     // An array would be read as the fields of the struct, in order.
-    let listing = json::<Listing>(body).ok().filter(|_| is_object(body));
-    listing.filter(|listing| {
-        listing.value.is_some() || listing.next_page.is_some() || listing.is_caught_up.is_some()
-    })
+    let listing = json::<Listing>(body).ok().filter(|_| is_object(body))?;
+    let Listing { value, next_page, is_caught_up, fail, error, errors } = &listing;
+    let is_one = value.is_some() || next_page.is_some() || is_caught_up.is_some();
+    (is_one && !(*fail || *error || *errors)).then_some(listing)
 }
 
 /// The page that a reply's body is, if it is one.
 #[cfg(fuzzing)]
 pub fn page_of(body: &[u8], cursor: Cursor) -> Option<Page> {
-    page("mailflow", listing(body)?, cursor).ok()
+    page("mailflow", read(body)?, cursor).ok()
 }
 
 /// The page that a listing is, which answers `cursor`.
@@ -141,7 +143,7 @@ pub(super) fn page(stream: &str, listing: Listing, cursor: Cursor) -> Result<Pag
     Ok(Page { cursor, parts, next: next.map(Cursor::Token), caught_up })
 }
 
-pub(super) fn unreadable(stream: &str, has: &str) -> Fault {
+fn unreadable(stream: &str, has: &str) -> Fault {
     Fault::passing(
         "listing-unreadable",
         format!("Mimecast's listing of {stream} has {has}"),

@@ -19,7 +19,9 @@ use super::batch_file::{EventReader, Limits};
 use super::key::is_same_object;
 use super::pace::Pace;
 use crate::checkpoint::Cursor;
-use crate::http::{Clients, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after};
+use crate::http::{
+    Clients, Failure, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after,
+};
 use crate::pipeline::source::{OpenError, OpenPart, OpenRecords, Page, Part, RecordReader};
 use crate::pipeline::{Fault, Interrupt, Source};
 use crate::seams::{Clock, Deadline, Random};
@@ -151,50 +153,33 @@ impl Source for MimecastSource {
     async fn open(&self, part: &Part, deadline: Deadline) -> Result<OpenPart, OpenError> {
         let url = self.address(part).await?;
         let api = &self.api;
-        let mut retries = api.retry.start(&api.random, deadline);
-        // Whether it failed otherwise than by a 429.
-        let mut has_failed = false;
-        loop {
+        let attempt = || async {
             let request = api.clients.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
-            let (failed, waited) = match request.send().await {
-                Ok(response) if is_page(&response) => {
-                    has_failed = true;
-                    let status = response.status();
-                    let failed =
-                        format!("{status} with an HTML page (from a proxy or a firewall?)");
-                    (failed, retries.back_off().await)
+            let sent = request.send().await;
+            let response = sent.map_err(|error| Failure::passing(describe(&error)))?;
+            let status = response.status();
+            Err(match status {
+                _ if is_page(&response) => Failure::passing(format!(
+                    "{status} with an HTML page (from a proxy or a firewall?)"
+                )),
+                StatusCode::OK => return Ok(opened(response, self.limits.file).await),
+                // How object stores word an address that is no longer good differs.
+                StatusCode::BAD_REQUEST
+                | StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN
+                | StatusCode::NOT_FOUND
+                | StatusCode::GONE => OpenError::Expired.into(),
+                StatusCode::TOO_MANY_REQUESTS => {
+                    Failure::Throttled(retry_after(response.headers(), api.clock.now()))
                 }
-                Ok(response) => match response.status() {
-                    StatusCode::OK => return Ok(opened(response, self.limits.file).await),
-                    // How object stores word an address that is no longer good differs.
-                    StatusCode::BAD_REQUEST
-                    | StatusCode::UNAUTHORIZED
-                    | StatusCode::FORBIDDEN
-                    | StatusCode::NOT_FOUND
-                    | StatusCode::GONE => return Err(OpenError::Expired),
-                    status @ StatusCode::TOO_MANY_REQUESTS => {
-                        let asked = retry_after(response.headers(), api.clock.now());
-                        (status.to_string(), retries.throttled(asked).await)
-                    }
-                    status => {
-                        has_failed = true;
-                        (status.to_string(), retries.back_off().await)
-                    }
-                },
-                Err(error) => {
-                    has_failed = true;
-                    (describe(&error), retries.back_off().await)
-                }
-            };
-            tracing::info!(file = part.key, failed, "the batch file could not be opened");
-            match waited {
-                Ok(()) => {}
-                Err(GaveUp::OutOfTime) if !has_failed => {
-                    return Err(OpenError::Interrupt(Interrupt::OutOfTime));
-                }
-                Err(_) => return Err(unreachable(part, &failed).into()),
-            }
-        }
+                _ => Failure::passing(status),
+            })
+        };
+        let gave_up = |gave_up: Option<GaveUp>| match gave_up {
+            None => OpenError::Interrupt(Interrupt::OutOfTime),
+            Some(gave_up) => unreachable(part, &gave_up.said).into(),
+        };
+        api.retry.start(&api.random, deadline).run(&part.key, attempt, gave_up).await
     }
 
     fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
