@@ -1,8 +1,4 @@
 //! The Azure side: what goes into a body, and what each answer to it does.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +17,11 @@ use mimecast_sentinel::simulator::{
 use mimecast_sentinel::store::FolderStore;
 use mimecast_sentinel::table::EventId;
 use serde_json::{Value, json};
-use support::doubles::{Act, Call, HookedSink, WatchedStore};
-use support::rig::{Rig, run};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::support::doubles::{Act, Call, HookedSink, WatchedStore};
+use crate::support::rig::{Rig, run};
 
 const STREAM: &str = "mailflow";
 /// 2026-11-10T00:00:00Z.

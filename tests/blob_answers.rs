@@ -1,9 +1,5 @@
 //! What Blob Storage answers is taken for what it says: a conflict is another connector's doing
 //! only where its code says so, and no answer is held or waited for without a limit.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::time::Duration;
 
@@ -13,8 +9,9 @@ use bytes::Bytes;
 use futures::stream;
 use mimecast_sentinel::simulator::FaultPlan;
 use mimecast_sentinel::store::{Lease, Store, StoreError};
-use support::fake_blobs::{FakeBlobs, refusal};
-use support::program::{Program, events, landed, simulator};
+
+use crate::support::fake_blobs::{FakeBlobs, refusal};
+use crate::support::program::{Program, events, landed, simulator};
 
 const NAME: &str = "checkpoints/mailflow.json";
 const WORDS: &str = "This operation is not permitted as the blob is so and so.";

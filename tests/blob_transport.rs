@@ -1,7 +1,4 @@
 //! What answers in the place of Azure Storage, and what it answers without an end.
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::convert::Infallible;
 use std::sync::Arc;

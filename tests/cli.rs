@@ -1,8 +1,4 @@
 //! The real binary: `pull`, its settings, exit codes, summary, logs and bar.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,16 +12,17 @@ use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Options, Page, Simulator, World,
 };
 use serde_json::{Value, json};
-use support::azurite::{Azurite, sas};
-use support::program::{
-    Ended, Program, STREAMS, assert_no_secret, ended, events, issued, landed, simulator, skipped,
-    until,
-};
-use support::tls::Certificates;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
+
+use crate::support::azurite::{Azurite, sas};
+use crate::support::program::{
+    Ended, Program, STREAMS, assert_no_secret, ended, events, issued, landed, simulator, skipped,
+    until,
+};
+use crate::support::tls::Certificates;
 
 const ALWAYS: usize = usize::MAX;
 
@@ -155,9 +152,9 @@ async fn a_dry_run_whose_rows_nobody_reads_on_can_be_stopped() {
     let mut rows = BufReader::new(dry.stdout.take().unwrap()).lines();
     assert!(rows.next_line().await.unwrap().is_some());
     let mut told = BufReader::new(dry.stderr.take().unwrap()).lines();
-    support::program::signal(&dry, "TERM");
+    crate::support::program::signal(&dry, "TERM");
     while !told.next_line().await.unwrap().unwrap().contains("stopping") {}
-    support::program::signal(&dry, "TERM");
+    crate::support::program::signal(&dry, "TERM");
     ended(dry).await.assert_code(130);
 }
 
@@ -244,7 +241,7 @@ async fn being_asked_to_stop_ends_a_pull_in_order() {
         let program = Program::of(&simulator);
         let pull = program.command(&["pull", "--json"]).spawn().unwrap();
         until("the first rows", || simulator.landed_count() > 0).await;
-        support::program::signal(&pull, signal);
+        crate::support::program::signal(&pull, signal);
         let stopped = ended(pull).await;
         stopped.assert_code(0).assert_stderr(&["stopping"]);
         assert_eq!(stopped.json()["outcome"], "time_limit");

@@ -1,9 +1,5 @@
 //! The promise, held against seeded faults of every kind: every event landed or lies in quarantine,
 //! nothing foreign landed, the same event has the same id, and duplicates stay within their bound.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +8,8 @@ use mimecast_sentinel::pipeline::RunSummary;
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
 use mimecast_sentinel::table::EventId;
 use serde_json::Value;
-use support::rig::Rig;
+
+use crate::support::rig::Rig;
 
 const STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
 

@@ -1,10 +1,6 @@
 //! A process that dies, at every point at which it can: each call to the world outside is a point,
 //! before it is done and after it, when nobody learned that it was. Whatever the point, the next run
 //! ends the work, and exactly those rows come again that no checkpoint covered.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,9 +8,10 @@ use std::time::Duration;
 use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::{Outcome, Policy};
 use mimecast_sentinel::quarantine::is_record;
-use support::doubles::MemorySource;
-use support::stage::{Answers, Checkpoints, Death, Effect, Moment, Outside, Stage, Staged};
 use tokio::time::Instant;
+
+use crate::support::doubles::MemorySource;
+use crate::support::stage::{Answers, Checkpoints, Death, Effect, Moment, Outside, Stage, Staged};
 
 /// With the waits of production. The clock goes on by 400 ms with each record, so that a body, which
 /// is closed after a second, has three rows, and goes from one file into the next.

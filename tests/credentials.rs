@@ -1,8 +1,5 @@
 //! Each kind of credential against the other side it has: Entra over HTTPS, the platform's identity
 //! endpoint, and an `az`.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test's helpers")]
-
-mod support;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -29,9 +26,10 @@ use mimecast_sentinel::settings::CredentialSettings;
 use mimecast_sentinel::store::{Store as _, StoreError};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use support::entra_tls;
 use tokio::time::advance;
 use url::{Url, form_urlencoded};
+
+use crate::support::{entra_tls, own_process, script};
 
 const SCOPE: &str = "https://monitor.azure.com/.default";
 const SECRET: &str = "the~secret.itself";
@@ -557,11 +555,8 @@ async fn a_person_who_is_not_logged_in_is_told_so() {
 }
 
 #[cfg(unix)]
-fn fake_az(folder: &Path, script: &str) -> String {
-    use std::os::unix::fs::PermissionsExt;
-    let az = folder.join("az");
-    std::fs::write(&az, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o755)).unwrap();
+fn fake_az(folder: &Path, text: &str) -> String {
+    script::write(&folder.join("az"), &format!("#!/bin/sh\n{text}\n"));
     folder.display().to_string()
 }
 
@@ -569,7 +564,7 @@ fn fake_az(folder: &Path, script: &str) -> String {
 async fn child(credential: &str, environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "in_a_process_of_its_own", "--nocapture"])
+        .args(own_process::args(module_path!(), "in_a_process_of_its_own"))
         .env_remove("NO_PROXY")
         .env_remove("no_proxy")
         .env("CREDENTIAL", credential)

@@ -1,9 +1,5 @@
 //! Inputs that were reported about products of this kind, and their like: what stands in the way and
 //! answers in Mimecast's place, failures that look like an end, answers that mean something else.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -17,10 +13,11 @@ use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Options, Simulator, World,
 };
 use serde_json::json;
-use support::enemy::{Answer, FILE, LISTING, TOKEN, enemy, ok, rig_at, whole};
-use support::program::Program;
-use support::rig::Rig;
-use support::scenario::{
+
+use crate::support::enemy::{Answer, FILE, LISTING, TOKEN, enemy, ok, rig_at, whole};
+use crate::support::program::Program;
+use crate::support::rig::Rig;
+use crate::support::scenario::{
     DAY, assert_caught_up, assert_landed, backlog, clock_at, code, day, events, page, page_of,
 };
 
@@ -471,7 +468,7 @@ async fn a_listing_is_read_whatever_a_gateway_quotes() {
 async fn an_object_under_two_hosts_in_turn_is_one_file() {
     let lines = events(5, "entities", 40);
     let world = World::default().page("entities", page_of("a.json.gz", &lines));
-    let rig = support::scenario::stopped_after(7, world).await;
+    let rig = crate::support::scenario::stopped_after(7, world).await;
     assert_eq!(rig.simulator.url().matches("127.0.0.1").count(), 1);
     rig.simulator.serve_files_at(rig.simulator.url().replace("127.0.0.1", "localhost"));
     let stream = rig.pull_one().await;
@@ -511,7 +508,7 @@ async fn a_stream_whose_calls_are_spent_is_no_success_the_second_time() {
     let connector = rig.connector();
     let ends = ["", "", "no-progress", "no-progress"];
     for expected in ends {
-        let run = support::rig::run(&connector).await;
+        let run = crate::support::rig::run(&connector).await;
         let error = run.streams[0].error.as_ref().map_or("", |fault| fault.code);
         assert_eq!(error, expected);
     }
@@ -573,7 +570,7 @@ async fn a_body_that_is_refused_whole_for_a_day_is_quarantined_and_the_stream_go
     let world = World::default()
         .page("entities", page_of("bad.json.gz", &bad))
         .page("entities", page_of("good.json.gz", &good));
-    let refused: Vec<String> = support::scenario::ids(&bad);
+    let refused: Vec<String> = crate::support::scenario::ids(&bad);
     let faults = FaultPlan::none()
         .poison(move |row| refused.iter().any(|id| *id == row["EventId"].as_str().unwrap()));
     let mut rig = Rig::new(world, faults).await.only("entities");

@@ -1,7 +1,4 @@
 //! The custom handler against a simulator of the Functions host.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -13,15 +10,18 @@ use futures::FutureExt as _;
 use mimecast_sentinel::functions::{Job, Run, RunEnd, Tick, serve};
 use mimecast_sentinel::schedule::Schedule;
 use serde_json::{Value, json};
-use support::functions_host::{
-    self as host, Errors, HostClient, HostSimulator, Invocation, Level, Limits, State, Timer,
-};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+
+use crate::support::functions_host::{
+    self as host, Errors, HostClient, HostSimulator, Invocation, Level, Limits, State, Timer,
+};
+use crate::support::log::Log;
+use crate::support::own_process;
 
 /// Longer than anything here takes; passing it is a failure, never a wait.
 const LONG: Duration = Duration::from_secs(20);
@@ -569,35 +569,16 @@ async fn lines_of_a_run_carry_the_invocation_id_and_never_the_payload() {
         }
         .boxed()
     });
-    let written = Arc::new(Mutex::new(Vec::new()));
-    let writer = Arc::clone(&written);
-    let log = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_writer(move || Shared(Arc::clone(&writer)))
-        .finish();
-    // The test's runtime has one thread, so that this subscriber sees the server's tasks too.
-    let _guard = tracing::subscriber::set_default(log);
+    let log = Log::default();
+    let _guard = log.listen(tracing::Level::DEBUG);
     let room = Room::open(run).await;
     room.post(br#"{"Data":{"timer":{"IsPastDue":"SENTINEL"}},"Metadata":"SENTINEL"}"#).await;
     room.post(b"SENTINEL").await;
-    let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+    let written = log.text();
     let inside: Vec<_> = written.lines().filter(|line| line.contains("inside the run")).collect();
     assert_eq!(inside.len(), 2, "{written}");
     assert!(inside[0].contains("6f1d7a52-0000-4000-8000-000000000001"), "{written}");
     assert!(!written.contains("SENTINEL"), "{written}");
-}
-
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 // The simulator's own rules.
@@ -862,7 +843,8 @@ async fn fake_worker() {
 
 async fn start(limits: Limits, kind: &str) -> HostSimulator {
     let program = std::env::current_exe().unwrap();
-    let args = ["fake_worker", "--exact", "--ignored", "--nocapture"];
+    let args = own_process::args(module_path!(), "fake_worker");
+    let args = ["--ignored", &args[0], &args[1], &args[2]];
     HostSimulator::start_with(limits, &program, &args, &[(FAKE, kind)]).await
 }
 

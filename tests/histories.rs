@@ -6,10 +6,6 @@
 //! nothing else does, so that a timeout of a minute takes milliseconds. `PROPTEST_CASES` sets how
 //! many histories are tried. A failing one is made small and printed, with the line that repeats it;
 //! those that failed once are in the file beside this one, and tried first.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +25,12 @@ use mimecast_sentinel::simulator::{
 use mimecast_sentinel::table::EventId;
 use proptest::prelude::*;
 use proptest::test_runner::{FailurePersistence, PersistedSeed};
-use support::doubles::{Act, MemoryStore, WatchedStore};
-use support::rig::{Rig, Tools, run};
-use support::scenario::DAY;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
+
+use crate::support::doubles::{Act, MemoryStore, WatchedStore};
+use crate::support::rig::{Rig, Tools, run};
+use crate::support::scenario::DAY;
 
 /// Histories that are tried if nobody says how many.
 const HISTORIES: u32 = 400;
@@ -799,7 +796,7 @@ impl FailurePersistence for Failed {
         _: &dyn std::fmt::Debug,
     ) {
         eprintln!(
-            "A history failed. To repeat it: {REPEATED}='{seed}' cargo test --test histories\n\
+            "A history failed. To repeat it: {REPEATED}='{seed}' cargo test --test all histories::\n\
              To keep it, add this line to tests/histories.proptest-regressions: {seed}"
         );
     }

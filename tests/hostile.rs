@@ -1,9 +1,6 @@
 //! Bytes that somebody made in order to harm: memory stays flat, and the run goes on or ends with a
 //! reason. Memory is the high-water mark of the real program (`VmHWM`).
-#![cfg(all(feature = "simulator", target_os = "linux"))]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
+#![cfg(target_os = "linux")]
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -13,12 +10,13 @@ use flate2::write::GzEncoder;
 use mimecast_sentinel::pipeline::Outcome;
 use mimecast_sentinel::simulator::{BatchFile, FaultPlan, Options, Simulator, World};
 use serde_json::Value;
-use support::enemy::{Answer, Enemy, FILE, LISTING, TOKEN, enemy, ok, rig_at, whole};
-use support::program::{Ended, Program, ended, signal};
-use support::scenario::{code, events, page};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::enemy::{Answer, Enemy, FILE, LISTING, TOKEN, enemy, ok, rig_at, whole};
+use crate::support::program::{Ended, Program, ended, signal};
+use crate::support::scenario::{code, events, page};
 
 /// What a run may take, in MiB, of which some 20 are the unoptimised program itself.
 const MOST_MIB: u64 = 64;

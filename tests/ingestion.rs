@@ -1,8 +1,4 @@
 //! The sink by itself: what becomes of a body that cannot be posted before the run's time is up.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +15,10 @@ use mimecast_sentinel::pipeline::{Interrupt, Sink};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::settings::CredentialSettings;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Options, Simulator, World};
-use support::tls::Certificates;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+
+use crate::support::tls::Certificates;
 
 /// What came of a post to `endpoint`, with as many attempts as `attempts`.
 async fn post_to(endpoint: &str, simulator: &Simulator, attempts: u32) -> Posted {

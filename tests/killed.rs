@@ -1,10 +1,7 @@
 //! The program, killed with SIGKILL at every request that it makes: when the request has arrived,
 //! and when it is carried out and not answered. Started again, it ends the work, and exactly those
 //! rows come again that no checkpoint covered.
-#![cfg(all(feature = "simulator", unix))]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
+#![cfg(unix)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
@@ -19,10 +16,11 @@ use mimecast_sentinel::simulator::{
     BatchFile, FaultPlan, MadeUp, Moment, Options, Page, Simulator, World,
 };
 use mimecast_sentinel::table::EventId;
-use support::program::{Program, STREAMS};
-use support::scenario::DAY;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
+
+use crate::support::program::{Program, STREAMS};
+use crate::support::scenario::DAY;
 
 /// Programs that run at the same time.
 const AT_ONCE: usize = 3;

@@ -1,12 +1,7 @@
 //! Batch files, their lines and events, end to end against the simulator: what lands, what lies in
 //! quarantine, and where reading goes on.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::io::Write as _;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -23,12 +18,15 @@ use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, NextToken, Options, World,
 };
 use serde_json::{Value, json};
-use support::rig::Rig;
-use support::scenario::{
+use tokio::net::TcpListener;
+
+use crate::support::log::Log;
+use crate::support::own_process;
+use crate::support::rig::Rig;
+use crate::support::scenario::{
     assert_caught_up, assert_done, assert_landed, clock_at, code, events, ids, landed_ids,
     one_by_one, page, page_of, reasons, small_world, stopped_after,
 };
-use tokio::net::TcpListener;
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -992,21 +990,6 @@ async fn a_listing_that_leads_into_the_own_network_is_not_followed() {
     assert_eq!(rig.checkpoint("entities").cursor, Cursor::Start(rig.options.start));
 }
 
-/// A writer of logs that a test can read.
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Everything that the simulator may have given out as a token or signature: its numbers come from
 /// a seed. One that was asked for tells whether that is still so.
 async fn given_out(rig: &Rig) -> Vec<String> {
@@ -1027,13 +1010,13 @@ async fn given_out(rig: &Rig) -> Vec<String> {
 
 #[tokio::test]
 async fn no_secret_and_no_signature_is_written_anywhere() {
-    let written = Written::default();
-    let writer = written.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    // Threads of their own take part in a run.
+    // Threads of their own take part in a run, so that the log is that of the whole process.
+    if !own_process::alone(module_path!(), "no_secret_and_no_signature_is_written_anywhere") {
+        return;
+    }
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
+    let subscriber = subscriber.with_writer(log.clone()).finish();
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let lines = events(5, "entities", 40);
@@ -1074,7 +1057,7 @@ async fn no_secret_and_no_signature_is_written_anywhere() {
         told += &format!("{:?}", rig.pull().await);
     }
     assert!(told.contains("file-unreachable") && told.contains("file-forbidden"), "{told}");
-    told += &String::from_utf8_lossy(&written.0.lock().unwrap());
+    told += &log.text();
     told += &std::fs::read_to_string(rig.state().join("checkpoints/entities.json")).unwrap();
     let records = rig.quarantined();
     assert_eq!(records.len(), 2);

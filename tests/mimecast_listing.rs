@@ -1,8 +1,4 @@
 //! Mimecast's token, its listing, paging, backfill and pace, end to end against the simulator.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,14 +12,15 @@ use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, NextToken, Options, Page, Simulator, World,
 };
 use serde_json::json;
-use support::rig::Rig;
-use support::scenario::{
-    STREAMS, assert_caught_up, assert_done, assert_landed, backlog, clock_at, code, day, events,
-    one_by_one, page, page_of, reasons, small_world,
-};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
+
+use crate::support::rig::Rig;
+use crate::support::scenario::{
+    STREAMS, assert_caught_up, assert_done, assert_landed, backlog, clock_at, code, day, events,
+    one_by_one, page, page_of, reasons, small_world,
+};
 
 /// For ever.
 const ALWAYS: usize = usize::MAX;

@@ -1,9 +1,6 @@
 //! What another account of the machine may have put where the state is, seen by the real binary:
 //! nothing of it is followed, waited for, or read without end.
-#![cfg(all(feature = "simulator", unix))]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
+#![cfg(unix)]
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
@@ -12,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use mimecast_sentinel::simulator::{FaultPlan, Simulator};
-use support::program::{Ended, Program, landed, simulator, skipped};
+
+use crate::support::program::{Ended, Program, landed, simulator, skipped};
 
 /// A stream's checkpoint, and the lock beside it.
 const CHECKPOINT: &str = "checkpoints/mailflow.json";

@@ -1,20 +1,17 @@
 //! The real binary behind a proxy that has a private name, which leads to the simulator whatever it
 //! is asked for.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mimecast_sentinel::simulator::{FaultPlan, Simulator};
-use support::program::{Ended, Program, events, simulator};
-use support::tls::{Certificates, FILES, MIMECAST};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
+
+use crate::support::program::{Ended, Program, events, simulator};
+use crate::support::tls::{Certificates, FILES, MIMECAST};
 
 /// An HTTP proxy on loopback.
 struct Proxy {

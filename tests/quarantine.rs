@@ -1,8 +1,4 @@
 //! `quarantine list`, `show` and `replay`, as a person uses them.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -21,12 +17,13 @@ use mimecast_sentinel::simulator::{
 };
 use mimecast_sentinel::store::{ByteStream, FolderStore, Lease, Store, StoreError};
 use serde_json::{Value, json};
-use support::azurite::{Azurite, sas};
-use support::doubles::HookedSink;
-use support::program::{Program, landed, until};
-use support::rig::Rig;
-use support::scenario::{events, ids, landed_ids, page, page_of};
 use tokio_util::sync::CancellationToken;
+
+use crate::support::azurite::{Azurite, sas};
+use crate::support::doubles::HookedSink;
+use crate::support::program::{Program, landed, until};
+use crate::support::rig::Rig;
+use crate::support::scenario::{events, ids, landed_ids, page, page_of};
 
 const STREAM: &str = "mailflow";
 

@@ -1,9 +1,5 @@
 //! Quarantine holds no more than `QUARANTINE_MAX_BYTES`: what would exceed it stops the stream, and
 //! nothing is lost, since the checkpoint does not pass what is not kept.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::fs;
 use std::io;
@@ -17,8 +13,9 @@ use mimecast_sentinel::quarantine::{Quarantine, QuarantineError};
 use mimecast_sentinel::simulator::{BatchFile, FaultPlan, Options, Page, Simulator, World};
 use mimecast_sentinel::store::{ByteStream, FolderStore, Store};
 use serde_json::Value;
-use support::program::{Ended, Program, landed};
-use support::scenario::{events, page_of};
+
+use crate::support::program::{Ended, Program, landed};
+use crate::support::scenario::{events, page_of};
 
 const STREAM: &str = "mailflow";
 

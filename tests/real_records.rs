@@ -1,8 +1,4 @@
 //! Real records, where they are present: each field must land where the table says.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -12,7 +8,8 @@ use mimecast_sentinel::pipeline::Outcome;
 use mimecast_sentinel::simulator::{BatchFile, FaultPlan, Page, World};
 use mimecast_sentinel::table::EventId;
 use serde_json::{Map, Value, json};
-use support::rig::Rig;
+
+use crate::support::rig::Rig;
 
 /// Nine events as they stand in batch files: five `entities`, four `mailflow`. They are not ours to
 /// publish, so they lie beside the project.

@@ -1,6 +1,6 @@
 //! The committed descriptions of the table say what the code says.
 //!
-//! After a change to the columns, `WRITE_SCHEMA=1 cargo test --test schema` writes them anew.
+//! After a change to the columns, `WRITE_SCHEMA=1 cargo test --test all schema::` writes them anew.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ fn the_committed_descriptions_are_those_of_the_table() {
     assert!(
         stale.is_empty(),
         "{stale:?} in sentinel/schema differ from src/table/; run \
-         `WRITE_SCHEMA=1 cargo test --test schema` and commit them"
+         `WRITE_SCHEMA=1 cargo test --test all schema::` and commit them"
     );
 }
 

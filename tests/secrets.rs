@@ -1,10 +1,6 @@
 //! No secret is told. Everything that the program does, and everything that can go wrong with it,
 //! is done at the highest log level, with every kind of secret that there is; then all that it
 //! said, all files that it left, and its command lines are searched.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -20,13 +16,15 @@ use base64::prelude::BASE64_STANDARD;
 use futures::{StreamExt as _, stream};
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Simulator};
 use serde_json::json;
-use support::azurite::{Azurite, sas};
-use support::functions_host::{HostSimulator, Invocation};
-use support::program::{EXE, Ended, Program, issued, simulator};
-use support::tls::Certificates;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use url::form_urlencoded;
+
+use crate::support::azurite::{Azurite, sas};
+use crate::support::functions_host::{HostSimulator, Invocation};
+use crate::support::program::{EXE, Ended, Program, issued, simulator};
+use crate::support::script;
+use crate::support::tls::Certificates;
 
 const ALWAYS: usize = usize::MAX;
 /// Of a client secret that Entra and Mimecast do not know.
@@ -133,14 +131,11 @@ fn refuses(endpoint: Endpoint, fault: Fault) -> FaultPlan {
 /// A folder with an `az` that has a login, and writes its command line down.
 #[cfg(unix)]
 fn azure_cli(folder: &Path) -> String {
-    use std::os::unix::fs::PermissionsExt;
     let expires_on = 4_000_000_000_u64;
     let answer = json!({"accessToken": PERSONS_TOKEN, "expires_on": expires_on, "tokenType": "B"});
     let az = folder.join("az");
     let folder = folder.display().to_string();
-    let script = format!("#!/bin/sh\necho \"az $@\" >> {folder}/called\necho '{answer}'\n");
-    std::fs::write(&az, script).unwrap();
-    std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script::write(&az, &format!("#!/bin/sh\necho \"az $@\" >> {folder}/called\necho '{answer}'\n"));
     folder
 }
 

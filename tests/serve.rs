@@ -1,8 +1,4 @@
 //! The real binary as the custom handler of a strict Functions host, and as its own scheduler.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
@@ -18,19 +14,20 @@ use mimecast_sentinel::pipeline::checkpoint_name;
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, Simulator};
 use serde_json::Value;
-use support::azurite::{Azurite, sas};
-use support::functions_host::{
-    Handler, HostClient, HostSimulator, Invocation, Level, Limits, State, Timer, start_apart,
-    takes_schedule,
-};
-use support::program::{
-    EXE, Program, STREAMS, assert_no_secret, ended, events, landed, signal, simulator, until, world,
-};
-use support::rig::{Rig, run};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::azurite::{Azurite, sas};
+use crate::support::functions_host::{
+    Handler, HostClient, HostSimulator, Invocation, Level, Limits, State, Timer, start_apart,
+    takes_schedule,
+};
+use crate::support::program::{
+    EXE, Program, STREAMS, assert_no_secret, ended, events, landed, signal, simulator, until, world,
+};
+use crate::support::rig::{Rig, run};
 
 const FUNCTION: &str = "CloudIntegrated";
 const ALWAYS: usize = usize::MAX;

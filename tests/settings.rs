@@ -1,5 +1,4 @@
 //! What settings are accepted, what is said of those that are not, and that no secret is shown.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

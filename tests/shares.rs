@@ -1,16 +1,14 @@
 //! State on a share: file systems that do less than a local one, or something else. The real binary
 //! sees them through `tests/support/share.c`, which is loaded before it.
-#![cfg(all(feature = "simulator", target_os = "linux", target_env = "gnu"))]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use mimecast_sentinel::simulator::{FaultPlan, Simulator};
-use support::program::{Program, events, landed, simulator, skipped};
+
+use crate::support::program::{Program, events, landed, simulator, skipped};
 
 /// The library, made anew; `None`, with a line that says so, where nothing can make it.
 fn share() -> Option<PathBuf> {

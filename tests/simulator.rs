@@ -1,8 +1,4 @@
 //! What the other tests rely on: the simulator serves its world, is strict, and breaks as planned.
-#![cfg(feature = "simulator")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may stop")]
-
-mod support;
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -453,7 +449,7 @@ async fn a_seed_draws_the_same_faults_again() {
 #[tokio::test]
 async fn entra_gives_tokens_over_tls_to_the_identity_library() {
     let folder = tempfile::tempdir().unwrap();
-    let certificates = support::tls::Certificates::write(folder.path());
+    let certificates = crate::support::tls::Certificates::write(folder.path());
     let peer = start(World::default(), FaultPlan::none()).await;
     let port = certificates.serve(&peer.simulator).await;
     let ca = std::fs::read(&certificates.ca).unwrap();

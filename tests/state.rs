@@ -1,8 +1,4 @@
 //! Checkpoint, quarantine, lease and the time limit: what is written when, and what a crash leaves.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -22,17 +18,18 @@ use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp
 use mimecast_sentinel::store::{FolderStore, Store};
 use mimecast_sentinel::table::EventId;
 use serde_json::{Value, json};
-use support::azurite::{Azurite, sas};
-use support::doubles::{
-    Act, Call, HookedSink, MemorySink, MemorySource, WatchedStore, in_memory, line_of, numbered,
-    run_or_die,
-};
-use support::rig::{Rig, run as pull};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use crate::support::azurite::{Azurite, sas};
+use crate::support::doubles::{
+    Act, Call, HookedSink, MemorySink, MemorySource, WatchedStore, in_memory, line_of, numbered,
+    run_or_die,
+};
+use crate::support::rig::{Rig, run as pull};
 
 const STREAM: &str = "mailflow";
 /// 2026-11-10T00:00:00Z.

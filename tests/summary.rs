@@ -1,15 +1,15 @@
 //! What `./test` says at its end, with programs in the place of cargo and of the suites that print
 //! what those were seen to print.
 #![cfg(unix)]
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test's helpers")]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
+
+use crate::support::script;
 
 /// What a shell script uses; nothing else is found on its `PATH`.
 const TOOLS: [&str; 9] = ["bash", "cat", "dirname", "grep", "mktemp", "rm", "sort", "tail", "tee"];
@@ -69,13 +69,9 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 
 const SUITE: &str = "ok   a query binds\nSKIPPED: no geography here\n1 passed, 0 failed";
 
-/// One stage at a time: a script that another thread's child still has open cannot be started.
-static TURN: Mutex<()> = Mutex::new(());
-
 /// A folder with `./test` and what it calls.
 struct Stage {
     folder: TempDir,
-    _turn: MutexGuard<'static, ()>,
 }
 
 /// How `./test` ended.
@@ -87,10 +83,9 @@ struct Ended {
 impl Stage {
     /// On which all passes, but without npm and Python.
     fn new() -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let stage = Self { folder: TempDir::new().unwrap(), _turn: turn };
-        let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("test");
-        fs::copy(test, stage.folder.path().join("test")).unwrap();
+        let stage = Self { folder: TempDir::new().unwrap() };
+        let test = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("test")).unwrap();
+        script::write(&stage.folder.path().join("test"), &test);
         fs::create_dir(stage.folder.path().join("bin")).unwrap();
         for tool in TOOLS {
             let path = std::env::var_os("PATH").unwrap();
@@ -108,9 +103,7 @@ impl Stage {
     fn with(self, path: &str, text: &str, end: &str) -> Self {
         let path = self.folder.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let script = format!("#!/usr/bin/env bash\ncat <<'END'\n{text}\nEND\n{end}\n");
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        script::write(&path, &format!("#!/usr/bin/env bash\ncat <<'END'\n{text}\nEND\n{end}\n"));
         self
     }
 

@@ -1,16 +1,13 @@
 //! What outsiders write, a subject or a server's words, never drives the terminal of a person who
 //! looks at it, and what is JSON stays the same JSON.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::fs;
 
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Options, Simulator, World};
 use serde_json::{Value, json};
-use support::program::{Ended, Program};
-use support::scenario::page_of;
+
+use crate::support::program::{Ended, Program};
+use crate::support::scenario::page_of;
 
 const STREAM: &str = "mailflow";
 

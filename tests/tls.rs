@@ -1,16 +1,14 @@
 //! What the HTTP clients demand of TLS, against peers that have less.
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use mimecast_sentinel::http::Clients;
-use support::entra_tls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::entra_tls;
 
 const HANDSHAKE: u8 = 22;
 const ALERT: u8 = 21;

@@ -1,58 +1,27 @@
 //! Nothing is silent: what a run cannot deliver is in its log.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
-mod support;
-
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveTime};
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
 use mimecast_sentinel::store::FolderStore;
 use mimecast_sentinel::table::EventId;
 use serde_json::{Value, json};
-use support::doubles::{Act, WatchedStore, run_or_die};
-use support::rig::Rig;
-use tracing::subscriber::DefaultGuard;
+use tracing::Level;
+
+use crate::support::doubles::{Act, WatchedStore, run_or_die};
+use crate::support::log::Log;
+use crate::support::rig::Rig;
 
 /// 2027-01-15T08:00:00Z.
 const AT: i64 = 1_800_000_000_000;
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Hears the errors of this thread from now on. A test's runtime has one thread, so that this is
-    /// the whole run.
-    fn listen(&self) -> DefaultGuard {
-        let writer = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .with_max_level(tracing::Level::ERROR)
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    /// The fields of the lines with these words.
-    fn told(&self, words: &str) -> Vec<Value> {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let fields = lines.map(|mut line| line["fields"].take());
-        fields.filter(|told| told["message"].as_str().unwrap().contains(words)).collect()
-    }
+/// The fields of the lines with these words.
+fn logged(log: &Log, words: &str) -> Vec<Value> {
+    let text = log.text();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let fields = lines.map(|mut line| line["fields"].take());
+    fields.filter(|told| told["message"].as_str().unwrap().contains(words)).collect()
 }
 
 const STREAM: &str = "entities";
@@ -78,12 +47,12 @@ async fn with_two_refused_rows() -> Rig {
 #[tokio::test]
 async fn rows_in_quarantine_are_told_with_their_number_and_where_they_lie() {
     let log = Log::default();
-    let _guard = log.listen();
+    let _guard = log.listen(Level::ERROR);
     let rig = with_two_refused_rows().await;
 
     assert_eq!(rig.pull_one().await.rows_quarantined, 2);
 
-    let told = log.told("rows were put in quarantine");
+    let told = logged(&log, "rows were put in quarantine");
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0]["stream"], STREAM);
     assert_eq!((&told[0]["rows_quarantined"], &told[0]["rows_truncated"]), (&json!(2), &json!(0)));
@@ -94,14 +63,14 @@ async fn rows_in_quarantine_are_told_with_their_number_and_where_they_lie() {
     assert_eq!(records, 2, "what it names is where they lie");
 
     rig.pull().await;
-    assert_eq!(log.told("rows were put in quarantine").len(), 1, "once");
+    assert_eq!(logged(&log, "rows were put in quarantine").len(), 1, "once");
 }
 
 /// Killed as soon as it had written down that two rows lie in quarantine.
 #[tokio::test]
 async fn rows_that_a_killed_run_put_in_quarantine_are_told_by_the_next_one() {
     let log = Log::default();
-    let _guard = log.listen();
+    let _guard = log.listen(Level::ERROR);
     let rig = with_two_refused_rows().await;
     let store = WatchedStore::new(Arc::new(FolderStore::new(rig.state())), |_, call| {
         let written = call.saved().is_some_and(|saved| saved.totals.rows_quarantined == 2);
@@ -109,31 +78,31 @@ async fn rows_that_a_killed_run_put_in_quarantine_are_told_by_the_next_one() {
     });
     let hung = store.hung();
     assert!(run_or_die(rig.connector_on(Arc::new(store)), &hung).await.is_none());
-    assert_eq!(log.told("").len(), 0, "it died before it could");
+    assert_eq!(logged(&log, "").len(), 0, "it died before it could");
 
     assert_eq!(rig.pull_one().await.rows_quarantined, 0);
-    let told = log.told("rows were put in quarantine");
+    let told = logged(&log, "rows were put in quarantine");
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!((&told[0]["stream"], &told[0]["rows_quarantined"]), (&json!(STREAM), &json!(2)));
 
     rig.pull().await;
-    assert_eq!(log.told("rows were put in quarantine").len(), 1, "once");
+    assert_eq!(logged(&log, "rows were put in quarantine").len(), 1, "once");
 }
 
 #[tokio::test]
 async fn a_gap_is_told_with_the_time_of_which_events_may_be_missing() {
     let log = Log::default();
-    let _guard = log.listen();
+    let _guard = log.listen(Level::ERROR);
     let mut rig = Rig::new(world(&lines(10)), FaultPlan::none()).await.only(STREAM);
     let day = NaiveDate::from_ymd_opt(2027, 1, 16).unwrap();
     rig.pull().await;
-    assert_eq!(log.told("").len(), 0);
+    assert_eq!(logged(&log, "").len(), 0);
     rig.simulator.forget_page_tokens();
     rig.options.start = day;
 
     let gap = rig.pull_one().await.gap.unwrap();
 
-    let told = log.told("the source no longer accepts the stored cursor");
+    let told = logged(&log, "the source no longer accepts the stored cursor");
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0]["stream"], STREAM);
     assert!(told[0]["message"].as_str().unwrap().contains("may be missing"), "{told:?}");
@@ -146,7 +115,7 @@ async fn a_gap_is_told_with_the_time_of_which_events_may_be_missing() {
 #[tokio::test]
 async fn a_damaged_file_is_told_with_its_name_its_line_and_where_it_lies() {
     let log = Log::default();
-    let _guard = log.listen();
+    let _guard = log.listen(Level::ERROR);
     let faults = FaultPlan::none().once(Endpoint::File, Fault::Corrupt(200));
     let rig = Rig::new(world(&lines(50)), faults).await.only(STREAM);
 
@@ -154,7 +123,7 @@ async fn a_damaged_file_is_told_with_its_name_its_line_and_where_it_lies() {
 
     assert_eq!(run.error, None);
     let record = rig.quarantined().remove(0);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("corrupt-file")).collect();
     assert_eq!(lines.len(), 1, "{log}");
     for told in [record["file"].as_str().unwrap(), &format!("\"line\":{}", record["line"])] {

@@ -1,10 +1,7 @@
 //! What README.md and the documents have people type, typed: each block of shell as it stands, with an
 //! `az` that knows the real client's commands and options (`tests/azure-cli`), and the real program
 //! against the simulator.
-#![cfg(all(unix, feature = "simulator"))]
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
+#![cfg(unix)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +11,10 @@ use std::time::Duration;
 
 use mimecast_sentinel::simulator::{FaultPlan, Simulator};
 use serde_json::{Value, json};
-use support::program::{EXE, Ended, Program, assert_no_secret, ended, events, landed, simulator};
+
+use crate::support::program::{
+    EXE, Ended, Program, assert_no_secret, ended, events, landed, simulator,
+};
 
 const RULE: &str = "/subscriptions/s/resourceGroups/mimecast/providers/Microsoft.Insights/\
                     dataCollectionRules/mimecastci-x";

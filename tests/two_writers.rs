@@ -1,9 +1,5 @@
 //! Two connectors on one checkpoint: in every interleaving of a small history, on a model of a
 //! leased blob; and in chosen ones on a folder, and on Azure Blob Storage as Azurite has it.
-#![cfg(feature = "simulator")]
-#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +7,8 @@ use std::sync::Arc;
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
 use mimecast_sentinel::pipeline::{Outcome, RunSummary};
 use serde_json::Value;
-use support::doubles::{MemorySource, numbered};
+
+use crate::support::doubles::{MemorySource, numbered};
 
 /// What the two have recorded, and each of them.
 #[derive(Default)]
@@ -134,11 +131,11 @@ mod every_interleaving {
     use tokio::task::JoinHandle;
     use tokio::time::{Instant, sleep, sleep_until};
 
-    use super::support::doubles::in_memory;
-    use super::support::leased_blob::{Blob, BlobOf, RENEW_EVERY, TERM};
-    use super::support::rig::run as pull;
-    use super::support::steps::{Landed, Step, SteppedSink, SteppedSource, Steps};
     use super::*;
+    use crate::support::doubles::in_memory;
+    use crate::support::leased_blob::{Blob, BlobOf, RENEW_EVERY, TERM};
+    use crate::support::rig::run as pull;
+    use crate::support::steps::{Landed, Step, SteppedSink, SteppedSource, Steps};
 
     /// By so much the clock moves at a time: a renewal is due, and who waits asks again. The half
     /// second is for the milliseconds that go by between steps.
@@ -511,11 +508,11 @@ mod chosen_interleavings {
     use tokio::time::timeout;
     use url::Url;
 
-    use super::support::azurite::{Azurite, sas};
-    use super::support::doubles::in_memory;
-    use super::support::rig::run as pull;
-    use super::support::steps::{Landed, SteppedSink, Steps, answer_to};
     use super::*;
+    use crate::support::azurite::{Azurite, sas};
+    use crate::support::doubles::in_memory;
+    use crate::support::rig::run as pull;
+    use crate::support::steps::{Landed, SteppedSink, Steps, answer_to};
 
     /// What happens in turn, and how A and B end. `B ends`: it does all that it can do. `unanswered`:
     /// the step is done, and who did it does not know yet. `lost`: A's lease is taken away.

@@ -360,7 +360,6 @@ pub struct Post {
     /// Counted from 1.
     pub number: usize,
     pub rows: Vec<Value>,
-    pub deadline: Deadline,
 }
 
 type Hook = Arc<dyn Fn(Post) -> BoxFuture<'static, Result<(), PostError>> + Send + Sync>;
@@ -391,7 +390,7 @@ impl Sink for HookedSink {
     async fn post(&self, body: Bytes, deadline: Deadline) -> Posted {
         let number = self.posts.fetch_add(1, Ordering::Relaxed) + 1;
         let rows = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
-        match (self.hook)(Post { number, rows, deadline }).await {
+        match (self.hook)(Post { number, rows }).await {
             Ok(()) => self.inner.post(body, deadline).await,
             Err(error) => Posted { ambiguous: 0, answer: Err(error) },
         }

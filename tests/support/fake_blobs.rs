@@ -65,10 +65,6 @@ impl FakeBlobs {
         self.account.blobs.lock().unwrap().insert(name.to_owned(), blob);
     }
 
-    pub fn bytes(&self, name: &str) -> Option<Bytes> {
-        self.account.blobs.lock().unwrap().get(name).map(|blob| blob.bytes.clone())
-    }
-
     /// What was asked for, in order: `write checkpoints/mailflow.json`.
     pub fn asked(&self) -> Vec<String> {
         self.account.asked.lock().unwrap().clone()

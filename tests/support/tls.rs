@@ -23,20 +23,16 @@ const ENTRA: &str = "login.microsoftonline.com";
 pub const MIMECAST: &str = "api.services.mimecast.com";
 pub const FILES: &str = "files.mimecast.invalid";
 
-/// A certificate authority and a server's certificate for these, `localhost` and `127.0.0.1`, as
-/// PEM files. The server's is a leaf of its own: rustls refuses a CA as a server.
+/// A certificate authority and a server's certificate for these, `localhost` and `127.0.0.1`. The
+/// server's is a leaf of its own: rustls refuses a CA as a server.
 pub struct Certificates {
-    /// The CA's certificate, for `SSL_CERT_FILE` or a client's trusted roots.
+    /// The CA's certificate in a PEM file, for `SSL_CERT_FILE` or a client's trusted roots.
     pub ca: PathBuf,
-    /// The server's certificate.
-    pub certificate: PathBuf,
-    /// The server's key.
-    pub key: PathBuf,
     server: ServerConfig,
 }
 
 impl Certificates {
-    /// Makes them, and writes them to `folder`.
+    /// Makes them, and writes the CA's to `folder`.
     pub fn write(folder: &Path) -> Self {
         let mut authority = CertificateParams::default();
         authority.distinguished_name.push(DnType::CommonName, "Test CA");
@@ -55,11 +51,8 @@ impl Certificates {
         let issuer = Issuer::new(authority, authority_key);
         let leaf_certificate = leaf.signed_by(&leaf_key, &issuer).unwrap();
 
-        let write = |name: &str, pem: String| {
-            let path = folder.join(name);
-            std::fs::write(&path, pem).unwrap();
-            path
-        };
+        let ca = folder.join("ca.pem");
+        std::fs::write(&ca, authority_certificate.pem()).unwrap();
         let server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(rustls::DEFAULT_VERSIONS)
             .unwrap()
@@ -69,12 +62,7 @@ impl Certificates {
                 PrivateKeyDer::Pkcs8(leaf_key.serialize_der().into()),
             )
             .unwrap();
-        Self {
-            ca: write("ca.pem", authority_certificate.pem()),
-            certificate: write("server.pem", leaf_certificate.pem()),
-            key: write("server.key", leaf_key.serialize_pem()),
-            server,
-        }
+        Self { ca, server }
     }
 
     /// Serves the simulator with TLS on a second port, until the answer is dropped.

@@ -1,0 +1,51 @@
+//! All integration tests, as one program: each is a module, so that `support` and the crates behind
+//! it are compiled and linked once. `cargo test --test all field::` runs those of `tests/field.rs`.
+//!
+//! They share the process, as threads. A test that needs one for itself (its environment, a
+//! subscriber for all threads, a counter that starts at 0) runs this program again for itself alone:
+//! `support/own_process.rs`.
+#![allow(
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests, which nobody calls"
+)]
+
+mod support;
+
+mod azure_ingestion;
+mod blob_answers;
+mod blob_transport;
+mod cli;
+mod conservation;
+mod crashes;
+mod credentials;
+mod docs;
+mod field;
+mod functions_host;
+mod histories;
+mod hostile;
+mod ingestion;
+mod killed;
+mod mimecast_files;
+mod mimecast_listing;
+mod planted;
+mod proxy;
+mod quarantine;
+mod quarantine_full;
+mod real_records;
+mod schema;
+mod secrets;
+mod serve;
+mod settings;
+mod shares;
+mod simulator;
+mod state;
+mod store_contract;
+mod summary;
+mod terminal;
+mod tls;
+mod told;
+mod trial;
+mod two_writers;
