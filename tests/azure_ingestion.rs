@@ -116,7 +116,7 @@ mod bodies {
     use super::*;
 
     #[tokio::test]
-    async fn are_filled_across_the_files_of_a_page() {
+    async fn a_body_is_filled_across_the_files_of_a_page() {
         let lines = events(100);
         let page = lines.iter().enumerate().fold(Page::new(day()), |page, (n, line)| {
             page.file(BatchFile::of_lines(&format!("{n:03}.json.gz"), &[line]))
@@ -129,7 +129,7 @@ mod bodies {
     }
 
     #[tokio::test]
-    async fn never_reach_across_pages() {
+    async fn no_body_reaches_across_pages() {
         let lines = events(3);
         let world = lines.iter().enumerate().fold(World::default(), |world, (n, line)| {
             world.page(STREAM, page(&[(&format!("{n}.json.gz"), &[line])]))
@@ -141,7 +141,7 @@ mod bodies {
 
     /// The simulator refuses a larger body, and keeps the breach.
     #[tokio::test]
-    async fn hold_at_most_a_million_bytes_and_little_less() {
+    async fn a_body_holds_at_most_a_million_bytes_and_little_less() {
         let subject = "é".repeat(20_000);
         let line = |n| json!({"timestamp": AT, "n": n, "subject": subject}).to_string();
         let lines: Vec<String> = (0..100).map(line).collect();
@@ -153,7 +153,7 @@ mod bodies {
     }
 
     #[tokio::test]
-    async fn are_the_same_bytes_at_each_try() {
+    async fn a_body_is_the_same_bytes_at_each_try() {
         let lines = events(300);
         let tries = [ServerError, Reset, Unauthorized("InvalidToken".to_owned()), LostReply];
         let tries = tries.into_iter().chain([
@@ -170,7 +170,7 @@ mod bodies {
     }
 }
 
-mod a_400 {
+mod status_400 {
     use super::*;
 
     fn of(code: &str, message: &str) -> Fault {
@@ -194,7 +194,7 @@ mod a_400 {
     }
 
     #[tokio::test]
-    async fn whose_code_names_a_setting_stops_the_stream() {
+    async fn a_400_whose_code_names_a_setting_stops_the_stream() {
         for (code, message) in [
             ("InvalidStream", "Custom-X was not configured"),
             ("InvalidDataCollectionRule", "it is of the wrong kind"),
@@ -207,7 +207,7 @@ mod a_400 {
     }
 
     #[tokio::test]
-    async fn that_names_the_rules_id_stops_the_stream() {
+    async fn a_400_that_names_the_rules_id_stops_the_stream() {
         let lines = events(30);
         let rig = one_file(&lines, FaultPlan::none()).await;
         let message = format!("{} has no such input", rig.simulator.rule_id().to_uppercase());
@@ -216,7 +216,7 @@ mod a_400 {
 
     /// Azure may quote a row, and who writes a subject knows the words.
     #[tokio::test]
-    async fn that_quotes_a_row_is_about_the_row_whatever_its_words() {
+    async fn a_400_that_quotes_a_row_is_about_the_row_whatever_its_words() {
         for subject in
             ["the rule of the stream", "Custom-Cloud_Integrated", "the api-version '2023-01-01'"]
         {
@@ -234,7 +234,7 @@ mod a_400 {
     }
 
     #[tokio::test]
-    async fn about_a_setting_in_other_words_is_told_and_loses_nothing() {
+    async fn a_400_about_a_setting_in_other_words_is_reported_and_loses_nothing() {
         let lines = events(30);
         let refusal = of("BadArgument", "The stream is not in the collection");
         let rig = one_file(&lines, FaultPlan::none()).await;
@@ -250,7 +250,7 @@ mod a_400 {
     }
 
     #[tokio::test]
-    async fn leaves_the_bad_rows_alone_in_quarantine() {
+    async fn a_400_leaves_the_bad_rows_alone_in_quarantine() {
         let lines = events(200);
         let bad = [0, 1, 77, 199];
         let bad_lines: Vec<&String> = bad.iter().map(|&n| &lines[n]).collect();
@@ -282,7 +282,7 @@ mod a_400 {
     }
 
     #[tokio::test]
-    async fn to_every_row_of_ten_or_more_is_about_the_settings() {
+    async fn a_400_to_every_row_of_ten_or_more_is_about_the_settings() {
         for count in [10, 25] {
             let lines = events(count);
             let rig = one_file(&lines, poison(&lines)).await;
@@ -296,7 +296,7 @@ mod a_400 {
     }
 
     #[tokio::test]
-    async fn to_every_row_of_fewer_than_ten_is_about_the_rows() {
+    async fn a_400_to_every_row_of_fewer_than_ten_is_about_the_rows() {
         let lines = events(9);
         let rig = one_file(&lines, poison(&lines)).await;
         let stream = catches_up(&rig).await;
@@ -306,7 +306,7 @@ mod a_400 {
     }
 
     #[tokio::test]
-    async fn to_every_row_is_about_the_rows_once_another_was_accepted_in_the_run() {
+    async fn a_400_to_every_row_is_about_the_rows_once_another_was_accepted_in_the_run() {
         let lines = events(13);
         let world = World::default()
             .page(STREAM, page(&[("good.json.gz", &lines[..1])]))
@@ -319,7 +319,7 @@ mod a_400 {
 
     /// All streams go to the same stream of the same rule.
     #[tokio::test]
-    async fn to_every_row_is_about_the_rows_once_another_streams_was_accepted() {
+    async fn a_400_to_every_row_is_about_the_rows_once_another_streams_was_accepted() {
         let (bad, good) = (events(12), events_of("urlclick", 1));
         let world = World::default()
             .page(STREAM, page(&[("bad.json.gz", &bad)]))
@@ -352,7 +352,7 @@ mod a_400 {
 
     /// `lag_seconds` and the checkpoint tell of what was delivered.
     #[tokio::test]
-    async fn to_the_newest_row_leaves_the_newest_delivered_one() {
+    async fn a_400_to_the_newest_row_leaves_the_newest_delivered_one() {
         let old = json!({"timestamp": AT, "n": 1}).to_string();
         let new = json!({"timestamp": AT + 600_000, "n": 2}).to_string();
         let rig = one_file(&[&old, &new], poison(&[&new])).await;
@@ -362,11 +362,11 @@ mod a_400 {
     }
 }
 
-mod a_413 {
+mod status_413 {
     use super::*;
 
     #[tokio::test]
-    async fn halves_the_body() {
+    async fn a_413_halves_the_body() {
         let lines = events(5);
         let plan = FaultPlan::none().times(2, Endpoint::Post, TooLarge);
         let rig = one_file(&lines, plan).await;
@@ -378,7 +378,7 @@ mod a_413 {
     }
 
     #[tokio::test]
-    async fn to_a_single_row_puts_it_in_quarantine() {
+    async fn a_413_to_a_single_row_puts_it_in_quarantine() {
         let lines = events(2);
         let plan = FaultPlan::none().times(2, Endpoint::Post, TooLarge);
         let rig = one_file(&lines, plan).await;
@@ -392,7 +392,7 @@ mod a_413 {
 
     /// A body holds it by no means, so Azure is not asked.
     #[tokio::test]
-    async fn is_not_provoked_by_a_row_that_no_body_can_hold() {
+    async fn a_413_is_not_provoked_by_a_row_that_no_body_can_hold() {
         let long = json!({"timestamp": AT, "unknown": "x".repeat(1_000_000)}).to_string();
         let lines = [events(1).remove(0), long.clone()];
         let rig = one_file(&lines, FaultPlan::none()).await;
@@ -406,11 +406,11 @@ mod a_413 {
     }
 }
 
-mod refused_access {
+mod access {
     use super::*;
 
     #[tokio::test]
-    async fn once_gets_a_new_token() {
+    async fn access_refused_once_gets_a_new_token() {
         let lines = events(3);
         let fault = Unauthorized("InvalidToken".to_owned());
         let rig = one_file(&lines, FaultPlan::none().once(Endpoint::Post, fault)).await;
@@ -421,7 +421,7 @@ mod refused_access {
     }
 
     #[tokio::test]
-    async fn twice_is_about_the_settings() {
+    async fn access_refused_twice_is_about_the_settings() {
         let lines = events(3);
         let fault = Unauthorized("InvalidToken".to_owned());
         let rig = one_file(&lines, FaultPlan::none().times(2, Endpoint::Post, fault)).await;
@@ -436,7 +436,7 @@ mod refused_access {
     }
 
     #[tokio::test]
-    async fn again_after_another_answer_gets_another_token() {
+    async fn access_refused_again_after_another_answer_gets_another_token() {
         let lines = events(3);
         let unauthorized = || Unauthorized("InvalidToken".to_owned());
         for between in [ServerError, Reset, TooManyRequests(None)] {
@@ -452,7 +452,7 @@ mod refused_access {
 
     /// As two in a row are when they come first.
     #[tokio::test]
-    async fn twice_in_a_row_after_another_answer_is_about_the_settings() {
+    async fn access_refused_twice_in_a_row_after_another_answer_is_about_the_settings() {
         let lines = events(3);
         let unauthorized = || Unauthorized("InvalidToken".to_owned());
         let plan = FaultPlan::none()
@@ -466,7 +466,7 @@ mod refused_access {
     }
 
     #[tokio::test]
-    async fn again_and_again_between_other_answers_comes_to_an_end() {
+    async fn access_refused_again_and_again_between_other_answers_comes_to_an_end() {
         let lines = events(3);
         // A 429 alone is waited out however often it comes.
         let plan = (0..40).fold(FaultPlan::none(), |plan, _| {
@@ -483,7 +483,7 @@ mod refused_access {
     }
 
     #[tokio::test]
-    async fn by_role_or_rule_stops_the_stream_until_it_is_granted() {
+    async fn access_refused_by_role_or_rule_stops_the_stream_until_it_is_granted() {
         for (answer, code) in
             [(Forbidden, "ingestion-forbidden"), (NotFound, "ingestion-not-found")]
         {
@@ -503,7 +503,7 @@ mod refused_access {
     }
 }
 
-mod a_429 {
+mod status_429 {
     use super::*;
 
     fn retry_after(value: impl ToString) -> Fault {
@@ -511,7 +511,7 @@ mod a_429 {
     }
 
     #[tokio::test]
-    async fn is_waited_out_as_it_asks() {
+    async fn a_429_is_waited_out_as_it_asks() {
         let lines = events(3);
         let plan = FaultPlan::none().once(Endpoint::Post, retry_after(1));
         let rig = one_file(&lines, plan).await;
@@ -523,7 +523,7 @@ mod a_429 {
     }
 
     #[tokio::test]
-    async fn that_asks_for_nothing_or_for_a_time_that_has_passed_is_waited_out_too() {
+    async fn a_429_that_asks_for_nothing_or_for_a_time_that_has_passed_is_waited_out_too() {
         let lines = events(3);
         let plan = FaultPlan::none().times(15, Endpoint::Post, TooManyRequests(None)).times(
             15,
@@ -537,7 +537,7 @@ mod a_429 {
     }
 
     #[tokio::test]
-    async fn that_asks_for_more_than_the_run_has_ends_it_in_peace() {
+    async fn a_429_that_asks_for_more_than_the_run_has_ends_it_in_peace() {
         // An hour, against the run's 540 s and 30 s of grace.
         for value in ["3600", "Tue, 10 Nov 2026 02:00:00 GMT"] {
             let lines = events(3);
@@ -555,11 +555,11 @@ mod a_429 {
     }
 }
 
-mod a_passing_failure {
+mod passing_failures {
     use super::*;
 
     #[tokio::test]
-    async fn is_tried_again_and_counted() {
+    async fn a_passing_failure_is_tried_again_and_counted() {
         for fault in [RequestTimeout, ServerError, Unavailable, Reset] {
             let lines = events(30);
             let plan = FaultPlan::none().times(2, Endpoint::Post, fault.clone());
@@ -571,7 +571,7 @@ mod a_passing_failure {
     }
 
     #[tokio::test]
-    async fn after_the_rows_were_taken_doubles_one_body_at_most() {
+    async fn a_failure_after_the_rows_were_taken_doubles_one_body_at_most() {
         let lines: Vec<Vec<String>> = events(60).chunks(20).map(<[_]>::to_vec).collect();
         let world = lines.iter().enumerate().fold(World::default(), |world, (n, lines)| {
             world.page(STREAM, page(&[(&format!("{n}.json.gz"), lines)]))
@@ -585,7 +585,7 @@ mod a_passing_failure {
     }
 
     #[tokio::test]
-    async fn that_does_not_pass_fails_the_run_and_loses_nothing() {
+    async fn a_failure_that_does_not_pass_fails_the_run_and_loses_nothing() {
         let lines = events(30);
         // `impatient` gives a post 12 tries.
         let plan = FaultPlan::none().times(12, Endpoint::Post, Unavailable);
@@ -634,7 +634,7 @@ async fn a_redirect_is_not_followed_and_is_about_the_settings() {
     assert_landed_once(&rig, &lines);
 }
 
-mod a_column_over_65_536_bytes {
+mod long_columns {
     use super::*;
 
     fn with_subject(bytes: usize) -> String {
@@ -642,7 +642,7 @@ mod a_column_over_65_536_bytes {
     }
 
     #[tokio::test]
-    async fn is_delivered_and_kept_whole() {
+    async fn a_column_over_65_536_bytes_is_delivered_and_kept_whole() {
         let lines = [with_subject(65_536), with_subject(65_537)];
         let rig = one_file(&lines, FaultPlan::none()).await;
         let stream = catches_up(&rig).await;
@@ -660,7 +660,7 @@ mod a_column_over_65_536_bytes {
 
     /// Its record says so, else nobody would ever replay it.
     #[tokio::test]
-    async fn of_a_row_that_is_refused_was_not_delivered() {
+    async fn a_column_over_65_536_bytes_of_a_row_that_is_refused_was_not_delivered() {
         let lines = [with_subject(10), with_subject(65_537)];
         let rig = one_file(&lines, poison(&lines[1..])).await;
         let stream = catches_up(&rig).await;

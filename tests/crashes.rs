@@ -218,7 +218,7 @@ async fn the_order_of_effects_is_always_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_any_effect_of_three_streams_loses_nothing_and_doubles_what_was_not_saved() {
+async fn a_crash_at_any_effect_of_three_streams_loses_nothing_and_doubles_what_was_not_saved() {
     let plan = three_streams();
     let all = effects(&plan).await;
     let shared = |effect: &&Effect| matches!(effect, Effect::Post(rows) if *rows == [3, 4]);
@@ -231,7 +231,7 @@ async fn at_any_effect_of_three_streams_loses_nothing_and_doubles_what_was_not_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_any_two_effects_one_after_the_other_loses_nothing() {
+async fn two_crashes_at_any_effects_one_after_the_other_lose_nothing() {
     let plan = small();
     for number in 1..=effects(&plan).await.len() {
         for moment in MOMENTS {
@@ -248,7 +248,7 @@ async fn at_any_two_effects_one_after_the_other_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn doubles_what_is_in_flight_and_unsaved_at_most_and_all_of_it_at_the_worst_point() {
+async fn a_crash_doubles_what_is_in_flight_and_unsaved_at_most_and_all_of_it_at_the_worst_point() {
     let plan = long_file();
     let mut most = 0;
     for number in 1..=effects(&plan).await.len() {
@@ -263,7 +263,7 @@ async fn doubles_what_is_in_flight_and_unsaved_at_most_and_all_of_it_at_the_wors
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_any_effect_while_files_are_kept_whole_loses_nothing() {
+async fn a_crash_at_any_effect_while_files_are_kept_whole_loses_nothing() {
     let plan = troubled();
     let all = effects(&plan).await;
     let copies = all.iter().filter(|effect| matches!(effect, Effect::KeepFile(_)));
@@ -281,7 +281,7 @@ async fn at_any_effect_while_files_are_kept_whole_loses_nothing() {
 
 /// As above, and the lease of the dead must run out before another goes on.
 #[tokio::test(start_paused = true)]
-async fn at_any_effect_with_a_leased_blob_loses_nothing() {
+async fn a_crash_at_any_effect_with_a_leased_blob_loses_nothing() {
     for plan in [small(), troubled()] {
         let plan = Staged { checkpoints: Checkpoints::Blob, ..plan };
         let all = effects(&plan).await;
@@ -338,7 +338,8 @@ async fn pulled() -> Stage {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_any_effect_of_a_replay_loses_nothing_and_doubles_a_body_or_what_was_sent_of_a_file() {
+async fn a_crash_at_any_effect_of_a_replay_loses_nothing_and_doubles_a_body_or_what_was_sent_of_a_file()
+ {
     let pulled = pulled().await;
     // A row is refused again, and the file is read on to its next damage; or all is well.
     for (plan, most) in [(mended(1, &[3]), 6), (mended(2, &[]), 9)] {

@@ -560,11 +560,11 @@ fn fake_az(folder: &Path, text: &str) -> String {
     folder.display().to_string()
 }
 
-/// Runs [`in_a_process_of_its_own`] as one, with this environment.
+/// Runs [`credential_of_the_environment`] as one, with this environment.
 async fn child(credential: &str, environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(own_process::args(module_path!(), "in_a_process_of_its_own"))
+        .args(own_process::args(module_path!(), "credential_of_the_environment"))
         .env_remove("NO_PROXY")
         .env_remove("no_proxy")
         .env("CREDENTIAL", credential)
@@ -581,7 +581,7 @@ fn said(child: &Output) -> String {
 }
 
 #[tokio::test]
-async fn in_a_process_of_its_own() {
+async fn credential_of_the_environment() {
     let settings = match std::env::var("CREDENTIAL").as_deref() {
         Ok("managed") => managed(&std::env::var("ENDPOINT").unwrap(), None),
         Ok("az") => CredentialSettings::AzureCli,

@@ -883,7 +883,7 @@ async fn a_program_that_exits_with_0_once_it_answered_is_not_started_again() {
 }
 
 #[tokio::test]
-async fn one_that_exits_with_0_before_is_as_one_that_does_not_listen() {
+async fn a_program_that_exits_with_0_before_it_answers_is_as_one_that_does_not_listen() {
     let listening = Duration::from_millis(200);
     let began = Instant::now();
     let host = start(Limits { listening, ..Limits::default() }, "gone").await;

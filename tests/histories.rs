@@ -836,7 +836,7 @@ proptest! {
     }
 
     #[test]
-    fn so_it_does_where_each_row_is_a_body_of_its_own(history in history(true)) {
+    fn every_event_lands_or_lies_in_quarantine_where_each_row_is_a_body_of_its_own(history in history(true)) {
         try_out(&history)?;
     }
 }

@@ -209,7 +209,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn at_any_request_it_loses_nothing_and_doubles_what_was_not_saved() {
+fn a_kill_at_any_request_loses_nothing_and_doubles_what_was_not_saved() {
     let requests = block_on(requests());
     let moments = [Moment::Arrived, Moment::CarriedOut];
     let points: Vec<(u64, Moment)> =

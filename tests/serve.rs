@@ -385,7 +385,7 @@ async fn a_stop_without_a_run_ends_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_in_the_middle_of_a_run_nothing_is_lost() {
+async fn a_kill_in_the_middle_of_a_run_loses_nothing() {
     let simulator = slow().await;
     let mut host = host(&Program::of(&simulator)).await;
     for kills in 1..=2 {

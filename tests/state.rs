@@ -173,7 +173,7 @@ mod progress {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn does_not_pass_a_body_that_fails_whatever_comes_after_it() {
+    async fn progress_does_not_pass_a_body_that_fails_whatever_comes_after_it() {
         for failing in 0..5 {
             let mut memory = one_file(5);
             memory.policy.in_flight = 4;
@@ -204,7 +204,7 @@ mod progress {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waits_for_a_slow_body_however_long_it_takes() {
+    async fn progress_waits_for_a_slow_body_however_long_it_takes() {
         let mut memory = one_file(5);
         memory.policy.in_flight = 4;
         memory.policy.save_after = Duration::from_secs(5);
@@ -222,7 +222,7 @@ mod progress {
     }
 
     #[tokio::test]
-    async fn is_saved_after_sixteen_bodies_at_a_files_end_and_at_the_runs_end() {
+    async fn progress_is_saved_after_sixteen_bodies_at_a_files_end_and_at_the_runs_end() {
         use Position::{End, Line};
         let memory = Memory::new(MemorySource::default().page(&[
             ("f", &numbered(0..40)),
@@ -255,7 +255,7 @@ mod progress {
     }
 
     #[tokio::test]
-    async fn of_many_small_files_is_saved_once_for_each_body() {
+    async fn progress_of_many_small_files_is_saved_once_for_each_body() {
         let lines = numbered(0..100);
         let names: Vec<String> = (0..100).map(|n| format!("f{n}")).collect();
         let files: Vec<(&str, &[String])> =
@@ -268,7 +268,7 @@ mod progress {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn is_saved_after_five_seconds() {
+    async fn progress_is_saved_after_five_seconds() {
         let mut memory = one_file(4);
         memory.policy.save_after = Policy::default().save_after;
         let (start, saved_at) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
@@ -293,7 +293,7 @@ mod progress {
     }
 
     #[tokio::test]
-    async fn that_is_none_costs_three_listings_and_at_most_one_save_a_stream() {
+    async fn a_run_without_progress_costs_three_listings_and_at_most_one_save_a_stream() {
         let world = ["entities", STREAM, "urlclick"].iter().fold(World::default(), |world, s| {
             world.page(s, page(&[("a.json.gz", &events(s, 3))]))
         });
@@ -338,7 +338,7 @@ mod quarantine {
     }
 
     #[tokio::test]
-    async fn is_durable_before_the_checkpoint_passes_it() {
+    async fn a_record_is_durable_before_the_checkpoint_passes_it() {
         let (rig, _) = rig().await;
         let store = WatchedStore::new(folder(&rig), |_, _| Act::Pass);
         assert_caught_up(&pull(&rig.connector_on(Arc::new(store.clone()))).await);
@@ -370,7 +370,7 @@ mod quarantine {
     }
 
     #[tokio::test]
-    async fn that_cannot_be_written_stops_the_stream_before_it() {
+    async fn a_record_that_cannot_be_written_stops_the_stream_before_it() {
         let (rig, lines) = rig().await;
         let store = WatchedStore::new(folder(&rig), |_, call| match call {
             Call::Write(_) => Act::Fail,
@@ -399,7 +399,7 @@ mod quarantine {
     }
 }
 
-mod a_crash {
+mod crashes {
     use super::*;
 
     /// Rows that the sink refuses, and the line that is no row.
@@ -444,7 +444,7 @@ mod a_crash {
     }
 
     #[tokio::test]
-    async fn at_any_call_to_the_store_loses_nothing() {
+    async fn a_crash_at_any_call_to_the_store_loses_nothing() {
         for act in [Act::HangBefore, Act::HangAfter] {
             // Lease, read, before the first post, 16 bodies, 32 bodies, three files, the end, the
             // release; three records.
@@ -463,7 +463,7 @@ mod a_crash {
     }
 
     #[tokio::test]
-    async fn at_any_post_loses_nothing_and_doubles_what_was_not_saved() {
+    async fn a_crash_at_any_post_loses_nothing_and_doubles_what_was_not_saved() {
         let mut most = 0;
         for hanging in (0..54).step_by(3).chain([50, 53]) {
             let memory = memory();
@@ -486,12 +486,12 @@ mod a_crash {
     }
 }
 
-mod the_time_limit {
+mod time_limit {
     use super::*;
 
     /// `stop` is what the limit cancels, and a signal.
     #[tokio::test]
-    async fn ends_a_run_in_peace_and_the_next_goes_on() {
+    async fn the_time_limit_ends_a_run_in_peace_and_the_next_goes_on() {
         let lines = events(STREAM, 40);
         let world = World::default()
             .page(STREAM, page(&[("a.json.gz", &lines[..25]), ("b.json.gz", &lines[25..26])]))
@@ -523,7 +523,7 @@ mod the_time_limit {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gives_bodies_in_flight_thirty_seconds_and_posts_nothing_new() {
+    async fn the_time_limit_gives_bodies_in_flight_thirty_seconds_and_posts_nothing_new() {
         let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..5))]));
         memory.policy.in_flight = 4;
         memory.policy.run_time_limit = Duration::from_secs(100);
@@ -549,7 +549,7 @@ mod the_time_limit {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn does_not_wait_for_a_body_for_ever() {
+    async fn the_time_limit_does_not_wait_for_a_body_for_ever() {
         let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..1))]));
         memory.policy.run_time_limit = Duration::from_secs(100);
         let connector = memory.hooked(memory.folder(), |_, _| pending());
@@ -565,7 +565,7 @@ mod the_time_limit {
     }
 
     #[tokio::test]
-    async fn twice_without_a_new_line_of_a_file_is_an_error() {
+    async fn the_time_limit_twice_without_a_new_line_of_a_file_is_an_error() {
         let lines = events(STREAM, 3);
         let hour = Fault::TooManyRequests(Some(("Retry-After", "3600".to_owned())));
         let plan = FaultPlan::none().times(3, Endpoint::Post, hour);
@@ -606,7 +606,7 @@ mod the_time_limit {
     }
 
     #[tokio::test]
-    async fn twice_in_the_same_file_is_none_if_an_earlier_one_went_on() {
+    async fn the_time_limit_twice_in_the_same_file_is_no_error_if_an_earlier_one_went_on() {
         let files = MemorySource::default();
         let files = files.page(&[("f", &numbered(0..3)), ("g", &numbered(3..4))]);
         let memory = Memory::new(files);
@@ -625,7 +625,7 @@ mod the_time_limit {
 }
 
 /// What one connector does to another that shares its checkpoints.
-mod the_lease {
+mod leases {
     use super::*;
 
     pub(super) async fn rig(events_per_stream: i64) -> (Rig, Vec<String>) {
@@ -730,20 +730,20 @@ mod the_lease {
     }
 
     #[tokio::test]
-    async fn in_a_folder_is_held_by_one() {
+    async fn a_lease_in_a_folder_is_held_by_one() {
         let (rig, lines) = rig(3).await;
         is_held_by_one(&rig, &lines, folder(&rig)).await;
     }
 
     #[tokio::test]
-    async fn in_a_folder_lets_two_deliver_everything_once() {
+    async fn a_lease_in_a_folder_lets_two_deliver_everything_once() {
         let (rig, lines) = rig(3).await;
         lets_two_deliver_everything_once(&rig, &lines, [folder(&rig), folder(&rig)]).await;
     }
 
     /// Only a wait that was over says that another has it.
     #[tokio::test(start_paused = true)]
-    async fn that_is_waited_for_when_the_run_is_stopped_is_no_busy_one() {
+    async fn a_lease_that_is_waited_for_when_the_run_is_stopped_is_no_busy_one() {
         let memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..3))]));
         let held = memory.folder().lease(&checkpoint_name("numbers")).await.unwrap().unwrap();
         let waits = [
@@ -779,7 +779,7 @@ mod the_lease {
     }
 
     #[tokio::test]
-    async fn in_a_folder_that_is_lost_stops_the_stream() {
+    async fn a_lease_in_a_folder_that_is_lost_stops_the_stream() {
         let lines = events(STREAM, 10);
         let world = World::default().page(STREAM, page(&[("a.json.gz", &lines)]));
         let lock = |rig: &Rig| rig.state().join(format!("{}.lock", checkpoint_name(STREAM)));
@@ -801,7 +801,7 @@ mod the_lease {
 
     /// Else a run would say that all is well, and its progress would be nowhere.
     #[tokio::test]
-    async fn that_is_lost_before_the_last_save_is_told() {
+    async fn a_lease_that_is_lost_before_the_last_save_is_reported() {
         let memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..3))]));
         let store = WatchedStore::new(memory.folder(), |_, call| {
             let at_end = |saved| line_of(&saved, "f") == Some(Position::End);
@@ -815,7 +815,7 @@ mod the_lease {
     }
 }
 
-mod a_stored_checkpoint {
+mod stored_checkpoints {
     use super::*;
 
     /// A rig that has pulled one page, with another one waiting.
@@ -853,7 +853,7 @@ mod a_stored_checkpoint {
     }
 
     #[tokio::test]
-    async fn of_another_client_or_base_url_is_refused() {
+    async fn a_checkpoint_of_another_client_or_base_url_is_refused() {
         let (mut rig, lines) = pulled().await;
         let own = rig.options.client_id.clone();
         rig.options.client_id = "another-client".to_owned();
@@ -869,7 +869,7 @@ mod a_stored_checkpoint {
     }
 
     #[tokio::test]
-    async fn of_another_destination_goes_on_there() {
+    async fn a_checkpoint_of_another_destination_goes_on_there() {
         let (rig, lines) = pulled().await;
         let own = rig.checkpoint(STREAM).destination;
         edit(&rig, |json| json["destination"] = "another rule".into());
@@ -879,7 +879,7 @@ mod a_stored_checkpoint {
     }
 
     #[tokio::test]
-    async fn of_a_newer_version_is_refused() {
+    async fn a_checkpoint_of_a_newer_version_is_refused() {
         let (rig, _) = pulled().await;
         edit(&rig, |json| json["version"] = 2.into());
         refused(&rig, "checkpoint-refused", &["version 2", "up to 1"]).await;
@@ -890,7 +890,7 @@ mod a_stored_checkpoint {
 
     /// What this release does not know, an older one wrote, and it means nothing any more.
     #[tokio::test]
-    async fn of_an_older_version_or_with_other_fields_is_read() {
+    async fn a_checkpoint_of_an_older_version_or_with_other_fields_is_read() {
         let (rig, lines) = pulled().await;
         edit(&rig, |json| {
             json["version"] = 0.into();
@@ -904,7 +904,7 @@ mod a_stored_checkpoint {
     }
 
     #[tokio::test]
-    async fn that_cannot_be_read_is_refused() {
+    async fn a_checkpoint_that_cannot_be_read_is_refused() {
         let (rig, _) = pulled().await;
         let whole = std::fs::read_to_string(path(&rig)).unwrap();
         let half = whole[..whole.len() / 2].to_owned();
@@ -916,7 +916,7 @@ mod a_stored_checkpoint {
     }
 
     #[tokio::test]
-    async fn can_be_read_by_a_person() {
+    async fn a_checkpoint_can_be_read_by_a_person() {
         let (rig, _) = pulled().await;
         let text = std::fs::read_to_string(path(&rig)).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
@@ -928,11 +928,11 @@ mod a_stored_checkpoint {
     }
 }
 
-mod a_store_that_fails {
+mod failing_stores {
     use super::*;
 
     #[tokio::test]
-    async fn to_save_stops_the_stream_and_loses_nothing() {
+    async fn a_store_that_fails_to_save_stops_the_stream_and_loses_nothing() {
         // The save before the first post, that after 16 bodies, that at the file's end, the last
         // one. What no checkpoint covers comes again: nothing, since nothing was posted; all 16 and
         // the one in flight with the last of them, if it got as far; the 4 since then; nothing.
@@ -959,7 +959,7 @@ mod a_store_that_fails {
 
     /// The time is up while the next page is listed, and then the checkpoint cannot be written.
     #[tokio::test]
-    async fn to_save_at_the_time_limit_is_told() {
+    async fn a_store_that_fails_to_save_at_the_time_limit_is_reported() {
         let lines = events(STREAM, 3);
         let hour = Fault::TooManyRequests(Some(("Retry-After", "3600".to_owned())));
         let plan =
@@ -978,7 +978,7 @@ mod a_store_that_fails {
     }
 
     #[tokio::test]
-    async fn because_its_folder_is_a_file_is_about_the_settings() {
+    async fn a_store_whose_folder_is_a_file_is_about_the_settings() {
         let lines = events(STREAM, 3);
         let world = World::default().page(STREAM, page(&[("a.json.gz", &lines)]));
         let rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
@@ -1005,7 +1005,7 @@ mod in_azure {
     }
 
     #[tokio::test]
-    async fn all_is_as_in_a_folder() {
+    async fn all_is_in_a_container_as_in_a_folder() {
         let Some(azurite) = Azurite::start().await else { return };
         a_pull_keeps_checkpoints_and_quarantine(&azurite).await;
         the_lease_lets_one_work_at_a_time(&azurite).await;
@@ -1064,13 +1064,13 @@ mod in_azure {
 
     async fn the_lease_lets_one_work_at_a_time(azurite: &Azurite) {
         let container = azurite.create_container("busy").await;
-        let (rig, lines) = the_lease::rig(3).await;
-        the_lease::is_held_by_one(&rig, &lines, store(azurite, &container)).await;
+        let (rig, lines) = leases::rig(3).await;
+        leases::is_held_by_one(&rig, &lines, store(azurite, &container)).await;
 
         let container = azurite.create_container("both").await;
-        let (rig, lines) = the_lease::rig(3).await;
+        let (rig, lines) = leases::rig(3).await;
         let stores = [store(azurite, &container), store(azurite, &container)];
-        the_lease::lets_two_deliver_everything_once(&rig, &lines, stores).await;
+        leases::lets_two_deliver_everything_once(&rig, &lines, stores).await;
 
         let container = azurite.create_container("broken").await;
         let lines = events(STREAM, 10);
@@ -1078,6 +1078,6 @@ mod in_azure {
         let rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
         let store = store(azurite, &container);
         let broken = azurite.lease_breaker(&container, &checkpoint_name(STREAM));
-        the_lease::that_is_lost_stops_the_stream(&rig, &lines, store, broken).await;
+        leases::that_is_lost_stops_the_stream(&rig, &lines, store, broken).await;
     }
 }

@@ -468,14 +468,14 @@ mod every_interleaving {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_one_body_in_flight() {
+    async fn every_interleaving_with_one_body_in_flight_loses_nothing() {
         let (interleavings, endings) = explore(&History::of_two_bodies(1)).await;
         assert!(interleavings > 500_000);
         assert_seen(&endings, &["A stopped, B caught up, 1 rows twice"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_both_bodies_in_flight() {
+    async fn every_interleaving_with_both_bodies_in_flight_loses_nothing() {
         let (interleavings, endings) = explore(&History::of_two_bodies(2)).await;
         assert!(interleavings > 100_000_000);
         assert_seen(&endings, &["A stopped, B caught up, 2 rows twice"]);
@@ -614,14 +614,14 @@ mod chosen_interleavings {
     }
 
     #[tokio::test]
-    async fn in_a_folder() {
+    async fn chosen_interleavings_in_a_folder_end_as_they_should() {
         for (script, a, b) in CHOSEN {
             play(&Folder(tempfile::tempdir().unwrap()), script, [a, b]).await;
         }
     }
 
     #[tokio::test]
-    async fn in_azure() {
+    async fn chosen_interleavings_in_azure_end_as_they_should() {
         let Some(azurite) = Azurite::start().await else { return };
         for (number, (script, a, b)) in CHOSEN.into_iter().enumerate() {
             let container = azurite.create_container(&format!("writers-{number}")).await;
