@@ -10,18 +10,19 @@ use mimecast_sentinel::settings::RawSettings;
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, ColumnType, From};
 
 /// Which room may use which, from the top of the house to its bottom.
-const MAY_USE: [(&str, &str); 13] = [
+const MAY_USE: [(&str, &str); 14] = [
     (
         "cli",
         "azure, checkpoint, functions, http, mimecast, pipeline, quarantine, seams, settings, \
-         simulator, table",
+         simulator, store, table",
     ),
     ("functions", "–"),
     ("mimecast", "pipeline, checkpoint, http, table, seams"),
-    ("azure", "pipeline, settings, checkpoint, http, seams"),
-    ("pipeline", "quarantine, checkpoint, seams"),
-    ("quarantine", "checkpoint"),
+    ("azure", "pipeline, settings, store, http, seams"),
+    ("pipeline", "quarantine, checkpoint, store, seams"),
+    ("quarantine", "checkpoint, store"),
     ("checkpoint", "–"),
+    ("store", "–"),
     ("settings", "schedule"),
     ("schedule", "–"),
     ("simulator", "table, seams"),
