@@ -141,28 +141,27 @@ var givenWorkspaceId = !empty(WorkspaceResourceId)
   : !empty(WorkspaceName)
       ? '${resourceGroup().id}/providers/Microsoft.OperationalInsights/workspaces/${WorkspaceName}'
       : fail('Give WorkspaceName, for a workspace in this resource group, or WorkspaceResourceId, for one elsewhere.')
-// Long enough, so that no index is out of bounds; an id that is not put together again is refused.
-var workspaceParts = concat(split(givenWorkspaceId, '/'), split('////////', '/'))
-var logsWorkspaceParts = concat(split(AppInsightsWorkspaceResourceID, '/'), split('////////', '/'))
+var givenLogsWorkspaceId = empty(AppInsightsWorkspaceResourceID) ? givenWorkspaceId : AppInsightsWorkspaceResourceID
+// An id is that of a workspace if it is the same when it is put together again. The blanks keep an
+// index from being out of bounds.
+var blanks = split('////////', '/')
 var workspaceShape = '/subscriptions/{0}/resourceGroups/{1}/providers/Microsoft.OperationalInsights/workspaces/{2}'
-var workspaceId = toLower(givenWorkspaceId) == toLower(format(
-    workspaceShape,
-    workspaceParts[2],
-    workspaceParts[4],
-    workspaceParts[8]
-  )) && !contains([workspaceParts[2], workspaceParts[4], workspaceParts[8]], '') && uriComponent(workspaceParts[8]) == workspaceParts[8]
+var isWorkspace = map(
+  [givenWorkspaceId, givenLogsWorkspaceId],
+  id =>
+    toLower(id) == toLower(format(
+      workspaceShape,
+      concat(split(id, '/'), blanks)[2],
+      concat(split(id, '/'), blanks)[4],
+      concat(split(id, '/'), blanks)[8]
+    )) && !contains('${id}/', '//') && uriComponent(last(split(id, '/'))) == last(split(id, '/'))
+)
+var workspaceId = isWorkspace[0]
   ? givenWorkspaceId
   : fail('WorkspaceResourceId (or WorkspaceName) is not a workspace\'s: ${format(workspaceShape, '…', '…', '…')}')
-var logsWorkspaceId = empty(AppInsightsWorkspaceResourceID)
-  ? workspaceId
-  : toLower(AppInsightsWorkspaceResourceID) == toLower(format(
-        workspaceShape,
-        logsWorkspaceParts[2],
-        logsWorkspaceParts[4],
-        logsWorkspaceParts[8]
-      )) && !contains([logsWorkspaceParts[2], logsWorkspaceParts[4], logsWorkspaceParts[8]], '') && uriComponent(logsWorkspaceParts[8]) == logsWorkspaceParts[8]
-      ? AppInsightsWorkspaceResourceID
-      : fail('AppInsightsWorkspaceResourceID is not a workspace\'s: ${format(workspaceShape, '…', '…', '…')}')
+var logsWorkspaceId = isWorkspace[1]
+  ? givenLogsWorkspaceId
+  : fail('AppInsightsWorkspaceResourceID is not a workspace\'s: ${format(workspaceShape, '…', '…', '…')}')
 var workspaceSubscription = split(workspaceId, '/')[2]
 var workspaceGroup = split(workspaceId, '/')[4]
 
