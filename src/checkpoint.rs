@@ -5,19 +5,15 @@ use std::fmt;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 /// The format that this build writes. It reads this one and older ones.
 const VERSION: u32 = 1;
 
-/// Where in the source the next page begins.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cursor {
-    /// At the beginning of a day (UTC): no page has been finished yet.
-    Start(NaiveDate),
-    /// Where the source's own token says.
-    Token(String),
-}
+/// Where in a source a page begins: a JSON value that means something to its source alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(pub Value);
 
 /// How much of a file is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,17 +78,17 @@ pub struct Totals {
     pub rows_quarantined: u64,
 }
 
-/// What was put in quarantine since a log told it: a run that is killed leaves it to the next one.
+/// What was quarantined and no log has reported yet: a run that is killed leaves it to the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Untold {
+pub struct Unreported {
     /// Rows and lines that were not delivered.
     pub rows_quarantined: u64,
     /// Rows delivered of which Azure cuts a column.
     pub rows_truncated: u64,
 }
 
-impl Untold {
-    /// Whether there is nothing to tell.
+impl Unreported {
+    /// Whether there is nothing to report.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
@@ -115,8 +111,8 @@ pub struct Checkpoint {
     pub owner: BTreeMap<String, String>,
     /// Where the rows went last. It may change.
     pub destination: String,
-    /// The page in hand.
-    pub cursor: Cursor,
+    /// The page in hand; `None` until the first one was listed.
+    pub cursor: Option<Cursor>,
     /// The day from which the source had events to give, once known.
     pub backfill_from: Option<NaiveDate>,
     /// Progress in the files of the page in hand, by key.
@@ -133,9 +129,9 @@ pub struct Checkpoint {
     pub newest_event: Option<DateTime<Utc>>,
     /// Counts since the beginning.
     pub totals: Totals,
-    /// What no log has told yet.
-    #[serde(default, skip_serializing_if = "Untold::is_nothing")]
-    pub untold: Untold,
+    /// What no log has reported yet.
+    #[serde(rename = "untold", default, skip_serializing_if = "Unreported::is_nothing")]
+    pub unreported: Unreported,
     /// When it was written.
     pub updated_at: DateTime<Utc>,
 }
@@ -165,20 +161,20 @@ pub enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// The checkpoint of a stream that begins at `cursor`.
-    pub fn new(owner: BTreeMap<String, String>, destination: String, cursor: Cursor) -> Self {
+    /// The checkpoint of a stream that begins.
+    pub fn new(owner: BTreeMap<String, String>, destination: String) -> Self {
         Self {
             version: VERSION,
             owner,
             destination,
-            cursor,
+            cursor: None,
             backfill_from: None,
             files: BTreeMap::new(),
             out_of_time_at: None,
             refused: None,
             newest_event: None,
             totals: Totals::default(),
-            untold: Untold::default(),
+            unreported: Unreported::default(),
             updated_at: DateTime::UNIX_EPOCH,
         }
     }
@@ -233,7 +229,7 @@ impl Checkpoint {
 
     /// Goes on to the next page: the files of the old one are finished.
     pub fn advance(&mut self, next: Cursor) {
-        self.cursor = next;
+        self.cursor = Some(next);
         self.files.clear();
         self.out_of_time_at = None;
         self.refused = None;
@@ -285,11 +281,17 @@ impl<'de> Deserialize<'de> for Position {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn checkpoint() -> Checkpoint {
         let owner = BTreeMap::from([("client_id".to_owned(), "abc".to_owned())]);
-        Checkpoint::new(owner, "rule".to_owned(), Cursor::Token("t".to_owned()))
+        Checkpoint { cursor: Some(cursor("t")), ..Checkpoint::new(owner, "rule".to_owned()) }
+    }
+
+    fn cursor(token: &str) -> Cursor {
+        Cursor(json!({ "token": token }))
     }
 
     fn version(size: u64, etag: &str) -> FileVersion {
@@ -352,9 +354,10 @@ mod tests {
         assert!(checkpoint.has_half_read());
         checkpoint.out_of_time_at = Some(("g".to_owned(), Position::Line(3)));
 
-        checkpoint.advance(Cursor::Token("next".to_owned()));
+        checkpoint.advance(cursor("next"));
         let (owner, destination) = (checkpoint.owner.clone(), checkpoint.destination.clone());
-        let next = Checkpoint::new(owner, destination, Cursor::Token("next".to_owned()));
+        let next = Checkpoint::new(owner, destination);
+        let next = Checkpoint { cursor: Some(cursor("next")), ..next };
         assert_eq!(checkpoint, next, "nothing of the last page is left");
     }
 
@@ -372,7 +375,11 @@ mod tests {
             "backfill_from":null,"files":{},"updated_at":"2026-11-22T00:00:00Z","totals":
             {"pages":0,"files":0,"rows_delivered":0,"rows_quarantined":7}}"#;
         let old = Checkpoint::parse(without.as_bytes()).unwrap();
-        assert!(old.untold.is_nothing(), "what an older release told is not told again");
+        assert!(
+            old.unreported.is_nothing(),
+            "what an older release reported is not reported again"
+        );
+        assert_eq!(old.cursor, Some(cursor("t")));
 
         let text = String::from_utf8(bytes).unwrap();
         let with_version = |n| text.replace("\"version\": 1", &format!("\"version\": {n}"));
@@ -387,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_in_a_file_that_is_none_is_told() {
+    fn a_position_that_is_none_is_reported() {
         for (done, said) in [("true", "boolean `true`"), ("\"ende\"", "string \"ende\"")] {
             let bytes = String::from_utf8(checkpoint().to_bytes()).unwrap();
             let bytes = bytes

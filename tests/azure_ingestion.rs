@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::{Fault as RunFault, Outcome, StreamSummary};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::Fault::{
@@ -22,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::support::doubles::{Act, Call, HookedSink, WatchedStore};
 use crate::support::rig::{Rig, run};
+use crate::support::scenario::start_at;
 
 const STREAM: &str = "mailflow";
 /// 2026-11-10T00:00:00Z.
@@ -92,7 +92,7 @@ fn assert_nothing_moved(rig: &Rig) {
     assert_eq!(rig.simulator.landed_count(), 0);
     assert_eq!(rig.quarantined(), [Value::Null; 0]);
     let checkpoint = rig.checkpoint(STREAM);
-    assert_eq!(checkpoint.cursor, Cursor::Start(rig.options.start));
+    assert_eq!(checkpoint.cursor, start_at(rig.options.start));
     assert!(checkpoint.files.is_empty(), "{:?}", checkpoint.files);
 }
 
@@ -325,7 +325,7 @@ mod status_400 {
             .page(STREAM, page(&[("bad.json.gz", &bad)]))
             .page("urlclick", page(&[("good.json.gz", &good)]));
         let mut rig = with_clock(world, poison(&bad)).await;
-        rig.options.types.push("urlclick".to_owned());
+        rig.options.types.push("urlclick");
         let through = Arc::new(Notify::new());
         let told = Arc::clone(&through);
         let store = WatchedStore::new(Arc::new(FolderStore::new(rig.state())), move |_, call| {

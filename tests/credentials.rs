@@ -19,7 +19,7 @@ use futures::stream;
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
 use mimecast_sentinel::azure::credential::{AccessTokens, CredentialError, Credentials};
 use mimecast_sentinel::http::{Clients, RetryPolicy};
-use mimecast_sentinel::mimecast::{MimecastSource, Options};
+use mimecast_sentinel::mimecast::{Limits, MimecastSource, Options};
 use mimecast_sentinel::pipeline::{Fault, Interrupt, Source as _};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::settings::CredentialSettings;
@@ -457,11 +457,10 @@ async fn mimecast(script: &Script) -> MimecastSource {
         base_url: serve(app).await.parse::<Url>().unwrap().join("/").unwrap(),
         client_id: "client-1".to_owned(),
         client_secret: SECRET.into(),
-        types: vec!["entities".to_owned()],
+        types: vec!["entities"],
         start: NaiveDate::from_ymd_opt(2026, 1, 1).unwrap(),
         calls_per_15_minutes: 1_000,
-        max_line_bytes: 1,
-        max_file_bytes: 1,
+        limits: Limits { line: 1, file: 1 },
         loopback: true,
         retry: impatient(),
     };
@@ -471,7 +470,7 @@ async fn mimecast(script: &Script) -> MimecastSource {
 
 async fn list(source: &MimecastSource) -> Result<(), Fault> {
     let deadline = Deadline::after(Duration::from_secs(60));
-    match source.page("entities", &source.start(), deadline).await {
+    match source.page(&source.streams()[0], None, deadline).await {
         Ok(_) => Ok(()),
         Err(Interrupt::Fault(fault)) => Err(*fault),
         Err(other) => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mimecast_sentinel::checkpoint::{Cursor, Position};
+use mimecast_sentinel::checkpoint::Position;
 use mimecast_sentinel::http::RetryPolicy;
 use mimecast_sentinel::pipeline::Outcome;
 use mimecast_sentinel::simulator::{
@@ -20,6 +20,7 @@ use crate::support::rig::Rig;
 use crate::support::scenario::{
     DAY, assert_caught_up, assert_landed, backlog, clock_at, code, day, events, page, page_of,
 };
+use crate::support::scenario::{start_at, token_at};
 
 const BOM: &str = "\u{feff}";
 
@@ -76,7 +77,7 @@ async fn a_page_in_place_of_every_file_moves_nothing() {
         let error = run.streams[0].error.clone().unwrap();
         assert!(error.message.contains("instead of a batch file"), "{error}");
         let checkpoint = rig.checkpoint("entities");
-        assert_eq!(checkpoint.cursor, Cursor::Start(rig.options.start));
+        assert_eq!(checkpoint.cursor, start_at(rig.options.start));
         assert!(checkpoint.files.values().all(|file| file.done == Position::Line(0)));
         assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
 
@@ -337,7 +338,7 @@ async fn a_body_whose_end_proves_nothing_is_no_whole_file() {
         let stream = rig.pull_one().await;
         assert_eq!(code(&stream), "file-unreadable");
         assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
-        assert_eq!(rig.checkpoint("entities").cursor, Cursor::Start(rig.options.start));
+        assert_eq!(rig.checkpoint("entities").cursor, start_at(rig.options.start));
     }
     for all in [&file[..], &plain] {
         let enemy = enemy(FILE, Answer::Whole(ok("", all))).await;
@@ -458,7 +459,7 @@ async fn a_listing_is_read_whatever_a_gateway_quotes() {
         rig.simulator.script(Endpoint::Listing, Fault::Says(200, body.into_bytes()));
         let stream = rig.pull_one().await;
         assert_caught_up(&stream);
-        assert_eq!(rig.checkpoint("entities").cursor, Cursor::Token("4554".to_owned()));
+        assert_eq!(rig.checkpoint("entities").cursor, token_at("4554"));
         std::fs::remove_dir_all(rig.state()).unwrap();
     }
     assert_eq!(rig.simulator.landed_count(), 3 * lines.len() as u64);
@@ -616,7 +617,7 @@ async fn a_flood_in_small_files_is_one_too_and_holds_no_other_stream_for_long() 
     let world =
         World::default().page("entities", flood).page("mailflow", page_of("m.json.gz", &others));
     let mut rig = Rig::new(world, FaultPlan::none()).await;
-    rig.options.types = vec!["entities".to_owned(), "mailflow".to_owned()];
+    rig.options.types = vec!["entities", "mailflow"];
     rig.policy.max_rows = 300;
     let mut runs = 0;
     loop {
@@ -639,12 +640,12 @@ async fn a_run_without_time_to_halve_a_body_says_that_its_rows_are_refused() {
     let world =
         World::default().page("entities", page_of("bad.json.gz", &events(5, "entities", 900)));
     let mut rig = Rig::new(world, FaultPlan::none().poison(|_| true)).await.only("entities");
-    rig.policy.give_up_after = chrono::TimeDelta::zero();
+    rig.policy.give_up.0 = chrono::TimeDelta::zero();
     rig.policy.grace = Duration::ZERO;
     // The time is up once some rows were refused by themselves.
-    for _ in 0..rig.policy.give_up_runs {
+    for _ in 0..rig.policy.give_up.1 {
         let (connector, stop) = (rig.connector(), tokio_util::sync::CancellationToken::new());
-        let counters = connector.counters();
+        let counters = connector.summaries();
         let before = rig.simulator.calls().posts;
         let (run, ()) = tokio::join!(connector.run(&counters, &stop), async {
             while rig.simulator.calls().posts < before + 200 {

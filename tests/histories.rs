@@ -9,15 +9,18 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::TimeDelta;
-use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
+use flate2::read::GzDecoder;
+use mimecast_sentinel::checkpoint::{Checkpoint, Position};
 use mimecast_sentinel::http::RetryPolicy;
 use mimecast_sentinel::pipeline::{Outcome, Policy, RunSummary};
+use mimecast_sentinel::quarantine::{is_kept_line, is_record};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Moment, NextToken, Options, Page, World,
@@ -30,7 +33,7 @@ use tokio::sync::Notify;
 
 use crate::support::doubles::{Act, MemoryStore, WatchedStore};
 use crate::support::rig::{Rig, Tools, run};
-use crate::support::scenario::DAY;
+use crate::support::scenario::{DAY, token_at, token_of};
 
 /// Histories that are tried if nobody says how many.
 const HISTORIES: u32 = 400;
@@ -494,7 +497,7 @@ impl<'a> Played<'a> {
         self.rig.policy = Policy {
             run_time_limit: Duration::from_secs(visit.limit),
             // The clocks here stand still.
-            give_up_after: TimeDelta::MIN,
+            give_up: (TimeDelta::MIN, 6),
             ..Policy::default()
         };
         if self.history.row_by_row {
@@ -586,17 +589,31 @@ impl<'a> Played<'a> {
         let mut kept = BTreeSet::new();
         let mut gone: BTreeSet<(String, u64)> = BTreeSet::new();
         let mut files: BTreeSet<Bytes> = BTreeSet::new();
-        for (name, bytes) in self.store.objects("quarantine/") {
-            if name.contains("/file-") {
-                files.insert(bytes);
+        let objects = self.store.objects("quarantine/");
+        let lines: BTreeMap<&str, String> = objects
+            .iter()
+            .filter(|(name, _)| is_kept_line(name))
+            .map(|(name, bytes)| {
+                let mut line = Vec::new();
+                GzDecoder::new(&bytes[..]).read_to_end(&mut line).unwrap();
+                (&**name, EventId::of(&line).to_string())
+            })
+            .collect();
+        for (name, bytes) in &objects {
+            if !is_record(name) {
+                files.insert(bytes.clone());
                 continue;
             }
-            let record: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            let record: serde_json::Value = serde_json::from_slice(bytes).unwrap();
             let text = |key: &str| record[key].as_str().unwrap().to_owned();
             if record["reason"] == "file-gone" {
                 gone.insert((text("file"), record["line"].as_u64().unwrap()));
             }
-            kept.insert(text("event_id"));
+            // A line that is kept by itself is there, whole.
+            let line = record["file_kept_as"].as_str().filter(|kept| is_kept_line(kept));
+            if line.is_none_or(|line| lines.get(line) == Some(&text("event_id"))) {
+                kept.insert(text("event_id"));
+            }
         }
         let mut damaged: BTreeMap<String, usize> = BTreeMap::new();
         for drawn in self.rig.simulator.faults() {
@@ -633,7 +650,7 @@ impl<'a> Played<'a> {
     fn is_at_end(&self) -> bool {
         let saved = self.store.objects("checkpoints/");
         self.given.pages.iter().zip(STREAMS).all(|(pages, stream)| {
-            let end = Cursor::Token(self.rig.simulator.page_token(stream, pages.len()));
+            let end = token_at(self.rig.simulator.page_token(stream, pages.len()));
             let own = saved.iter().find(|(name, _)| name.contains(stream));
             own.is_some_and(|(_, bytes)| Checkpoint::parse(bytes).unwrap().cursor == end)
         })
@@ -647,10 +664,10 @@ impl<'a> Played<'a> {
             let stream = STREAMS.iter().position(|stream| name.contains(stream)).unwrap();
             let pages = self.given.pages.get(stream).map_or(0, Vec::len);
             let token = |page| self.rig.simulator.page_token(STREAMS[stream], page);
-            let page = match &checkpoint.cursor {
-                Cursor::Start(_) => 0,
+            let page = match token_of(&checkpoint.cursor) {
+                None => 0,
                 // One that was forgotten says nothing any more.
-                Cursor::Token(at) => (0..=pages).find(|page| token(*page) == *at).unwrap_or(0),
+                Some(at) => (0..=pages).find(|page| token(*page) == at).unwrap_or(0),
             };
             for listed in self.given.listed.iter().filter(|listed| listed.stream == stream) {
                 // What was not listed at its time is beyond the promise.
@@ -757,8 +774,8 @@ async fn rig(history: &History, given: &Given, tools: Arc<Tools>, hooks: Hooks<'
         ..Options::default()
     };
     let mut rig = Rig::of(tools, given.world.clone(), plan, options).await;
-    rig.options.types = STREAMS[..history.streams.len()].iter().map(|s| (*s).to_owned()).collect();
-    rig.options.max_line_bytes = MAX_LINE_BYTES;
+    rig.options.types = STREAMS[..history.streams.len()].to_vec();
+    rig.options.limits.line = MAX_LINE_BYTES;
     rig.options.retry = RetryPolicy::default();
     let (jumps, looks, now) = (Arc::clone(jumps), AtomicU64::new(0), AtomicI64::new(0));
     rig.clock = Clock::from_fn(move || {

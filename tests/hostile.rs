@@ -276,7 +276,7 @@ async fn one_byte_a_second_costs_no_more_than_the_run_has() {
         // Two runs without a new line, or without a page, are no success.
         for expected in [None, Some("no-progress")] {
             let (connector, time_is_up) = (rig.connector(), CancellationToken::new());
-            let counters = connector.counters();
+            let counters = connector.summaries();
             let (run, ()) = tokio::join!(connector.run(&counters, &time_is_up), async {
                 enemy.asked_for.notified().await;
                 time_is_up.cancel();

@@ -15,6 +15,7 @@ use mimecast_sentinel::pipeline::{Interrupt, Sink};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::settings::CredentialSettings;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Options, Simulator, World};
+use mimecast_sentinel::table::CLOUD_INTEGRATED;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -50,14 +51,14 @@ async fn post_to(endpoint: &str, simulator: &Simulator, attempts: u32) -> Posted
     let sink = LogsIngestion::new(
         &endpoint.parse().unwrap(),
         simulator.rule_id(),
-        simulator.stream(),
+        [(CLOUD_INTEGRATED.name, simulator.stream().to_owned())].into(),
         http,
         AccessTokens::new(credentials, "https://monitor.azure.com/.default"),
         retry,
         (Clock::system(), Random::seeded(1)),
     );
     let deadline = Deadline::after(Duration::from_millis(500));
-    sink.post(Bytes::from_static(b"not looked at"), deadline).await
+    sink.post(&CLOUD_INTEGRATED, Bytes::from_static(b"not looked at"), deadline).await
 }
 
 async fn simulator(plan: FaultPlan) -> Simulator {

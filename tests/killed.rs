@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
+use mimecast_sentinel::checkpoint::{Checkpoint, Position};
 use mimecast_sentinel::pipeline::checkpoint_name;
 use mimecast_sentinel::simulator::{
     BatchFile, FaultPlan, MadeUp, Moment, Options, Page, Simulator, World,
@@ -20,7 +20,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 
 use crate::support::program::{Program, STREAMS};
-use crate::support::scenario::DAY;
+use crate::support::scenario::{DAY, token_of};
 
 /// Programs that run at the same time.
 const AT_ONCE: usize = 3;
@@ -91,10 +91,10 @@ impl Given {
                 continue;
             };
             let checkpoint = Checkpoint::parse(&bytes).unwrap();
-            let in_hand = match &checkpoint.cursor {
-                Cursor::Start(_) => 0,
-                Cursor::Token(token) => {
-                    let page = (0..=PAGES).find(|at| simulator.page_token(stream, *at) == *token);
+            let in_hand = match token_of(&checkpoint.cursor) {
+                None => 0,
+                Some(token) => {
+                    let page = (0..=PAGES).find(|at| simulator.page_token(stream, *at) == token);
                     page.unwrap()
                 }
             };

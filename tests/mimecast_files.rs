@@ -8,10 +8,10 @@ use base64::Engine as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::FutureExt as _;
-use mimecast_sentinel::checkpoint::{Cursor, Position};
+use mimecast_sentinel::checkpoint::Position;
 use mimecast_sentinel::http::Clients;
 use mimecast_sentinel::mimecast::MimecastSource;
-use mimecast_sentinel::pipeline::source::{OpenError, Part};
+use mimecast_sentinel::pipeline::source::{Content, Part};
 use mimecast_sentinel::pipeline::{Interrupt, Source as _};
 use mimecast_sentinel::seams::{Deadline, Random};
 use mimecast_sentinel::simulator::{
@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use crate::support::log::Log;
 use crate::support::own_process;
 use crate::support::rig::Rig;
+use crate::support::scenario::start_at;
 use crate::support::scenario::{
     assert_caught_up, assert_done, assert_landed, clock_at, code, events, ids, landed_ids,
     one_by_one, page, page_of, reasons, small_world, stopped_after,
@@ -321,7 +322,7 @@ async fn the_limit_of_a_line_is_exact() {
     let (fits, long) = (line(5_000), line(5_001));
     let (world, more) = file_and_more(gzip(format!("{fits}\n{long}\n").as_bytes()));
     let mut rig = Rig::new(world, FaultPlan::none()).await.only("entities");
-    rig.options.max_line_bytes = 5_000;
+    rig.options.limits.line = 5_000;
     assert_caught_up(&rig.pull_one().await);
     assert_landed(&rig, &[&[fits][..], &more].concat());
     assert_eq!(reasons(&rig), [("line-too-long".to_owned(), 2)]);
@@ -348,7 +349,7 @@ async fn a_file_over_the_limit_is_kept_whole() {
     let bytes = gzip((lines.join("\n") + "\n").as_bytes());
     let (world, more) = file_and_more(bytes.clone());
     let mut rig = Rig::new(world, FaultPlan::none()).await.only("entities");
-    rig.options.max_file_bytes = 500_000;
+    rig.options.limits.file = 500_000;
     let run = rig.pull().await;
     assert_done(&run);
     let stream = &run.streams[0];
@@ -371,7 +372,7 @@ async fn a_gzip_bomb_ends_at_the_limits() {
     for (number, bomb) in bombs.into_iter().enumerate() {
         let (world, more) = file_and_more(bomb.clone());
         let mut rig = Rig::new(world, FaultPlan::none()).await.only("entities");
-        rig.options.max_file_bytes = 10 << 20;
+        rig.options.limits.file = 10 << 20;
         let stream = rig.pull_one().await;
         assert_caught_up(&stream);
         assert_kept_whole(&rig, &[], &more, "file-too-large", &bomb);
@@ -456,7 +457,7 @@ async fn a_copy_that_breaks_off_is_made_again() {
                 .matching("/a.json.gz", before, Endpoint::File, Fault::Nothing)
                 .matching("/a.json.gz", breaks, Endpoint::File, cut);
             let mut rig = Rig::new(world, faults).await.only("entities");
-            rig.options.max_line_bytes = 4_000;
+            rig.options.limits.line = 4_000;
             let stream = rig.pull_one().await;
             let case = format!("{reason}, {breaks} times: {stream:#?}");
             if fails {
@@ -946,9 +947,13 @@ async fn only_public_https_addresses_are_connected_to() {
         (format!("https://localhost:{port}/f"), "file-unreachable"),
     ];
     for (address, expected) in cases {
-        let part = Part { key: "the file".to_owned(), size: None, address: address.clone().into() };
+        let part = Part {
+            key: "the file".to_owned(),
+            size: None,
+            content: Content::At(address.clone().into()),
+        };
         let opened = source.open(&part, Deadline::after(Duration::from_secs(30))).await;
-        let Err(OpenError::Interrupt(Interrupt::Fault(fault))) = opened else {
+        let Err(Interrupt::Fault(fault)) = opened else {
             panic!("{address}: it was not refused");
         };
         assert_eq!(fault.code, expected, "{address}: {fault}");
@@ -968,9 +973,9 @@ async fn a_name_that_resolves_to_a_private_address_is_not_connected_to() {
     let source = public_source(&rig);
     for name in ["localhost", "LOCALHOST"] {
         let address = format!("https://{name}:{port}/f").into();
-        let part = Part { key: "the file".to_owned(), size: None, address };
+        let part = Part { key: "the file".to_owned(), size: None, content: Content::At(address) };
         let opened = source.open(&part, Deadline::after(Duration::from_secs(30))).await;
-        let Err(OpenError::Interrupt(Interrupt::Fault(fault))) = opened else {
+        let Err(Interrupt::Fault(fault)) = opened else {
             panic!("{name}: it was not refused");
         };
         assert!(fault.to_string().contains("has no public address"), "{name}: {fault}");
@@ -987,7 +992,7 @@ async fn a_listing_that_leads_into_the_own_network_is_not_followed() {
     let stream = rig.pull_one().await;
     assert_eq!(code(&stream), "file-address-refused");
     assert_eq!(rig.simulator.calls().all_downloads(), 0);
-    assert_eq!(rig.checkpoint("entities").cursor, Cursor::Start(rig.options.start));
+    assert_eq!(rig.checkpoint("entities").cursor, start_at(rig.options.start));
 }
 
 /// Everything that the simulator may have given out as a token or signature: its numbers come from

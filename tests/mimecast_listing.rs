@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::{Outcome, RunSummary, StreamSummary};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
@@ -21,6 +20,7 @@ use crate::support::scenario::{
     STREAMS, assert_caught_up, assert_done, assert_landed, backlog, clock_at, code, day, events,
     one_by_one, page, page_of, reasons, small_world,
 };
+use crate::support::scenario::{start_at, token_at};
 
 /// For ever.
 const ALWAYS: usize = usize::MAX;
@@ -215,7 +215,7 @@ async fn the_newest_token_is_kept_from_every_kind_of_last_page() {
     let rig = Rig::new(world, FaultPlan::none()).await.only("entities");
     assert_caught_up(&rig.pull_one().await);
     // The last page was the empty one, which is caught up; its token leads to where it stands.
-    let token = |index| Cursor::Token(rig.simulator.page_token("entities", index));
+    let token = |index| token_at(rig.simulator.page_token("entities", index));
     assert_eq!(rig.checkpoint("entities").cursor, token(2));
 
     // Caught up together with files: they are read, and no further page is asked for.
@@ -390,7 +390,7 @@ async fn each_stream_has_a_chain_of_its_own() {
     assert_landed(&rig, &all);
     for (number, stream) in STREAMS.into_iter().enumerate() {
         let token = rig.simulator.page_token(stream, number + 1);
-        assert_eq!(rig.checkpoint(stream).cursor, Cursor::Token(token));
+        assert_eq!(rig.checkpoint(stream).cursor, token_at(token));
         assert_eq!(rig.simulator.calls().listings[stream], number as u64 + 2);
     }
 }
@@ -504,7 +504,7 @@ async fn the_files_of_a_page_and_its_next_token_come_from_the_same_reply() {
     // read twice.
     assert_eq!(reasons(&rig), [("file-gone".to_owned(), 1)]);
     assert_landed(&rig, &[&lines[..40], &lines[50..]].concat());
-    assert_eq!(rig.checkpoint("entities").cursor, Cursor::Start(rig.options.start));
+    assert_eq!(rig.checkpoint("entities").cursor, start_at(rig.options.start));
     let read: Vec<String> = rig.checkpoint("entities").files.into_keys().collect();
     let names: Vec<&str> = read.iter().map(|key| key.rsplit('/').next().unwrap()).collect();
     assert_eq!(names, ["a.json.gz", "b.json.gz", "c.json.gz"]);
@@ -602,7 +602,7 @@ async fn the_resolved_day_does_not_slide() {
         let stream = rig.pull_one().await;
         assert_caught_up(&stream);
         assert_eq!(stream.backfill_from, Some(day("2026-11-08")));
-        assert_eq!(rig.checkpoint("entities").cursor, Cursor::Start(day("2026-11-08")));
+        assert_eq!(rig.checkpoint("entities").cursor, start_at(day("2026-11-08")));
         // The stored day is asked for at once.
         assert_eq!(rig.simulator.calls().all_listings(), listings);
         *now.lock().unwrap() += TimeDelta::days(1);

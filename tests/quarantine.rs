@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use mimecast_sentinel::mimecast::open_records;
+use mimecast_sentinel::mimecast;
 use mimecast_sentinel::pipeline::sink::PostError;
-use mimecast_sentinel::pipeline::{Outcome, Replay, ReplaySummary, Sink, StreamReplay};
+use mimecast_sentinel::pipeline::{Outcome, Pool, Replay, ReplaySummary, Sink, StreamReplay};
 use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
@@ -390,7 +390,7 @@ async fn a_record_that_was_edited_or_moved_is_told_and_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_smaller_line_limit_takes_no_bytes_from_a_record() {
+async fn a_smaller_line_limit_does_not_hold_back_a_record() {
     let (simulator, program, refused, line) = one_refused().await;
     refused.no_longer();
     let longer = line.replacen('{', &format!("{{{}", " ".repeat(3_000)), 1);
@@ -404,11 +404,16 @@ async fn a_smaller_line_limit_takes_no_bytes_from_a_record() {
     };
     Quarantine::new(Arc::new(FolderStore::new(program.state()))).keep(&record).await.unwrap();
     let program = program.set("MAX_LINE_BYTES", "2000");
-    let before = std::fs::read(program.state().join(record.name())).unwrap();
     let summary = replayed(&program, &[]).await;
-    assert_eq!(summary["streams"][0]["stay"], json!({"unreadable": 1}));
-    assert_eq!(std::fs::read(program.state().join(record.name())).unwrap(), before);
-    assert_eq!(simulator.landed_count(), 10, "the other one");
+    assert_eq!(summary["streams"][0]["stay"], json!({}));
+    assert!(!program.state().join(record.name()).exists());
+    let landed = simulator.landed();
+    let of_record = landed.iter().filter(|row| row["EventId"] == record.event_id);
+    assert_eq!(
+        (landed.len(), of_record.count()),
+        (11, 1),
+        "its bytes are here: no limit cuts them"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,17 +464,18 @@ async fn replay_on(rig: &Rig, store: Arc<dyn Store>) -> ReplaySummary {
 }
 
 async fn replay_until(rig: &Rig, store: Arc<dyn Store>, stop: &CancellationToken) -> ReplaySummary {
-    replay_to(rig, rig.connector().sink, store).run(&[STREAM], stop).await
+    replay_to(rig, rig.connector().sink, store).run(stop).await
 }
 
 fn replay_to(rig: &Rig, sink: Arc<dyn Sink>, store: Arc<dyn Store>) -> Replay {
-    let options = &rig.options;
+    let stream = mimecast::stream(STREAM);
     Replay {
-        records: open_records(options.max_line_bytes, options.max_file_bytes, rig.clock.clone()),
+        streams: vec![(stream, rig.connector().source.format(&stream))],
         sink,
         quarantine: Quarantine::new(Arc::clone(&store)),
         store,
         policy: rig.policy,
+        pool: Pool::default(),
     }
 }
 
@@ -480,7 +486,7 @@ async fn replay_refused(rig: &Rig, meanwhile: impl Fn() + Send + Sync + 'static)
         async { Err(PostError::RowRefused("no such row".to_owned())) }
     });
     let replay = replay_to(rig, Arc::new(sink), folder(rig));
-    let mut replayed = replay.run(&[STREAM], &CancellationToken::new()).await;
+    let mut replayed = replay.run(&CancellationToken::new()).await;
     assert_eq!((replayed.outcome, replayed.streams[0].rows_delivered), (Outcome::CaughtUp, 0));
     replayed.streams.remove(0)
 }
@@ -531,9 +537,9 @@ async fn a_row_of_a_kept_file_that_is_refused_gets_a_record_of_its_own() {
     let (_refused, plan) = Refused::plan(ids(&lines[30..32]));
     let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
     let mut rig = Rig::new(world, plan).await.only(STREAM);
-    rig.options.max_file_bytes = 12_000;
+    rig.options.limits.file = 12_000;
     assert_eq!(rig.pull_one().await.rows_quarantined, 0);
-    rig.options.max_file_bytes = 8 << 30;
+    rig.options.limits.file = 8 << 30;
     for _ in 0..2 {
         let replay = replay_on(&rig, folder(&rig)).await;
         assert_eq!(replay.streams[0].stay, [("row-refused".to_owned(), 2)].into());
@@ -647,10 +653,10 @@ async fn the_readable_part_of_a_file_leaves_and_the_rest_stays_from_its_line_on(
     let size: usize = lines.iter().map(|line| line.len() + 1).sum();
     let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
     let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
-    rig.options.max_file_bytes = size as u64 / 3;
+    rig.options.limits.file = size as u64 / 3;
     rig.pull().await;
     let first = rig.quarantined().remove(0)["line"].as_u64().unwrap();
-    rig.options.max_file_bytes = size as u64 * 2 / 3;
+    rig.options.limits.file = size as u64 * 2 / 3;
     let part = replay_on(&rig, folder(&rig)).await;
     assert_eq!(part.streams[0].stay, [("file-too-large".to_owned(), 1)].into());
     let records = rig.quarantined();
@@ -659,7 +665,7 @@ async fn the_readable_part_of_a_file_leaves_and_the_rest_stays_from_its_line_on(
     assert!((first + 200..800).contains(&line), "{line}");
     assert_eq!(part.streams[0].rows_delivered, line - first);
 
-    rig.options.max_file_bytes = 8 << 30;
+    rig.options.limits.file = 8 << 30;
     let rest = replay_on(&rig, folder(&rig)).await;
     assert_eq!(rest.streams[0].rows_delivered, 1_000 + 1 - line);
     assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
@@ -676,9 +682,9 @@ fn long_lines(seed: u32) -> Vec<String> {
 async fn rig_with_a_kept_file(lines: &[String]) -> Rig {
     let world = World::default().page(STREAM, page_of("a.json.gz", lines));
     let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
-    rig.options.max_file_bytes = 20_000;
+    rig.options.limits.file = 20_000;
     rig.pull().await;
-    rig.options.max_file_bytes = 8 << 30;
+    rig.options.limits.file = 8 << 30;
     rig
 }
 
@@ -687,7 +693,7 @@ async fn two_contents_of_one_file_are_both_kept_and_both_sent_again() {
     let (first, second) = (long_lines(1), long_lines(2));
     let mut rig = rig_with_a_kept_file(&first).await;
     rig.simulator.add_page(STREAM, page_of("a.json.gz", &second));
-    rig.options.max_file_bytes = 20_000;
+    rig.options.limits.file = 20_000;
     rig.pull().await;
     let records = rig.quarantined();
     let places: BTreeSet<_> =
@@ -697,7 +703,7 @@ async fn two_contents_of_one_file_are_both_kept_and_both_sent_again() {
     let expected = [&first, &second].map(|lines| BatchFile::of_lines("a.json.gz", lines).bytes);
     assert_eq!(contents, expected.iter().map(|bytes| bytes.to_vec()).collect());
 
-    rig.options.max_file_bytes = 8 << 30;
+    rig.options.limits.file = 8 << 30;
     let replayed = replay_on(&rig, folder(&rig)).await;
     assert_eq!(replayed.streams[0].rows_delivered, 20);
     assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
@@ -767,9 +773,9 @@ async fn a_replay_that_is_stopped_is_gone_on_with() {
     let world =
         World::default().page(STREAM, page().file(BatchFile::of_lines("a.json.gz", &lines)));
     let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
-    rig.options.max_file_bytes = 1_000;
+    rig.options.limits.file = 1_000;
     rig.pull().await;
-    rig.options.max_file_bytes = 8 << 30;
+    rig.options.limits.file = 8 << 30;
     let stop = CancellationToken::new();
     stop.cancel();
     let stopped = replay_until(&rig, folder(&rig), &stop).await;
@@ -786,10 +792,10 @@ async fn a_replay_that_fails_in_the_middle_of_a_file_keeps_all_of_it() {
     let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
     let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
     // Less than it has when decoded, more than when it is not: it is kept.
-    rig.options.max_file_bytes = 5_000_000;
+    rig.options.limits.file = 5_000_000;
     rig.pull().await;
     let before = landed_ids(&rig).len() as u64;
-    rig.options.max_file_bytes = 8 << 30;
+    rig.options.limits.file = 8 << 30;
     rig.simulator.script(Endpoint::Post, Fault::Nothing);
     rig.simulator.script(Endpoint::Post, Fault::Forbidden);
     let failed = replay_on(&rig, folder(&rig)).await;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use futures::future::{join_all, pending};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
-use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
+use mimecast_sentinel::checkpoint::{Checkpoint, Position};
 use mimecast_sentinel::pipeline::sink::PostError;
 use mimecast_sentinel::pipeline::{
-    Connector, Fault as RunFault, Interrupt, Outcome, Policy, RunSummary, checkpoint_name,
+    Connector, Fault as RunFault, Interrupt, Outcome, Policy, Pool, RunSummary, checkpoint_name,
 };
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
 use mimecast_sentinel::store::{FolderStore, Store};
@@ -30,6 +30,7 @@ use crate::support::doubles::{
     run_or_die,
 };
 use crate::support::rig::{Rig, run as pull};
+use crate::support::scenario::{start_at, token_at, token_of};
 
 const STREAM: &str = "mailflow";
 /// 2026-11-10T00:00:00Z.
@@ -99,12 +100,14 @@ struct Memory {
     policy: Policy,
     landed: Arc<MemorySink>,
     folder: TempDir,
+    /// Slots for bodies.
+    in_flight: usize,
 }
 
 impl Memory {
     fn new(source: MemorySource) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { source, policy: row_by_row(), landed: Arc::default(), folder }
+        Self { source, policy: row_by_row(), landed: Arc::default(), folder, in_flight: 16 }
     }
 
     fn folder(&self) -> Arc<dyn Store> {
@@ -116,7 +119,9 @@ impl Memory {
     }
 
     fn connector(&self, store: Arc<dyn Store>) -> Connector {
-        in_memory(&self.source, Arc::clone(&self.landed) as _, store, self.policy)
+        let sink = Arc::clone(&self.landed) as _;
+        let connector = in_memory(&self.source, sink, store, self.policy);
+        Connector { pool: Pool::new(self.in_flight), ..connector }
     }
 
     /// With `hook` before the sink.
@@ -176,7 +181,7 @@ mod progress {
     async fn progress_does_not_pass_a_body_that_fails_whatever_comes_after_it() {
         for failing in 0..5 {
             let mut memory = one_file(5);
-            memory.policy.in_flight = 4;
+            memory.in_flight = 4;
             let store = memory.watched();
             let connector = memory.hooked(Arc::new(store.clone()), move |n, _| async move {
                 if n < failing {
@@ -206,7 +211,7 @@ mod progress {
     #[tokio::test(start_paused = true)]
     async fn progress_waits_for_a_slow_body_however_long_it_takes() {
         let mut memory = one_file(5);
-        memory.policy.in_flight = 4;
+        memory.in_flight = 4;
         memory.policy.save_after = Duration::from_secs(5);
         let store = memory.watched();
         let connector = memory.hooked(Arc::new(store.clone()), |n, _| async move {
@@ -249,7 +254,7 @@ mod progress {
             ],
         );
         let last = store.saved().pop().unwrap();
-        assert_eq!(last.cursor, Cursor::Token("1".to_owned()));
+        assert_eq!(last.cursor, token_at("1"));
         assert_eq!((last.totals.files, last.totals.pages, last.totals.rows_delivered), (3, 1, 59));
         assert_eq!(memory.landed(), (0..59).collect::<Vec<_>>());
     }
@@ -354,7 +359,7 @@ mod quarantine {
             let passed = log.iter().position(|(call, _)| {
                 call.saved().is_some_and(|saved| match saved.files.get(file) {
                     Some(progress) => progress.done >= Position::Line(line),
-                    None => saved.cursor != Cursor::Start(rig.options.start),
+                    None => saved.cursor != start_at(rig.options.start),
                 })
             });
             assert!(kept.unwrap() < passed.unwrap(), "{record}");
@@ -438,7 +443,7 @@ mod crashes {
         lines.sort_unstable();
         assert_eq!(lines, [5, 11, 21], "{crash}: the fifth line of g, two of f");
         let twice = landed.len() - once.len();
-        let bound = memory.policy.in_flight + memory.policy.save_after_bodies as usize;
+        let bound = memory.in_flight + memory.policy.save_after_bodies as usize;
         assert!(twice <= bound, "{crash}: {twice} rows came twice");
         twice
     }
@@ -510,7 +515,7 @@ mod time_limit {
                 async { Ok(()) }
             }));
             let before = rig.simulator.landed_count();
-            let run = connector.run(&connector.counters(), &stop).await;
+            let run = connector.run(&connector.summaries(), &stop).await;
             assert_eq!(run.exit_code(), 0, "{run:#?}");
             let landed = rig.simulator.landed_count() - before;
             assert_eq!(run.total(|stream| stream.rows_delivered), landed);
@@ -525,7 +530,7 @@ mod time_limit {
     #[tokio::test(start_paused = true)]
     async fn the_time_limit_gives_bodies_in_flight_thirty_seconds_and_posts_nothing_new() {
         let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..5))]));
-        memory.policy.in_flight = 4;
+        memory.in_flight = 4;
         memory.policy.run_time_limit = Duration::from_secs(100);
         let posted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&posted);
@@ -699,8 +704,8 @@ mod leases {
         let watched = WatchedStore::new(Arc::clone(&store), |_, _| Act::Pass);
         let mut connector = rig.connector_on(Arc::new(watched.clone()));
         // A save after each body shows where it stops.
-        let one_by_one = Policy { in_flight: 1, save_after_bodies: 1, ..row_by_row() };
-        connector.policy = one_by_one;
+        connector.policy = Policy { save_after_bodies: 1, ..row_by_row() };
+        connector.pool = Pool::new(1);
         connector.sink = Arc::new(HookedSink::new(connector.sink, move |post| {
             let break_it = break_it.clone();
             async move {
@@ -758,7 +763,7 @@ mod leases {
             let run_time_limit = Duration::from_secs(limit);
             connector.policy = Policy { run_time_limit, ..Policy::default() };
             let (start, stop) = (Instant::now(), CancellationToken::new());
-            let counters = connector.counters();
+            let counters = connector.summaries();
             let signalled = async {
                 sleep(Duration::from_secs(signal)).await;
                 stop.cancel();
@@ -938,7 +943,7 @@ mod failing_stores {
         // the one in flight with the last of them, if it got as far; the 4 since then; nothing.
         for (failing, again) in [(1, 0..=0), (2, 16..=17), (3, 4..=4), (4, 0..=0)] {
             let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..20))]));
-            memory.policy.in_flight = 2;
+            memory.in_flight = 2;
             let saves = AtomicUsize::new(0);
             let store = WatchedStore::new(memory.folder(), move |_, call| {
                 let fails = call.is_save() && saves.fetch_add(1, Ordering::Relaxed) + 1 >= failing;
@@ -967,7 +972,7 @@ mod failing_stores {
         let world = World::default().page(STREAM, page(&[("a.json.gz", &lines)]));
         let rig = Rig::new(world, plan).await.only(STREAM);
         let store = WatchedStore::new(folder(&rig), |_, call| {
-            let advanced = |saved: Checkpoint| matches!(saved.cursor, Cursor::Token(_));
+            let advanced = |saved: Checkpoint| token_of(&saved.cursor).is_some();
             if call.saved().is_some_and(advanced) { Act::Fail } else { Act::Pass }
         });
         let run = pull(&rig.connector_on(Arc::new(store))).await;
@@ -1039,7 +1044,7 @@ mod in_azure {
         assert_eq!(checkpoints, ["entities", STREAM, "urlclick"].map(checkpoint_name).each_ref());
         for name in checkpoints {
             let checkpoint = Checkpoint::parse(&read(store.as_ref(), name).await).unwrap();
-            assert!(matches!(checkpoint.cursor, Cursor::Token(_)), "{name}");
+            assert!(token_of(&checkpoint.cursor).is_some(), "{name}");
         }
         let (files, records): (Vec<_>, Vec<_>) =
             kept.into_iter().partition(|name| name.contains("/file-"));

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
-use mimecast_sentinel::pipeline::{Outcome, RunSummary};
+use mimecast_sentinel::checkpoint::{Checkpoint, Position};
+use mimecast_sentinel::pipeline::{Outcome, Pool, RunSummary};
 use serde_json::Value;
 
 use crate::support::doubles::{MemorySource, numbered};
+use crate::support::scenario::token_of;
 
 /// What the two have recorded, and each of them.
 #[derive(Default)]
@@ -84,10 +85,7 @@ fn two_bodies() -> MemorySource {
 
 /// The rows that a checkpoint has passed.
 fn rows_behind(checkpoint: &Checkpoint, source: &MemorySource) -> BTreeSet<u64> {
-    let page = match &checkpoint.cursor {
-        Cursor::Start(_) => 0,
-        Cursor::Token(token) => token.parse().unwrap(),
-    };
+    let page = token_of(&checkpoint.cursor).map_or(0, |token| token.parse().unwrap());
     let mut rows = BTreeSet::new();
     for (index, files) in source.pages.iter().enumerate() {
         for (name, lines) in files {
@@ -157,7 +155,6 @@ mod every_interleaving {
 
         fn policy(&self) -> Policy {
             Policy {
-                in_flight: self.in_flight,
                 body_wait: Duration::ZERO,
                 look_every: 1,
                 gzip_level: 0,
@@ -390,6 +387,7 @@ mod every_interleaving {
         let sink = SteppedSink { who, steps: steps.clone(), landed, on_post: Box::new(on_post) };
         let store = Arc::new(BlobOf { who, blob, steps: steps.clone() });
         let mut connector = in_memory(&history.source, Arc::new(sink), store, history.policy());
+        connector.pool = Pool::new(history.in_flight);
         connector.source = Arc::new(SteppedSource { who, steps, source: history.source.clone() });
         connector.clock = Clock::from_fn(|| DateTime::UNIX_EPOCH);
         connector

@@ -2,6 +2,7 @@
 //!
 //! `POST {endpoint}/dataCollectionRules/{rule}/streams/{stream}?api-version=2023-01-01`
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use crate::http::{
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Fault, Interrupt, Sink};
 use crate::seams::{Clock, Deadline, Random};
+use crate::table::Table;
 
 const API_VERSION: &str = "2023-01-01";
 
@@ -27,14 +29,13 @@ const REPLY_LIMIT: usize = 64 * 1024;
 /// A 400 with one of these in its code is about the settings, not about the rows.
 const SETTINGS_WORDS: [&str; 4] = ["stream", "rule", "api-version", "apiversion"];
 
-/// One stream of one data collection rule.
+/// The streams of one data collection rule.
 pub struct LogsIngestion {
-    /// Where to post.
-    url: Url,
+    endpoint: Url,
     /// The rule's immutable id.
     rule: String,
-    /// The rule and its stream, for a person.
-    destination: String,
+    /// The names of streams that are not their table's own, by the table's name.
+    streams: BTreeMap<&'static str, String>,
     client: Client,
     tokens: AccessTokens,
     retry: RetryPolicy,
@@ -52,30 +53,43 @@ struct Attempts {
 }
 
 impl LogsIngestion {
-    /// A sink for `stream` (`Custom-…`) of the rule with the immutable id `rule` (`dcr-…`).
+    /// A sink for the rule with the immutable id `rule` (`dcr-…`). A table's stream is that of
+    /// [`Table::stream`], unless `streams` has another one (`Custom-…`) under the table's name.
     pub fn new(
         endpoint: &Url,
         rule: &str,
-        stream: &str,
+        streams: BTreeMap<&'static str, String>,
         client: Client,
         tokens: AccessTokens,
         retry: RetryPolicy,
         (clock, random): (Clock, Random),
     ) -> Self {
-        let mut url = endpoint.clone();
-        url.set_path(&format!("dataCollectionRules/{rule}/streams/{stream}"));
-        url.set_query(Some(&format!("api-version={API_VERSION}")));
-        let host = endpoint.host_str().unwrap_or_default();
-        let destination = format!("stream {stream} of rule {rule} at {host}");
-        let rule = rule.to_owned();
-        Self { url, rule, destination, client, tokens, retry, clock, random }
+        let (endpoint, rule) = (endpoint.clone(), rule.to_owned());
+        Self { endpoint, rule, streams, client, tokens, retry, clock, random }
     }
 
-    async fn attempt(&self, body: Bytes, known: &Attempts) -> Result<(), Failure<PostError>> {
+    fn stream(&self, table: &Table) -> &str {
+        self.streams.get(table.name).map_or(table.stream, String::as_str)
+    }
+
+    fn url(&self, table: &Table) -> Url {
+        let mut url = self.endpoint.clone();
+        let (rule, stream) = (&self.rule, self.stream(table));
+        url.set_path(&format!("dataCollectionRules/{rule}/streams/{stream}"));
+        url.set_query(Some(&format!("api-version={API_VERSION}")));
+        url
+    }
+
+    async fn attempt(
+        &self,
+        table: &Table,
+        body: Bytes,
+        known: &Attempts,
+    ) -> Result<(), Failure<PostError>> {
         let token = self.tokens.get().await.map_err(|error| no_token(&error))?;
         let request = self
             .client
-            .post(self.url.clone())
+            .post(self.url(table))
             .bearer_auth(token.secret.expose_secret())
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_ENCODING, "gzip")
@@ -94,11 +108,16 @@ impl LogsIngestion {
             known.fresh.store(true, Ordering::Relaxed);
             return Err(Failure::TokenRefused(ErrorBody::read(&reply.body).to_string()));
         }
-        self.judge(&reply, known)
+        self.judge(table, &reply, known)
     }
 
     /// What an answer means.
-    fn judge(&self, reply: &Reply, known: &Attempts) -> Result<(), Failure<PostError>> {
+    fn judge(
+        &self,
+        table: &Table,
+        reply: &Reply,
+        known: &Attempts,
+    ) -> Result<(), Failure<PostError>> {
         let said = ErrorBody::read(&reply.body);
         let status = reply.status;
         let passing = status == StatusCode::REQUEST_TIMEOUT || status.is_server_error();
@@ -116,11 +135,11 @@ impl LogsIngestion {
             StatusCode::BAD_REQUEST if !names_a_setting(&said, &self.rule) => {
                 PostError::RowRefused(said.to_string()).into()
             }
-            _ => self.refused(status, &said.to_string()).into(),
+            _ => self.refused(table, status, &said.to_string()).into(),
         })
     }
 
-    fn refused(&self, status: StatusCode, said: &str) -> PostError {
+    fn refused(&self, table: &Table, status: StatusCode, said: &str) -> PostError {
         let (code, fix) = match status.as_u16() {
             403 => (
                 "ingestion-forbidden",
@@ -145,17 +164,18 @@ impl LogsIngestion {
                  against the rule; the checkpoint stays, nothing is lost",
             ),
         };
-        let message = format!("{} answered {}: {said}", self.destination, status.as_u16());
+        let (to, status) = (self.destination(table), status.as_u16());
+        let message = format!("{to} answered {status}: {said}");
         PostError::Interrupt(Fault::settings(code, message, fix).into())
     }
 
-    fn gave_up(&self, gave_up: Option<GaveUp>) -> PostError {
+    fn gave_up(&self, table: &Table, gave_up: Option<GaveUp>) -> PostError {
         let Some(GaveUp { said, how_often, .. }) = gave_up else {
             return PostError::Interrupt(Interrupt::OutOfTime);
         };
         let fault = Fault::passing(
             "ingestion-unreachable",
-            format!("{} failed {how_often}: {said}", self.destination),
+            format!("{} failed {how_often}: {said}", self.destination(table)),
             "nothing is lost, the next run posts again; if it stays so, check the network to the \
              endpoint and Azure's status page",
         );
@@ -165,15 +185,17 @@ impl LogsIngestion {
 
 #[async_trait]
 impl Sink for LogsIngestion {
-    fn destination(&self) -> String {
-        self.destination.clone()
+    fn destination(&self, table: &Table) -> String {
+        let host = self.endpoint.host_str().unwrap_or_default();
+        format!("stream {} of rule {} at {host}", self.stream(table), self.rule)
     }
 
-    async fn post(&self, body: Bytes, deadline: Deadline) -> Posted {
+    async fn post(&self, table: &Table, body: Bytes, deadline: Deadline) -> Posted {
         let known = Attempts::default();
-        let attempt = || self.attempt(body.clone(), &known);
+        let attempt = || self.attempt(table, body.clone(), &known);
+        let gave_up = |gave_up| self.gave_up(table, gave_up);
         let retries = self.retry.start(&self.random, deadline);
-        let answer = retries.run("the post", attempt, |gave_up| self.gave_up(gave_up)).await;
+        let answer = retries.run("the post", attempt, gave_up).await;
         Posted { ambiguous: known.ambiguous.into_inner(), answer }
     }
 }
@@ -214,8 +236,6 @@ fn no_token(error: &CredentialError) -> PostError {
 
 impl std::fmt::Debug for LogsIngestion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogsIngestion")
-            .field("destination", &self.destination)
-            .finish_non_exhaustive()
+        f.debug_struct("LogsIngestion").field("rule", &self.rule).finish_non_exhaustive()
     }
 }

@@ -14,11 +14,12 @@ use super::progress;
 use super::wiring::Wiring;
 use crate::mimecast::MimecastSource;
 use crate::pipeline::sink::{PostError, Posted};
-use crate::pipeline::{Connector, Fault, Interrupt, Policy, Sink};
+use crate::pipeline::{Connector, Fault, Interrupt, Policy, Pool, Sink};
 use crate::quarantine::Quarantine;
 use crate::seams::Deadline;
 use crate::settings::DryRunSettings;
 use crate::store::NullStore;
+use crate::table::Table;
 
 /// A sink that prints rows as NDJSON on stdout.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +44,7 @@ impl Rows {
                 gzip_level: 0,
                 ..Policy::default()
             },
+            pool: Pool::default(),
             clock: wiring.clock.clone(),
             random: wiring.random.clone(),
         }
@@ -70,11 +72,11 @@ impl Rows {
 
 #[async_trait]
 impl Sink for Rows {
-    fn destination(&self) -> String {
+    fn destination(&self, _: &Table) -> String {
         "stdout".to_owned()
     }
 
-    async fn post(&self, body: Bytes, _: Deadline) -> Posted {
+    async fn post(&self, _: &Table, body: Bytes, _: Deadline) -> Posted {
         // Whoever reads stdout may take his time; signals and the time limit must not wait for him.
         let printing = tokio::task::spawn_blocking(move || Self::print(&body));
         let printed = printing.await.unwrap_or_else(|error| Err(io::Error::other(error)));

@@ -1,7 +1,5 @@
 //! `pull`: one run now.
 
-use std::sync::atomic::AtomicU64;
-
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount};
 
@@ -13,7 +11,7 @@ use super::report::report;
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
-use crate::pipeline::{Connector, Counters, RunCounters, RunSummary, get};
+use crate::pipeline::{Connector, Live, RunSummary, StreamSummary};
 use crate::seams::Clock;
 use crate::settings::{DryRunSettings, RawSettings, Settings, is_loopback, process_env};
 
@@ -73,25 +71,24 @@ impl Pull {
 /// One run, with its progress shown; a signal ends it early.
 async fn run(connector: &Connector) -> RunSummary {
     let stop = stop_on_signal();
-    let counters = connector.counters();
+    let summaries = connector.summaries();
     let _shown = progress::show(None, {
-        let counters = counters.clone();
-        move || done(&counters)
+        let summaries = summaries.clone();
+        move || done(&summaries)
     });
-    connector.run(&counters, &stop).await
+    connector.run(&summaries, &stop).await
 }
 
 /// How far the run is.
-fn done(counters: &RunCounters) -> Done {
-    let sum = |count: fn(&Counters) -> &AtomicU64| -> u64 {
-        counters.iter().map(|(_, counters)| get(count(counters))).sum()
+fn done(summaries: &[Live]) -> Done {
+    let sum = |count: fn(&mut StreamSummary) -> u64| -> u64 {
+        summaries.iter().map(|summary| summary.with(count)).sum()
     };
-    let events = sum(|counters| &counters.events_read);
-    let rows = sum(|counters| &counters.rows_delivered);
+    let rows = sum(|summary| summary.rows_delivered);
     let told = format!(
         "{} events read ({}), {} rows delivered",
-        HumanCount(events),
-        HumanBytes(sum(|counters| &counters.bytes_read)),
+        HumanCount(sum(|summary| summary.events_read)),
+        HumanBytes(sum(|summary| summary.bytes_read)),
         HumanCount(rows),
     );
     Done { rows, told }

@@ -257,9 +257,10 @@ async fn replay(
 ) -> Result<u8, CommandError> {
     logs::start(settings.log_level(), if json { Stdout::Taken } else { Stdout::Logs });
     let settings = ReplaySettings::resolve(settings, &process_env)?;
-    let replay = Wiring::new(false)?.replay(&settings)?;
-    let streams = stream.map_or_else(|| EVENT_TYPES.to_vec(), |stream| vec![stream]);
-    let summary = replay.run(&streams, &stop_on_signal()).await;
+    let wanted = |name: &&'static str| stream.is_none_or(|stream| stream == *name);
+    let streams: Vec<_> = EVENT_TYPES.into_iter().filter(wanted).collect();
+    let replay = Wiring::new(false)?.replay(&settings, &streams)?;
+    let summary = replay.run(&stop_on_signal()).await;
     if json {
         say_json(&serde_json::to_string(&summary).map_err(failed)?)?;
     } else {

@@ -148,7 +148,7 @@ fn reports(faults: String) -> Job {
 }
 
 async fn pull(connector: &Connector, stop: &CancellationToken) -> RunSummary {
-    let summary = connector.run(&connector.counters(), stop).await;
+    let summary = connector.run(&connector.summaries(), stop).await;
     let json = serde_json::to_string(&summary).unwrap_or_default();
     tracing::info!(target: logs::RUN_FINISHED, summary = json, "run finished");
     summary

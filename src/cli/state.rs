@@ -115,7 +115,7 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
     };
     lease.clear().await.map_err(failed)?;
     // What a run that was killed did not tell goes with the checkpoint that remembered it.
-    if Checkpoint::parse(&checkpoint).is_ok_and(|checkpoint| !checkpoint.untold.is_nothing()) {
+    if Checkpoint::parse(&checkpoint).is_ok_and(|checkpoint| !checkpoint.unreported.is_nothing()) {
         note("rows of it lie in quarantine that no log tells: `mimecast-sentinel quarantine list`");
     }
     let what = "the next run begins anew and delivers again what Mimecast keeps";

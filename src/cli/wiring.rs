@@ -8,8 +8,9 @@ use crate::azure::blob::{BlobAccess, BlobStore};
 use crate::azure::credential::{AccessTokens, Credentials};
 use crate::azure::ingestion::LogsIngestion;
 use crate::http::{Clients, RetryPolicy};
-use crate::mimecast::{MimecastSource, Options, open_records};
-use crate::pipeline::{Connector, Policy, Replay};
+use crate::mimecast::{self, BatchFile, Limits, MimecastSource, Options};
+use crate::pipeline::source::Format;
+use crate::pipeline::{Connector, Policy, Pool, Replay};
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Random};
 use crate::settings::{
@@ -17,6 +18,7 @@ use crate::settings::{
     StateLocation, is_loopback,
 };
 use crate::store::{FolderStore, Store};
+use crate::table::CLOUD_INTEGRATED;
 
 /// What every command needs.
 pub(super) struct Wiring {
@@ -45,23 +47,32 @@ impl Wiring {
                 .of_at_most(settings.quarantine_max_bytes),
             store,
             policy: policy(settings.run_time_limit, settings.max_rows, &settings.ingestion),
+            pool: Pool::default(),
             clock: self.clock.clone(),
             random: self.random.clone(),
         })
     }
 
-    /// Everything that a replay needs.
-    pub(super) fn replay(&self, settings: &ReplaySettings) -> Result<Replay, CommandError> {
+    /// Everything that a replay of these streams needs.
+    pub(super) fn replay(
+        &self,
+        settings: &ReplaySettings,
+        streams: &[&'static str],
+    ) -> Result<Replay, CommandError> {
         let store = self.store(&settings.state.location)?;
-        let FileLimits { max_line_bytes, max_file_bytes } = settings.limits;
+        let limits = limits(settings.limits);
+        let format = BatchFile::new(limits, &CLOUD_INTEGRATED, self.clock.now());
+        let format: Arc<dyn Format> = Arc::new(format);
+        let with_format = |name: &&'static str| (mimecast::stream(name), Arc::clone(&format));
         Ok(Replay {
-            records: open_records(max_line_bytes, max_file_bytes, self.clock.clone()),
+            streams: streams.iter().map(with_format).collect(),
             sink: Arc::new(self.sink(&settings.ingestion)),
             // It only writes over what is there: without a limit, else a full one could not be
             // emptied.
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
             policy: policy(settings.run_time_limit, settings.max_rows, &settings.ingestion),
+            pool: Pool::default(),
         })
     }
 
@@ -71,11 +82,10 @@ impl Wiring {
             base_url: settings.base_url.clone(),
             client_id: settings.client_id.clone(),
             client_secret: settings.client_secret.clone(),
-            types: settings.types.iter().map(|name| (*name).to_owned()).collect(),
+            types: settings.types.clone(),
             start: settings.start_date,
             calls_per_15_minutes: settings.calls_per_15_minutes,
-            max_line_bytes: settings.limits.max_line_bytes,
-            max_file_bytes: settings.limits.max_file_bytes,
+            limits: limits(settings.limits),
             retry: self.retry,
         };
         let (clock, random) = (self.clock.clone(), self.random.clone());
@@ -88,7 +98,7 @@ impl Wiring {
         LogsIngestion::new(
             &settings.endpoint,
             &settings.rule_id,
-            &settings.stream,
+            [(CLOUD_INTEGRATED.name, settings.stream.clone())].into(),
             self.clients.api.clone(),
             tokens,
             self.retry,
@@ -128,6 +138,10 @@ impl Wiring {
             seams: (self.clock.clone(), self.random.clone()),
         }
     }
+}
+
+fn limits(FileLimits { max_line_bytes, max_file_bytes }: FileLimits) -> Limits {
+    Limits { line: max_line_bytes, file: max_file_bytes }
 }
 
 fn policy(run_time_limit: Duration, max_rows: u64, ingestion: &IngestionSettings) -> Policy {

@@ -3,8 +3,9 @@
 //! Lines end with `\n` only, since U+2028 and its kind occur inside of strings. Several gzip members
 //! behind one another are one file. A file of zero bytes, and blank lines, are normal.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use memchr::memchr;
 use serde::Deserialize;
@@ -13,79 +14,54 @@ use serde::de::IgnoredAny;
 use super::refusal::{is_object, is_refusal};
 use super::unpack::Unpacker;
 use crate::http::{looks_like, without_bom};
-use crate::pipeline::source::{ReadError, Record, RecordKind, RecordReader};
-use crate::table::{EventId, EventIdHasher, RejectReason, Row, Table};
+use crate::pipeline::source::{Format, Line, LineReader, ReadError};
+use crate::table::{EventId, Row, Table};
 
 /// How much is decoded at a time.
 const BUFFER: usize = 64 * 1024;
 
-/// How much of a line that is too long is looked at to say what it is, in bytes.
-const HEAD: usize = 256;
-
 /// What a line and a file may hold, decoded, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) line: u64,
-    pub(super) file: u64,
+pub struct Limits {
+    /// The most bytes of a line that is held in memory.
+    pub line: u64,
+    /// The most bytes of a file.
+    pub file: u64,
 }
 
-/// Reads events out of the bytes of a batch file.
-pub(super) struct EventReader {
-    lines: Lines,
-    /// Whether the first line was seen to be Mimecast's.
-    trusted: bool,
-    skip: u64,
+/// How batch files are read, and events written as rows.
+#[derive(Debug)]
+pub struct BatchFile {
+    limits: Limits,
     table: &'static Table,
+    /// The time of rows that have none of their own.
     arrival: DateTime<Utc>,
 }
 
-impl EventReader {
-    pub(super) fn new(
-        input: Box<dyn Read + Send>,
-        skip: u64,
-        limits: Limits,
-        table: &'static Table,
-        arrival: DateTime<Utc>,
-    ) -> Self {
-        Self { lines: Lines::new(input, limits), trusted: false, skip, table, arrival }
+impl BatchFile {
+    /// The format of events that become rows of `table`, and are read at `arrival`.
+    pub fn new(limits: Limits, table: &'static Table, arrival: DateTime<Utc>) -> Self {
+        Self { limits, table, arrival }
     }
 }
 
-impl RecordReader for EventReader {
-    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
-        loop {
-            let Some(kind) = self.lines.next()? else { return Ok(None) };
-            let blank = || self.lines.line.iter().all(u8::is_ascii_whitespace);
-            let blank = matches!(kind, Line::Whole) && blank();
-            if !blank && !std::mem::replace(&mut self.trusted, true) {
-                self.lines.judge(&kind)?;
-            }
-            if blank || self.lines.number <= self.skip {
-                continue;
-            }
-            let held = matches!(kind, Line::Whole);
-            let (id, kind) = match kind {
-                Line::Whole => {
-                    let id = EventId::of(&self.lines.line);
-                    let written = self.table.write_row(&self.lines.line, id, self.arrival, row);
-                    (id, kind_of(written))
-                }
-                Line::TooLong { id, length } => (id, RecordKind::TooLong(length)),
-            };
-            return Ok(Some(Record {
-                line: self.lines.number,
-                id: id.0,
-                original: if held { &self.lines.line } else { &[] },
-                kind,
-            }));
-        }
+impl Format for BatchFile {
+    fn lines(&self, skip: u64) -> Box<dyn LineReader> {
+        Box::new(Lines::new(self.limits, skip))
     }
-}
 
-fn kind_of(written: Result<Row, RejectReason>) -> RecordKind {
-    match written {
-        Ok(row) => RecordKind::Row { time_ms: row.event_time_ms, oversize: row.oversize },
-        Err(reason) => RecordKind::Rejected(reason.as_str(), reason.to_string()),
+    fn row(
+        &self,
+        line: &[u8],
+        row: &mut Vec<u8>,
+    ) -> (EventId, Result<Row, (&'static str, String)>) {
+        let id = EventId::of(line);
+        let written = self.table.write_row(line, id, self.arrival, row);
+        (id, written.map_err(|reason| (reason.as_str(), reason.to_string())))
+    }
+
+    fn longest_line(&self) -> u64 {
+        self.limits.line
     }
 }
 
@@ -93,133 +69,189 @@ fn kind_of(written: Result<Row, RejectReason>) -> RecordKind {
 struct Lines {
     decoded: BufReader<Unpacker>,
     limits: Limits,
-    /// The line in hand, without its end; of one that is too long, the beginning.
+    skip: u64,
+    /// The line in hand, without its end; of one that is too long, the piece in hand.
     line: Vec<u8>,
     /// Its number, from 1.
     number: u64,
+    /// Whether any of it is read.
+    begun: bool,
+    /// Whether `line` was given, and is empty for what follows.
+    given: bool,
+    /// A piece of it was given: it is too long to be held.
+    long: bool,
+    /// All of it was given, but not that it ends.
+    end_is_due: bool,
+    /// After the piece that was given there was a `\r`, which belongs to the line only if more follows.
+    cr: bool,
+    /// Whether the first line was seen to be Mimecast's.
+    trusted: bool,
+    /// What came instead of a batch file. The rest is only decoded: a file that is damaged may begin in
+    /// any way.
+    foreign: Option<&'static str>,
 }
 
-/// What is in hand.
-enum Line {
-    Whole,
-    /// More than the limit; its bytes are gone by.
-    TooLong {
-        id: EventId,
-        length: u64,
-    },
+impl LineReader for Lines {
+    fn push(&mut self, bytes: Bytes) -> bool {
+        self.decoded.get_mut().push(bytes)
+    }
+
+    fn end(&mut self, all: bool) {
+        self.decoded.get_mut().end(all);
+    }
+
+    fn next(&mut self) -> Result<Option<Line<'_>>, ReadError> {
+        while self.foreign.is_none() {
+            let Some((begins, ends)) = self.next_piece()? else { return Ok(None) };
+            if begins && ends && self.line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            if !std::mem::replace(&mut self.trusted, true) && !self.is_events(ends)? {
+                self.foreign = Some(looks_like(&self.line));
+                break;
+            }
+            if self.number > self.skip {
+                let (number, bytes) = (self.number, &self.line[..]);
+                return Ok(Some(Line { number, bytes, begins, ends }));
+            }
+        }
+        self.drain()
+    }
 }
 
 impl Lines {
-    fn new(input: Box<dyn Read + Send>, limits: Limits) -> Self {
-        let decoded = BufReader::with_capacity(BUFFER, Unpacker::new(input));
-        Self { decoded, limits, line: Vec::new(), number: 0 }
+    fn new(limits: Limits, skip: u64) -> Self {
+        Self {
+            decoded: BufReader::with_capacity(BUFFER, Unpacker::new()),
+            limits,
+            skip,
+            line: Vec::new(),
+            number: 0,
+            begun: false,
+            given: false,
+            long: false,
+            end_is_due: false,
+            cr: false,
+            trusted: false,
+            foreign: None,
+        }
     }
 
-    /// Goes to the next line; `None` at the end of the file.
-    fn next(&mut self) -> Result<Option<Line>, ReadError> {
-        self.line.clear();
-        let mut long: Option<LongLine> = None;
-        let (mut any, mut ended) = (false, false);
+    /// Goes to the next line, or the next piece of a long one: whether it begins there, and whether it
+    /// ends. `None` where it needs more bytes, and at the end of the file.
+    fn next_piece(&mut self) -> Result<Option<(bool, bool)>, ReadError> {
+        if std::mem::take(&mut self.given) {
+            self.line.clear();
+            if std::mem::take(&mut self.cr) {
+                self.line.push(b'\r');
+            }
+        }
         loop {
-            let buffer = match self.decoded.fill_buf() {
-                Ok(buffer) => buffer,
-                Err(error) => return Err(self.decoded.get_mut().explain(&error)),
-            };
-            if buffer.is_empty() {
-                break;
+            let ended = std::mem::take(&mut self.end_is_due)
+                || match self.take_bytes()? {
+                    Some(ended) => ended,
+                    None => return Ok(None),
+                };
+            if ended && self.line.last() == Some(&b'\r') {
+                self.line.pop();
             }
-            any = true;
-            let end = memchr(b'\n', buffer);
-            let piece = &buffer[..end.unwrap_or(buffer.len())];
-            let taken = piece.len() + usize::from(end.is_some());
             // One byte more may be the `\r` of its end.
-            let most = self.limits.line.saturating_add(1);
-            match &mut long {
-                Some(long) => long.add(piece),
-                None if (self.line.len() + piece.len()) as u64 > most => {
-                    let long = long.insert(LongLine::default());
-                    long.add(&self.line);
-                    long.add(piece);
-                    // What it looks like; the rest is not held.
-                    self.line = self.line.iter().chain(piece).take(HEAD).copied().collect();
-                }
-                None => self.line.extend_from_slice(piece),
+            let most = self.limits.line.saturating_add(u64::from(!ended));
+            let is_over = self.line.len() as u64 > most;
+            if !ended && !is_over && !self.long {
+                continue;
             }
-            self.decoded.consume(taken);
-            if self.decoded.get_ref().unpacked() > self.limits.file {
-                return Err(ReadError::TooLarge(self.limits.file));
+            let begins = !self.long;
+            if begins && self.number == 1 {
+                let bom = self.line.len() - without_bom(&self.line).len();
+                self.line.drain(..bom);
             }
-            ended = end.is_some();
-            if ended {
-                break;
+            self.given = true;
+            self.long = !ended || (begins && is_over);
+            if self.long && ended {
+                self.end_is_due = true;
+            } else if self.long && self.line.last() == Some(&b'\r') {
+                self.line.pop();
+                self.cr = true;
             }
+            self.begun = self.long;
+            return Ok(Some((begins, !self.long)));
         }
-        if !any {
-            return Ok(None);
-        }
-        if !ended && self.decoded.get_mut().may_be_cut() {
-            let cut = "the connection was closed in the middle of a line";
-            return Err(ReadError::Broken(io::Error::other(cut)));
-        }
-        self.number += 1;
-        if self.number == 1 {
-            let bom = self.line.len() - without_bom(&self.line).len();
-            self.line.drain(..bom);
-        }
-        if let Some(long) = long {
-            return Ok(Some(long.told()));
-        }
-        if self.line.last() == Some(&b'\r') {
-            self.line.pop();
-        }
-        if self.line.len() as u64 > self.limits.line {
-            let mut long = LongLine::default();
-            long.add(&self.line);
-            self.line = self.line[..HEAD.min(self.line.len())].to_vec();
-            return Ok(Some(long.told()));
-        }
-        Ok(Some(Line::Whole))
     }
 
-    /// Whether the file is Mimecast's, by its first line that is not blank. A proxy, a firewall or
-    /// the object store answers 200 with words of its own: a page, or a refusal in JSON or XML. What
-    /// was packed is the file but for those: another line that is no event is quarantined by itself.
-    /// What was not packed must begin with an event.
-    fn judge(&mut self, first: &Line) -> Result<(), ReadError> {
+    /// Takes bytes to the line in hand: whether that is all of it. `None` where there are none.
+    fn take_bytes(&mut self) -> Result<Option<bool>, ReadError> {
+        let Some(buffer) = fill(&mut self.decoded)? else { return Ok(None) };
+        if buffer.is_empty() {
+            if self.begun && self.decoded.get_mut().may_be_cut() {
+                let cut = "the connection was closed in the middle of a line";
+                return Err(ReadError::Broken(io::Error::other(cut)));
+            }
+            return Ok(self.begun.then_some(true));
+        }
+        let end = memchr(b'\n', buffer);
+        let piece = &buffer[..end.unwrap_or(buffer.len())];
+        self.line.extend_from_slice(piece);
+        let taken = piece.len() + usize::from(end.is_some());
+        self.decoded.consume(taken);
+        if self.decoded.get_ref().unpacked() > self.limits.file {
+            return Err(ReadError::TooLarge(self.limits.file));
+        }
+        self.number += u64::from(!std::mem::replace(&mut self.begun, true));
+        Ok(Some(end.is_some()))
+    }
+
+    /// Whether the file is Mimecast's, by its first line that is not blank, or the first piece of it. A
+    /// proxy, a firewall or the object store answers 200 with words of its own: a page, or a refusal in JSON
+    /// or XML. What was packed is the file but for those: another line that is no event is quarantined by
+    /// itself. What was not packed must begin with an event.
+    fn is_events(&mut self, ends: bool) -> Result<bool, ReadError> {
         let packed = self.decoded.get_ref().is_packed();
         let object = is_object(&self.line);
-        let foreign = if !object && self.line.trim_ascii_start().starts_with(b"<") {
-            true
-        } else if matches!(first, Line::TooLong { .. }) {
-            !packed && !object
-        } else {
-            match serde_json::from_slice::<Ids>(&self.line).ok().filter(|_| object) {
-                Some(ids) if ids.any() => false,
-                Some(ids) => {
-                    !packed || is_refusal(&self.line) || (ids.says_why() && self.is_alone()?)
-                }
-                // JSON over several lines is nobody's event.
-                None => !packed || self.line.trim_ascii() == b"{",
-            }
-        };
-        if !foreign {
-            return Ok(());
+        if !object && self.line.trim_ascii_start().starts_with(b"<") {
+            return Ok(false);
         }
-        let looks_like = looks_like(&self.line);
-        // A file that is damaged may begin in any way.
-        let rest = io::copy(&mut (&mut self.decoded).take(self.limits.file), &mut io::sink());
-        match rest {
-            Ok(_) => Err(ReadError::Foreign(looks_like)),
-            Err(error) => Err(self.decoded.get_mut().explain(&error)),
+        if !ends {
+            return Ok(packed || object);
+        }
+        match serde_json::from_slice::<Ids>(&self.line).ok().filter(|_| object) {
+            Some(ids) if ids.any() => Ok(true),
+            Some(ids) => {
+                let refused = is_refusal(&self.line) || (ids.says_why() && self.is_alone()?);
+                Ok(packed && !refused)
+            }
+            // JSON over several lines is nobody's event.
+            None => Ok(packed && self.line.trim_ascii() != b"{"),
         }
     }
 
-    /// Whether nothing follows the line in hand but white space, as far as it is here.
+    /// Whether nothing follows the line in hand but white space, as far as it is here. Where it is not, the
+    /// line alone fills a block of the file, and is no refusal.
     fn is_alone(&mut self) -> Result<bool, ReadError> {
-        match self.decoded.fill_buf() {
-            Ok(rest) => Ok(rest.iter().all(u8::is_ascii_whitespace)),
-            Err(error) => Err(self.decoded.get_mut().explain(&error)),
+        let rest = fill(&mut self.decoded)?;
+        Ok(rest.is_some_and(|rest| rest.iter().all(u8::is_ascii_whitespace)))
+    }
+
+    /// Decodes what came instead of a batch file, to its end.
+    fn drain(&mut self) -> Result<Option<Line<'_>>, ReadError> {
+        while let Some(rest) = fill(&mut self.decoded)? {
+            let taken = rest.len();
+            self.decoded.consume(taken);
+            if taken == 0 || self.decoded.get_ref().unpacked() > self.limits.file {
+                return Err(ReadError::Foreign(self.foreign.unwrap_or_default()));
+            }
         }
+        Ok(None)
+    }
+}
+
+/// What is decoded and not yet taken, nothing at the end; `None` where more bytes are needed.
+fn fill(decoded: &mut BufReader<Unpacker>) -> Result<Option<&[u8]>, ReadError> {
+    match decoded.fill_buf().map(<[u8]>::len) {
+        // Again, since what it returns cannot be looked at first and then be given on.
+        Ok(_) => Ok(Some(decoded.buffer())),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(decoded.get_mut().explain(&error)),
     }
 }
 
@@ -248,32 +280,6 @@ impl Ids {
     }
 }
 
-/// A line that is too long to be held: its id and its length.
-#[derive(Default)]
-struct LongLine {
-    hasher: EventIdHasher,
-    length: u64,
-    /// The last byte was a `\r`, which belongs to the line only if more follows.
-    cr: bool,
-}
-
-impl LongLine {
-    fn add(&mut self, piece: &[u8]) {
-        let Some((last, before)) = piece.split_last() else { return };
-        if std::mem::replace(&mut self.cr, *last == b'\r') {
-            self.hasher.update(b"\r");
-            self.length += 1;
-        }
-        let kept = if self.cr { before } else { piece };
-        self.hasher.update(kept);
-        self.length += kept.len() as u64;
-    }
-
-    fn told(self) -> Line {
-        Line::TooLong { id: self.hasher.finish(), length: self.length }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -292,59 +298,68 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn reader(file: Vec<u8>, skip: u64) -> EventReader {
-        let input = Box::new(io::Cursor::new(file));
-        EventReader::new(input, skip, LIMITS, &CLOUD_INTEGRATED, DateTime::UNIX_EPOCH)
+    /// A reader that has all of the file; `all` says whether that is sure.
+    fn reader(file: Vec<u8>, skip: u64, all: bool) -> Lines {
+        let mut reader = Lines::new(LIMITS, skip);
+        reader.push(file.into());
+        reader.end(all);
+        reader
     }
 
-    /// The records of a file: number and original, and how it ended.
-    fn read(file: Vec<u8>, skip: u64) -> (Vec<(u64, String)>, Option<ReadError>) {
-        let mut reader = reader(file, skip);
-        let mut records = Vec::new();
+    /// The lines of a file, number and text, and how it ended. Pieces of a line are put together.
+    fn read_with(reader: &mut dyn LineReader) -> (Vec<(u64, String)>, Option<ReadError>) {
+        let mut lines: Vec<(u64, String)> = Vec::new();
         loop {
-            match reader.next(&mut Vec::new()) {
-                Ok(Some(record)) => {
-                    let text = String::from_utf8_lossy(record.original).into_owned();
-                    records.push((record.line, text));
+            match reader.next() {
+                Ok(Some(Line { number, bytes, begins, .. })) => {
+                    let text = String::from_utf8_lossy(bytes).into_owned();
+                    match begins {
+                        true => lines.push((number, text)),
+                        false => lines.last_mut().unwrap().1.push_str(&text),
+                    }
                 }
-                Ok(None) => return (records, None),
-                Err(error) => return (records, Some(error)),
+                Ok(None) => return (lines, None),
+                Err(error) => return (lines, Some(error)),
             }
         }
     }
 
-    #[test]
-    fn lines_end_with_a_line_feed_only_and_blank_ones_are_passed() {
-        let text = "{\"a\":\"\u{2028}\u{2029}\u{85}\"}\n\n \t\r\n{\"b\":1}\r\n{\"c\":2}";
-        let (records, ended) = read(gzip(text.as_bytes()), 0);
-        assert!(ended.is_none());
-        let expected =
-            [(1, "{\"a\":\"\u{2028}\u{2029}\u{85}\"}"), (4, "{\"b\":1}"), (5, "{\"c\":2}")];
-        assert_eq!(records, expected.map(|(line, text)| (line, text.to_owned())));
+    fn read(file: Vec<u8>, skip: u64) -> (Vec<(u64, String)>, Option<ReadError>) {
+        read_with(&mut reader(file, skip, true))
     }
 
     #[test]
-    fn an_event_has_the_same_id_whatever_ends_its_line() {
-        let ids = |file: Vec<u8>| reader(file, 0).next(&mut Vec::new()).unwrap().unwrap().id;
-        let id = ids(gzip(b"{\"a\":1}\n"));
-        assert_eq!(ids(gzip(b"{\"a\":1}\r\n")), id);
-        assert_eq!(ids(gzip(b"{\"a\":1}")), id);
+    fn lines_end_with_a_line_feed_only_and_blank_ones_are_left_out() {
+        let text = "{\"a\":\"\u{2028}\u{2029}\u{85}\"}\n\n \t\r\n{\"b\":1}\r\n{\"c\":2}";
+        let (lines, ended) = read(gzip(text.as_bytes()), 0);
+        assert!(ended.is_none());
+        let expected =
+            [(1, "{\"a\":\"\u{2028}\u{2029}\u{85}\"}"), (4, "{\"b\":1}"), (5, "{\"c\":2}")];
+        assert_eq!(lines, expected.map(|(line, text)| (line, text.to_owned())));
+    }
+
+    #[test]
+    fn an_event_has_the_same_line_whatever_ends_it() {
+        for end in ["\n", "\r\n", ""] {
+            let (lines, _) = read(gzip(format!("{{\"a\":1}}{end}").as_bytes()), 0);
+            assert_eq!(lines, [(1, "{\"a\":1}".to_owned())], "{end:?}");
+        }
     }
 
     #[test]
     fn two_members_are_one_file_and_nothing_is_an_empty_one() {
         let two = [gzip(b"{\"a\":1}\n{\"b\""), gzip(b":2}\n")].concat();
-        let (records, ended) = read(two, 0);
+        let (lines, ended) = read(two, 0);
         assert!(ended.is_none());
-        assert_eq!(records[1], (2, "{\"b\":2}".to_owned()));
+        assert_eq!(lines[1], (2, "{\"b\":2}".to_owned()));
         for empty in [Vec::new(), gzip(b"")] {
-            let (records, ended) = read(empty, 0);
-            assert!(records.is_empty() && ended.is_none());
+            let (lines, ended) = read(empty, 0);
+            assert!(lines.is_empty() && ended.is_none());
         }
     }
 
     #[test]
-    fn lines_that_are_settled_are_passed() {
+    fn lines_that_are_settled_are_left_out() {
         let file = gzip(b"{\"a\":1}\n\n{\"b\":2}\n{\"c\":3}\n");
         let numbers = |skip| read(file.clone(), skip).0.iter().map(|r| r.0).collect::<Vec<_>>();
         assert_eq!(numbers(0), [1, 3, 4]);
@@ -353,15 +368,27 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_limit_is_told_with_its_length_and_id_and_the_rest_goes_on() {
-        let long = "x".repeat(1_001);
-        let mut reader = reader(gzip(format!("{long}\n{{\"b\":2}}\n").as_bytes()), 0);
-        let record = reader.next(&mut Vec::new()).unwrap().unwrap();
-        assert!(matches!(record.kind, RecordKind::TooLong(1_001)), "{record:?}");
-        assert_eq!(record.id, EventId::of(long.as_bytes()).0);
-        let record = reader.next(&mut Vec::new()).unwrap().unwrap();
-        assert!(matches!(record.kind, RecordKind::Row { .. }), "{record:?}");
-        assert_eq!(record.line, 2);
+    fn a_line_over_the_limit_comes_in_pieces_and_the_rest_goes_on() {
+        for length in [1_001, BUFFER * 3] {
+            let long = "x".repeat(length);
+            let mut reader = reader(gzip(format!("{long}\n{{\"b\":2}}\n").as_bytes()), 0, true);
+            reader.limits.file = u64::MAX;
+            let first = reader.next().unwrap().unwrap();
+            assert!(first.begins && !first.ends && !first.bytes.is_empty(), "{length}");
+            let mut read = first.bytes.len();
+            loop {
+                let piece = reader.next().unwrap().unwrap();
+                assert!(!piece.begins && piece.number == 1 && piece.bytes.len() <= BUFFER);
+                read += piece.bytes.len();
+                if piece.ends {
+                    break;
+                }
+            }
+            assert_eq!(read, length);
+            let next = reader.next().unwrap().unwrap();
+            assert!(next.begins && next.ends && next.number == 2);
+            assert_eq!(next.bytes, b"{\"b\":2}");
+        }
     }
 
     #[test]
@@ -370,97 +397,93 @@ mod tests {
         for length in [1_000, 1_001, BUFFER - 1] {
             let line = format!("{{{}", "x".repeat(length - 1));
             for end in ["\n", "\r\n", "\r", ""] {
-                let mut reader = reader(gzip(format!("{line}{end}").as_bytes()), 0);
-                let record = reader.next(&mut Vec::new()).unwrap().unwrap();
-                assert_eq!(record.id, EventId::of(line.as_bytes()).0, "{length} {end:?}");
-                match record.kind {
-                    RecordKind::TooLong(told) => assert_eq!(told, length as u64),
-                    _ => assert_eq!(record.original.len(), 1_000),
-                }
+                let mut reader = reader(gzip(format!("{line}{end}").as_bytes()), 0, true);
+                let first = reader.next().unwrap().unwrap();
+                assert_eq!(first.begins && first.ends, length == 1_000, "{length} {end:?}");
+                let (lines, ended) = read(gzip(format!("{line}{end}").as_bytes()), 0);
+                assert!(ended.is_none());
+                assert_eq!(lines, [(1, line.clone())], "{length} {end:?}");
             }
-            let mut reader = reader(gzip(format!("{line}\r\r\n").as_bytes()), 0);
-            let id = reader.next(&mut Vec::new()).unwrap().unwrap().id;
-            assert_eq!(id, EventId::of(format!("{line}\r").as_bytes()).0, "{length}");
+            let (lines, _) = read(gzip(format!("{line}\r\r\n{{}}\n").as_bytes()), 0);
+            assert_eq!(lines[0].1, format!("{line}\r"), "{length}");
+            assert_eq!(lines[1], (2, "{}".to_owned()), "{length}");
         }
     }
 
     #[test]
-    fn what_is_not_an_event_is_told_and_the_rest_goes_on() {
-        let (records, ended) = read(gzip(b"nonsense\n[1,2]\n{\"a\":1}\n"), 0);
+    fn what_is_not_an_event_is_rejected() {
+        let (lines, ended) = read(gzip(b"nonsense\n[1,2]\n{\"a\":1}\n"), 0);
         assert!(ended.is_none());
-        assert_eq!(records.len(), 3);
-        let mut reader = reader(gzip(b"nonsense\n[1,2]\n"), 0);
-        for expected in ["not-json", "not-object"] {
-            let record = reader.next(&mut Vec::new()).unwrap().unwrap();
-            let RecordKind::Rejected(reason, _) = record.kind else { panic!("{record:?}") };
-            assert_eq!(reason, expected);
-        }
+        let format = BatchFile::new(LIMITS, &CLOUD_INTEGRATED, DateTime::UNIX_EPOCH);
+        let reasons = lines.iter().map(|(_, line)| {
+            let mut row = Vec::new();
+            let (id, made) = format.row(line.as_bytes(), &mut row);
+            assert_eq!(id, EventId::of(line.as_bytes()));
+            assert_eq!(row.is_empty(), made.is_err());
+            made.err().map(|(reason, _)| reason)
+        });
+        let reasons: Vec<_> = reasons.collect();
+        assert_eq!(reasons, [Some("not-json"), Some("not-object"), None]);
     }
 
     #[test]
     fn a_bomb_ends_at_the_limit() {
-        let (records, ended) = read(gzip(&vec![b'\n'; 1_000_000]), 0);
-        assert!(records.is_empty());
+        let (lines, ended) = read(gzip(&vec![b'\n'; 1_000_000]), 0);
+        assert!(lines.is_empty());
         assert!(matches!(ended, Some(ReadError::TooLarge(100_000))), "{ended:?}");
     }
 
     #[test]
-    fn a_damaged_file_is_told_from_a_broken_download() {
-        struct Breaks(io::Cursor<Vec<u8>>);
-        impl Read for Breaks {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                match self.0.read(buffer)? {
-                    0 => Err(io::ErrorKind::ConnectionReset.into()),
-                    n => Ok(n),
-                }
-            }
-        }
+    fn a_file_that_is_cut_is_damaged_only_if_it_is_sure_that_all_of_it_came() {
         let whole = gzip("{\"a\":1}\n".repeat(500).as_bytes());
         let cut = whole[..whole.len() - 10].to_vec();
         let (_, ended) = read(cut.clone(), 0);
         assert!(matches!(ended, Some(ReadError::Damaged { .. })), "{ended:?}");
-        let input = Box::new(Breaks(io::Cursor::new(cut)));
-        let mut broken =
-            EventReader::new(input, 0, LIMITS, &CLOUD_INTEGRATED, DateTime::UNIX_EPOCH);
-        let ended = std::iter::from_fn(|| {
-            broken.next(&mut Vec::new()).map(|r| r.map(|r| r.line)).transpose()
-        })
-        .find_map(Result::err);
+        let (_, ended) = read_with(&mut reader(cut, 0, false));
         assert!(matches!(ended, Some(ReadError::Broken(_))), "{ended:?}");
     }
 
-    #[test]
-    fn damage_is_at_the_same_place_however_the_bytes_come() {
-        struct Pieces(io::Cursor<Vec<u8>>, usize);
-        impl Read for Pieces {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                let most = buffer.len().min(self.1);
-                self.0.read(&mut buffer[..most])
-            }
-        }
+    /// Lines that hardly shrink, and the same damaged in its middle.
+    fn large() -> [Vec<u8>; 2] {
         let mut rng = fastrand::Rng::with_seed(7);
         let text: String =
             (0..9_000).map(|_| format!("{{\"a\":\"{:x}\"}}\n", rng.u128(..))).collect();
-        let mut file = gzip(text.as_bytes());
+        let file = gzip(text.as_bytes());
         let middle = file.len() / 2;
         assert!(middle > BUFFER);
-        file[middle..].iter_mut().for_each(|byte| *byte = rng.u8(..));
-        let limits = Limits { line: 1_000, file: u64::MAX };
-        let failed = |piece| {
-            let input = Box::new(Pieces(io::Cursor::new(file.clone()), piece));
-            let mut reader =
-                EventReader::new(input, 0, limits, &CLOUD_INTEGRATED, DateTime::UNIX_EPOCH);
-            let mut lines = 0;
-            loop {
-                match reader.next(&mut Vec::new()) {
-                    Ok(_) => lines += 1,
-                    Err(error) => return (lines, error.to_string()),
+        let mut damaged = file.clone();
+        damaged[middle..].iter_mut().for_each(|byte| *byte = rng.u8(..));
+        [file, damaged]
+    }
+
+    #[test]
+    fn lines_and_damage_are_the_same_however_the_bytes_come() {
+        let twice = gzip(&large()[0]);
+        for (file, damaged) in large().into_iter().zip([false, true]).chain([(twice, false)]) {
+            let read = |piece| {
+                let limits = Limits { line: 1_000, file: u64::MAX };
+                let mut reader = Lines::new(limits, 0);
+                let (mut lines, mut pieces) = (Vec::new(), file.chunks(piece));
+                loop {
+                    let (more, ended) = read_with(&mut reader);
+                    lines.extend(more);
+                    match (ended, pieces.next()) {
+                        (Some(error), _) => return (lines, Some(error.to_string())),
+                        (None, Some(piece)) => drop(reader.push(Bytes::copy_from_slice(piece))),
+                        (None, None) => break,
+                    }
                 }
+                reader.end(true);
+                let (more, ended) = read_with(&mut reader);
+                lines.extend(more);
+                (lines, ended.map(|error| error.to_string()))
+            };
+            let whole = read(usize::MAX);
+            assert_eq!(whole.1.is_some(), damaged, "{:?}", whole.1);
+            assert!(whole.0.len() > 1_000);
+            for piece in [1, 100, 4_096, 16_000] {
+                assert_eq!(read(piece), whole, "pieces of {piece}");
             }
-        };
-        let whole = failed(usize::MAX);
-        for piece in [1, 100, 4_096, 16_000] {
-            assert_eq!(failed(piece), whole, "pieces of {piece}");
         }
     }
 }

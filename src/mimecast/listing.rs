@@ -2,10 +2,12 @@
 //!
 //! `GET {base}/siem/v1/batch/events/ci?type=…&pageSize=100&nextPage=…`
 
-use chrono::{DateTime, Days, NaiveDate};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime};
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, DATE};
 use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::api::{Api, Call, failure};
 use super::page_reply::{Listing, page, read};
@@ -13,7 +15,7 @@ use super::refusal::is_refusal;
 use crate::checkpoint::Cursor;
 use crate::http::{ErrorBody, Failure, Reply};
 use crate::pipeline::source::Page;
-use crate::pipeline::{Fault, Interrupt};
+use crate::pipeline::{Fault, Interrupt, checkpoint_name};
 use crate::seams::Deadline;
 
 /// Files of one page; Mimecast's largest.
@@ -24,6 +26,29 @@ const DAYS_KEPT: u64 = 7;
 
 /// How many days are tried, one after the other, when the start is too old.
 const STEPS: usize = 7;
+
+/// Where a page begins: what Mimecast's cursors mean.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// At the beginning of a day (UTC): no page has been finished yet.
+    Start(NaiveDate),
+    /// Where a page token says.
+    Token(String),
+}
+
+impl Place {
+    /// As a cursor.
+    pub fn cursor(&self) -> Cursor {
+        // A day and a text have no form that JSON could not take.
+        Cursor(json!(self))
+    }
+
+    /// What a stored cursor means, if it is Mimecast's.
+    pub fn of(Cursor(value): &Cursor) -> Option<Self> {
+        Self::deserialize(value).ok()
+    }
+}
 
 /// 400: the date or the token is not accepted.
 #[derive(PartialEq)]
@@ -46,42 +71,61 @@ impl BadRequest {
 }
 
 impl Api {
-    /// The page at `cursor`, or, where Mimecast does not accept that, at the oldest day it does.
+    /// The page at a cursor, or, where Mimecast does not accept that, at the oldest day it does.
     pub(super) async fn page(
         &self,
         stream: &str,
-        cursor: &Cursor,
+        at: Option<&Cursor>,
         deadline: Deadline,
     ) -> Result<Page, Interrupt> {
-        let page = self.page_or_start(stream, cursor, deadline).await;
-        let leads_on = |page: &Page| page.next.as_ref().is_some_and(|next| *next != page.cursor);
-        if !page.as_ref().is_ok_and(|page| leads_on(page) && !page.caught_up) {
+        let page = match at.map(|cursor| Place::of(cursor).ok_or_else(|| no_place(stream, cursor)))
+        {
+            None => self.begin(stream, deadline).await,
+            Some(Ok(place)) => self.page_or_start(stream, place, deadline).await,
+            Some(Err(fault)) => Err(fault.into()),
+        };
+        if !page.as_ref().is_ok_and(|page| page.next().is_some() && !page.caught_up) {
             self.pace.rest(stream);
         }
         page
     }
 
-    async fn page_or_start(
-        &self,
-        stream: &str,
-        cursor: &Cursor,
-        deadline: Deadline,
-    ) -> Result<Page, Interrupt> {
-        match self.list(stream, cursor, deadline).await? {
-            Ok(listing) => page(stream, listing, cursor.clone()),
-            Err(refused) => match cursor {
-                Cursor::Start(day) => self.step(stream, *day, refused, deadline).await,
-                // If a listing without the token is accepted, it was the token's fault.
-                Cursor::Token(_) => self.start_again(stream, deadline).await,
-            },
+    /// The first page of a stream.
+    async fn begin(&self, stream: &str, deadline: Deadline) -> Result<Page, Interrupt> {
+        let start = Place::Start(self.start);
+        match self.list(stream, &start, deadline).await? {
+            Ok(listing) => page(stream, listing, &start),
+            Err(refused) => {
+                let (day, listing) = self.step(stream, self.start, refused, deadline).await?;
+                page(stream, listing, &Place::Start(day))
+            }
         }
     }
 
-    async fn start_again(&self, stream: &str, deadline: Deadline) -> Result<Page, Interrupt> {
-        let start = Cursor::Start(self.start);
-        match self.list(stream, &start, deadline).await? {
-            Ok(listing) => page(stream, listing, start),
-            Err(refused) => self.step(stream, self.start, refused, deadline).await,
+    /// The page at a place that was accepted before. Where it is refused by now, events may be missing.
+    async fn page_or_start(
+        &self,
+        stream: &str,
+        place: Place,
+        deadline: Deadline,
+    ) -> Result<Page, Interrupt> {
+        let refused = match self.list(stream, &place, deadline).await? {
+            Ok(listing) => return page(stream, listing, &place),
+            Err(refused) => refused,
+        };
+        let midnight = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
+        match place {
+            Place::Start(asked) => {
+                let (day, listing) = self.step(stream, asked, refused, deadline).await?;
+                let gap = (day != asked).then(|| (Some(midnight(asked)), midnight(day)));
+                Ok(Page { gap, ..page(stream, listing, &Place::Start(day))? })
+            }
+            // If a listing without the token is accepted, it was the token's fault.
+            Place::Token(_) => {
+                let page = self.begin(stream, deadline).await?;
+                let gap = page.backfill_from.map(|day| (None, midnight(day)));
+                Ok(Page { gap, ..page })
+            }
         }
     }
 
@@ -94,10 +138,10 @@ impl Api {
         asked: NaiveDate,
         mut refused: BadRequest,
         deadline: Deadline,
-    ) -> Result<Page, Interrupt> {
+    ) -> Result<(NaiveDate, Listing), Interrupt> {
         if !refused.is_about_the_range() {
-            match self.list(stream, &Cursor::Start(asked), deadline).await? {
-                Ok(listing) => return page(stream, listing, Cursor::Start(asked)),
+            match self.list(stream, &Place::Start(asked), deadline).await? {
+                Ok(listing) => return Ok((asked, listing)),
                 Err(again) if again == refused && !refused.keeps(asked) => {}
                 Err(again) => return Err(bad_request(stream, &again).into()),
             }
@@ -108,10 +152,10 @@ impl Api {
             if day <= asked {
                 continue;
             }
-            match self.list(stream, &Cursor::Start(day), deadline).await? {
+            match self.list(stream, &Place::Start(day), deadline).await? {
                 Ok(listing) => {
                     tracing::info!(stream, %day, %asked, "Mimecast keeps no older events");
-                    return page(stream, listing, Cursor::Start(day));
+                    return Ok((day, listing));
                 }
                 Err(again) => refused = again,
             }
@@ -130,14 +174,14 @@ impl Api {
     async fn list(
         &self,
         stream: &str,
-        cursor: &Cursor,
+        place: &Place,
         deadline: Deadline,
     ) -> Result<Result<Listing, BadRequest>, Interrupt> {
-        let place = match cursor {
-            Cursor::Start(day) => ("dateRangeStartsAt", day.to_string()),
-            Cursor::Token(token) => ("nextPage", token.clone()),
+        let (name, value) = match place {
+            Place::Start(day) => ("dateRangeStartsAt", &day.to_string()),
+            Place::Token(token) => ("nextPage", token),
         };
-        let query = [("type", stream), ("pageSize", PAGE_SIZE), (place.0, &place.1)];
+        let query = [("type", stream), ("pageSize", PAGE_SIZE), (name, value)];
         let call = Call { what: "the listing", lists: Some(stream) };
         let attempt = || async {
             let token = match self.token(deadline).await {
@@ -200,6 +244,15 @@ fn days_in(message: &str) -> Option<u64> {
         .collect();
     let number = words.windows(2).find(|pair| pair[1].to_ascii_lowercase().starts_with("day"))?;
     number[0].parse().ok().filter(|days| (1..=366).contains(days))
+}
+
+/// A stored cursor is not one of Mimecast's.
+fn no_place(stream: &str, Cursor(value): &Cursor) -> Fault {
+    Fault::settings(
+        "checkpoint-refused",
+        format!("{} cannot be read: {value} is no cursor of Mimecast's", checkpoint_name(stream)),
+        "look at the file; `mimecast-sentinel state reset <stream>` begins again",
+    )
 }
 
 fn bad_request(stream: &str, BadRequest { said, .. }: &BadRequest) -> Fault {

@@ -13,8 +13,10 @@ mod source;
 mod token;
 mod unpack;
 
+pub use batch_file::{BatchFile, Limits};
+pub use listing::Place;
 pub use pace::Pace;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use page_reply::page_of;
-pub use source::{MimecastSource, Options, open_records};
+pub use source::{MimecastSource, Options, stream};

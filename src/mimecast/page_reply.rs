@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::key::key;
+use super::listing::Place;
 use super::refusal::{is_object, says_something};
-use crate::checkpoint::Cursor;
 use crate::http::json;
-use crate::pipeline::source::{Page, Part};
+use crate::pipeline::source::{Content, Page, Part};
 use crate::pipeline::{Fault, Interrupt};
 
 /// More files than this are no page, whoever made it: ten times what is asked for.
@@ -102,7 +102,7 @@ fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Files>, D:
 fn part(entry: &RawValue) -> Option<Part> {
     let File { url: address, size } = serde_json::from_str(entry.get()).ok()?;
     let key = key(Url::parse(address.expose_secret()).ok()?);
-    Some(Part { key, size, address })
+    Some(Part { key, size, content: Content::At(address) })
 }
 
 /// The listing that a reply's body is, if it is one, and says of no failure.
@@ -116,12 +116,12 @@ pub(super) fn read(body: &[u8]) -> Option<Listing> {
 
 /// The page that a reply's body is, if it is one.
 #[cfg(fuzzing)]
-pub fn page_of(body: &[u8], cursor: Cursor) -> Option<Page> {
-    page("mailflow", read(body)?, cursor).ok()
+pub fn page_of(body: &[u8], at: &Place) -> Option<Page> {
+    page("mailflow", read(body)?, at).ok()
 }
 
-/// The page that a listing is, which answers `cursor`.
-pub(super) fn page(stream: &str, listing: Listing, cursor: Cursor) -> Result<Page, Interrupt> {
+/// The page that a listing is, which was asked for at this place.
+pub(super) fn page(stream: &str, listing: Listing, at: &Place) -> Result<Page, Interrupt> {
     let Files { parts, odd } = listing.value.unwrap_or_default();
     let next = listing.next_page.filter(|token| !token.is_empty());
     if next.as_ref().is_some_and(|token| token.len() > LONGEST_TOKEN) {
@@ -140,7 +140,12 @@ pub(super) fn page(stream: &str, listing: Listing, cursor: Cursor) -> Result<Pag
         );
     }
     let caught_up = listing.is_caught_up.is_some_and(|text| text.eq_ignore_ascii_case("true"));
-    Ok(Page { cursor, parts, next: next.map(Cursor::Token), caught_up })
+    let backfill_from = match at {
+        Place::Start(day) => Some(*day),
+        Place::Token(_) => None,
+    };
+    let next = next.map(|token| Place::Token(token).cursor());
+    Ok(Page { at: at.cursor(), parts, next, caught_up, backfill_from, gap: None })
 }
 
 fn unreadable(stream: &str, has: &str) -> Fault {

@@ -1,7 +1,7 @@
 //! Mimecast as a [`Source`].
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,17 +15,17 @@ use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use super::api::Api;
-use super::batch_file::{EventReader, Limits};
+use super::batch_file::{BatchFile, Limits};
 use super::key::is_same_object;
 use super::pace::Pace;
 use crate::checkpoint::Cursor;
 use crate::http::{
     Clients, Failure, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after,
 };
-use crate::pipeline::source::{OpenError, OpenPart, OpenRecords, Page, Part, RecordReader};
+use crate::pipeline::source::{Content, Format, OpenPart, Page, Part};
 use crate::pipeline::{Fault, Interrupt, Source};
 use crate::seams::{Clock, Deadline, Random};
-use crate::table::CLOUD_INTEGRATED;
+use crate::table::{CLOUD_INTEGRATED, Stream};
 
 /// A file of at most so many bytes counts as open when its first piece is here, mostly the whole, so
 /// that nobody is woken to wait for it. More would only be held for longer.
@@ -40,16 +40,14 @@ pub struct Options {
     pub client_id: String,
     /// The API 2.0 application's secret.
     pub client_secret: SecretString,
-    /// The streams.
-    pub types: Vec<String>,
+    /// The event types, each of which is a stream.
+    pub types: Vec<&'static str>,
     /// The day at which a stream begins.
     pub start: NaiveDate,
     /// Listing calls in 15 minutes.
     pub calls_per_15_minutes: u32,
-    /// The most bytes of a line.
-    pub max_line_bytes: u64,
-    /// The most bytes of a file, decoded.
-    pub max_file_bytes: u64,
+    /// What a line and a file may hold.
+    pub limits: Limits,
     /// Whether batch files may come from this machine, over plain http: for tests.
     pub loopback: bool,
     /// How calls are repeated.
@@ -59,7 +57,7 @@ pub struct Options {
 /// Mimecast's Cloud Integrated security events.
 pub struct MimecastSource {
     api: Api,
-    types: Vec<String>,
+    types: Vec<&'static str>,
     limits: Limits,
     loopback: bool,
 }
@@ -69,7 +67,7 @@ impl MimecastSource {
     pub fn new(options: Options, clients: Clients, clock: Clock, random: Random) -> Self {
         Self {
             types: options.types,
-            limits: Limits { line: options.max_line_bytes, file: options.max_file_bytes },
+            limits: options.limits,
             loopback: options.loopback,
             api: Api {
                 clients,
@@ -89,7 +87,10 @@ impl MimecastSource {
     /// The address of a file, if it may be connected to: a user and a password in it would be sent
     /// there. Its name is resolved, and the addresses checked, when the connection is made.
     async fn address(&self, part: &Part) -> Result<Url, Fault> {
-        let url = Url::parse(part.address.expose_secret()).ok();
+        let url = match &part.content {
+            Content::At(address) => Url::parse(address.expose_secret()).ok(),
+            Content::Here(_) => None,
+        };
         let allowed = url.filter(|url| {
             let public = match url.host() {
                 Some(Host::Ipv4(ip)) => is_public(ip.into()),
@@ -124,25 +125,25 @@ impl Source for MimecastSource {
         ])
     }
 
-    fn streams(&self) -> Vec<String> {
-        self.types.clone()
+    fn streams(&self) -> Vec<Stream> {
+        self.types.iter().map(|name| stream(name)).collect()
     }
 
-    fn start(&self) -> Cursor {
-        Cursor::Start(self.api.start)
-    }
-
-    fn finished(&self, stream: &str) {
-        self.api.pace.rest(stream);
+    fn format(&self, stream: &Stream) -> Arc<dyn Format> {
+        Arc::new(BatchFile::new(self.limits, stream.table, self.api.clock.now()))
     }
 
     async fn page(
         &self,
-        stream: &str,
-        cursor: &Cursor,
+        stream: &Stream,
+        at: Option<&Cursor>,
         deadline: Deadline,
     ) -> Result<Page, Interrupt> {
-        self.api.page(stream, cursor, deadline).await
+        self.api.page(stream.name, at, deadline).await
+    }
+
+    fn finished(&self, stream: &Stream) {
+        self.api.pace.rest(stream.name);
     }
 
     fn is_same(&self, known: &str, listed: &str) -> bool {
@@ -150,7 +151,7 @@ impl Source for MimecastSource {
     }
 
     /// A plain GET: the address is signed, so neither the token nor a redirect may come into it.
-    async fn open(&self, part: &Part, deadline: Deadline) -> Result<OpenPart, OpenError> {
+    async fn open(&self, part: &Part, deadline: Deadline) -> Result<Option<OpenPart>, Interrupt> {
         let url = self.address(part).await?;
         let api = &self.api;
         let attempt = || async {
@@ -162,13 +163,13 @@ impl Source for MimecastSource {
                 _ if is_page(&response) => Failure::passing(format!(
                     "{status} with an HTML page (from a proxy or a firewall?)"
                 )),
-                StatusCode::OK => return Ok(opened(response, self.limits.file).await),
+                StatusCode::OK => return Ok(Some(opened(response, self.limits.file).await)),
                 // How object stores word an address that is no longer good differs.
                 StatusCode::BAD_REQUEST
                 | StatusCode::UNAUTHORIZED
                 | StatusCode::FORBIDDEN
                 | StatusCode::NOT_FOUND
-                | StatusCode::GONE => OpenError::Expired.into(),
+                | StatusCode::GONE => return Ok(None),
                 StatusCode::TOO_MANY_REQUESTS => {
                     Failure::Throttled(retry_after(response.headers(), api.clock.now()))
                 }
@@ -176,30 +177,16 @@ impl Source for MimecastSource {
             })
         };
         let gave_up = |gave_up: Option<GaveUp>| match gave_up {
-            None => OpenError::Interrupt(Interrupt::OutOfTime),
+            None => Interrupt::OutOfTime,
             Some(gave_up) => unreachable(part, &gave_up.said).into(),
         };
         api.retry.start(&api.random, deadline).run(&part.key, attempt, gave_up).await
     }
-
-    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
-        records(self.limits, &self.api.clock, input, skip)
-    }
 }
 
-/// Reads events out of batch files, wherever they come from; the limits are those of [`Options`].
-pub fn open_records(max_line_bytes: u64, max_file_bytes: u64, clock: Clock) -> OpenRecords {
-    let limits = Limits { line: max_line_bytes, file: max_file_bytes };
-    Arc::new(move |input, skip| records(limits, &clock, input, skip))
-}
-
-fn records(
-    limits: Limits,
-    clock: &Clock,
-    input: Box<dyn Read + Send>,
-    skip: u64,
-) -> Box<dyn RecordReader> {
-    Box::new(EventReader::new(input, skip, limits, &CLOUD_INTEGRATED, clock.now()))
+/// The stream of an event type.
+pub fn stream(name: &'static str) -> Stream {
+    Stream { name, table: &CLOUD_INTEGRATED }
 }
 
 /// A download, which breaks off where no file within the limit can still go on: gzip makes none much

@@ -1,11 +1,13 @@
 //! The bytes of a batch file, unpacked: gzip, as it should be; plain lines, where a gateway unpacked
 //! it on the way; gzip within gzip, where one packed it again. The bytes say which, not a header.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, ErrorKind, Read};
 
+use bytes::{Buf, Bytes};
 use flate2::bufread::GzDecoder;
 
-use crate::pipeline::source::{ReadError, is_unproven_end};
+use crate::pipeline::source::ReadError;
 
 /// How gzip begins. No line of a batch file does.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -14,9 +16,12 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// file, the lines of the last block are not delivered.
 const BLOCK: usize = 16 * 1024;
 
-/// Unpacks a file, and tells a download that broke off from a file that is damaged.
+/// Unpacks a file from the bytes that are pushed. Where it needs more of them it fails with
+/// [`ErrorKind::WouldBlock`], and goes on from there when it is asked again.
 pub(super) struct Unpacker {
     layers: Layers,
+    /// How the first layer's content begins, until that is given.
+    head: Vec<u8>,
     /// Unpacked bytes so far.
     unpacked: u64,
 }
@@ -36,8 +41,20 @@ enum Layers {
 type Repacked = Chain<Cursor<Vec<u8>>, BufReader<Box<Members<Input>>>>;
 
 impl Unpacker {
-    pub(super) fn new(input: Box<dyn Read + Send>) -> Self {
-        Self { layers: Layers::Unknown(Input::new(input)), unpacked: 0 }
+    pub(super) fn new() -> Self {
+        Self { layers: Layers::Unknown(Input::default()), head: Vec::new(), unpacked: 0 }
+    }
+
+    /// Takes the next bytes; whether they are enough to go on with.
+    pub(super) fn push(&mut self, bytes: Bytes) -> bool {
+        self.input().is_some_and(|input| input.push(bytes))
+    }
+
+    /// No more bytes come. With `all`, it is sure that these were all.
+    pub(super) fn end(&mut self, all: bool) {
+        if let Some(input) = self.input() {
+            input.end = Some(all);
+        }
     }
 
     /// Unpacked bytes so far.
@@ -52,29 +69,21 @@ impl Unpacker {
 
     /// Whether more may have been meant to come, though all that came was read.
     pub(super) fn may_be_cut(&mut self) -> bool {
-        !self.is_packed() && self.input().is_some_and(|input| input.unproven)
+        !self.is_packed() && self.may_be_unfinished()
     }
 
-    /// What an error of this reader means for the file.
+    /// Whether nothing says that the bytes ended where the file does.
+    fn may_be_unfinished(&mut self) -> bool {
+        self.input().is_some_and(|input| input.end == Some(false))
+    }
+
+    /// What an error of this reader means for the file, if it is one.
     pub(super) fn explain(&mut self, error: &io::Error) -> ReadError {
-        let offset = self.unpacked;
-        let reason = error.to_string();
-        let Some(input) = self.input() else { return ReadError::Damaged { offset, reason } };
-        // Whether the file is damaged is only known when all of it has arrived.
-        let drained = match input.broken.take() {
-            Some(broken) => Err(broken),
-            None => io::copy(input, &mut io::sink())
-                .map(drop)
-                .map_err(|error| input.broken.take().unwrap_or(error)),
-        };
-        match drained {
-            Err(broken) => ReadError::Broken(broken),
-            Ok(()) if input.unproven && error.kind() == ErrorKind::UnexpectedEof => {
-                let reason = "the connection was closed, and nothing says that this was the end";
-                ReadError::Broken(io::Error::other(reason))
-            }
-            Ok(()) => ReadError::Damaged { offset, reason },
+        if error.kind() == ErrorKind::UnexpectedEof && self.may_be_unfinished() {
+            let reason = "the connection was closed, and nothing says that this was the end";
+            return ReadError::Broken(io::Error::other(reason));
         }
+        ReadError::Damaged { offset: self.unpacked, reason: error.to_string() }
     }
 
     fn input(&mut self) -> Option<&mut Input> {
@@ -93,7 +102,7 @@ impl Unpacker {
             return Ok(());
         }
         self.layers = match std::mem::replace(&mut self.layers, Layers::Moving) {
-            Layers::Unknown(input) if input.bytes.buffer().starts_with(&GZIP) => {
+            Layers::Unknown(input) if input.block.starts_with(&GZIP) => {
                 Layers::One(Box::new(Members::new(input)))
             }
             Layers::Unknown(input) => Layers::None(input),
@@ -102,13 +111,13 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Unpacks what is still packed: `head` is how the first layer's content begins.
-    fn unpack_again(&mut self, head: &[u8]) {
+    /// Unpacks what is still packed.
+    fn unpack_again(&mut self) {
         self.layers = match std::mem::replace(&mut self.layers, Layers::Moving) {
             Layers::One(members) => {
-                let head = Cursor::new(head.to_vec());
+                let head = Cursor::new(std::mem::take(&mut self.head));
                 let rest = BufReader::with_capacity(BLOCK, members);
-                Layers::Two(Box::new(Members::new(head.chain(rest))))
+                Layers::Two(Box::new(Members::new(Read::chain(head, rest))))
             }
             known => known,
         };
@@ -118,36 +127,33 @@ impl Unpacker {
 impl Read for Unpacker {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.begin()?;
-        let first = self.unpacked == 0;
         let read = match &mut self.layers {
             Layers::Unknown(_) | Layers::Moving => 0,
             Layers::None(input) => input.read(buffer)?,
-            Layers::One(members) if first => {
-                let read = read_head(members, buffer)?;
-                if buffer[..read].starts_with(&GZIP) {
-                    self.unpack_again(&buffer[..read]);
+            Layers::One(members) => {
+                // Until it is known how it begins.
+                while self.unpacked == 0 && self.head.len() < GZIP.len() {
+                    let mut byte = [0];
+                    if members.read(&mut byte)? == 0 {
+                        break;
+                    }
+                    self.head.extend(byte);
+                }
+                if self.unpacked == 0 && self.head == GZIP {
+                    self.unpack_again();
                     return self.read(buffer);
                 }
-                read
+                let head = self.head.len().min(buffer.len());
+                match head {
+                    0 => members.read(buffer)?,
+                    _ => self.head.drain(..head).as_slice().read(buffer)?,
+                }
             }
-            Layers::One(members) => members.read(buffer)?,
             Layers::Two(members) => members.read(buffer)?,
         };
         self.unpacked += read as u64;
         Ok(read)
     }
-}
-
-/// Reads until it is known how the bytes begin.
-fn read_head(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < GZIP.len().min(buffer.len()) {
-        match from.read(&mut buffer[filled..])? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
 }
 
 /// Gzip, member after member. NULs behind the last one are padding, as some stores add it.
@@ -214,74 +220,60 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// The bytes as they come. It remembers that they ended in an error.
+/// The bytes as they come, in full blocks, so that the place at which a damaged file fails does not
+/// depend on the pieces in which it came: the decoder gives nothing of the block in which it fails.
+#[derive(Default)]
 struct Input {
-    bytes: BufReader<Blocks>,
-    broken: Option<io::Error>,
-    /// The bytes ended, and nothing says that this is the file's end.
-    unproven: bool,
-}
-
-/// Gives full blocks, so that the place at which a damaged file fails does not depend on the pieces
-/// in which it came: the decoder gives nothing of the block in which it fails.
-struct Blocks {
-    bytes: Box<dyn Read + Send>,
-    broken: Option<io::Error>,
-}
-
-impl Read for Blocks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() && self.broken.is_none() {
-            match self.bytes.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(error) => self.broken = Some(error),
-            }
-        }
-        match self.broken.take_if(|_| filled == 0) {
-            Some(broken) => Err(broken),
-            None => Ok(filled),
-        }
-    }
+    pieces: VecDeque<Bytes>,
+    /// Bytes of the pieces.
+    waiting: usize,
+    block: Vec<u8>,
+    /// How much of the block is read.
+    read: usize,
+    /// Whether it is sure that these were all, once no more come.
+    end: Option<bool>,
 }
 
 impl Input {
-    fn new(bytes: Box<dyn Read + Send>) -> Self {
-        let blocks = Blocks { bytes, broken: None };
-        let bytes = BufReader::with_capacity(BLOCK, blocks);
-        Self { bytes, broken: None, unproven: false }
+    fn push(&mut self, bytes: Bytes) -> bool {
+        self.waiting += bytes.len();
+        self.pieces.push_back(bytes);
+        self.waiting >= BLOCK
     }
 }
 
 impl BufRead for Input {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.broken.is_none()
-            && !self.unproven
-            && let Err(error) = self.bytes.fill_buf()
-        {
-            match is_unproven_end(&error) {
-                true => self.unproven = true,
-                false => self.broken = Some(error),
+        if self.read == self.block.len() {
+            if self.waiting < BLOCK && self.end.is_none() {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            self.block.clear();
+            self.read = 0;
+            while let Some(piece) = self.pieces.front_mut()
+                && self.block.len() < BLOCK
+            {
+                let taken = piece.len().min(BLOCK - self.block.len());
+                self.block.extend_from_slice(&piece[..taken]);
+                piece.advance(taken);
+                self.waiting -= taken;
+                if piece.is_empty() {
+                    self.pieces.pop_front();
+                }
             }
         }
-        match &self.broken {
-            Some(broken) => Err(io::Error::other(broken.to_string())),
-            None => Ok(self.bytes.buffer()),
-        }
+        Ok(&self.block[self.read..])
     }
 
     fn consume(&mut self, amount: usize) {
-        self.bytes.consume(amount);
+        self.read += amount;
     }
 }
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let n = available.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&available[..n]);
-        self.consume(n);
-        Ok(n)
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }

@@ -12,14 +12,15 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::buffers::Buffer;
 use super::deflate::Deflater;
-use super::outbox::Pool;
-use super::source::{Record, RecordId};
+use super::pool::{Buffer, Pool};
+use super::source::Line;
 use crate::checkpoint::{Delta, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Rejection};
+use crate::table::{EventId, MAX_COLUMN_BYTES, Row};
 
 /// The most a body may hold, uncompressed, brackets and commas counted: 1 MB in the Logs Ingestion
 /// API's limits, taken as the smaller of its two readings.
@@ -49,13 +50,15 @@ pub struct Body {
     pub spans: Vec<Span>,
     /// Bytes of the rejections.
     rejected_bytes: usize,
+    /// Its slots, once it is in flight.
+    pub(super) slots: Option<OwnedSemaphorePermit>,
 }
 
 /// One row of a body.
 #[derive(Debug)]
 pub struct BodyRow {
     /// The event's id.
-    pub id: RecordId,
+    pub id: EventId,
     /// The event's time, in milliseconds since 1970.
     pub time_ms: Option<i64>,
     /// Which of the body's spans it belongs to.
@@ -78,8 +81,6 @@ pub struct Span {
     pub rejected: u64,
     /// At the end of a file: how many events the reader saw in this run.
     pub events_in_file: Option<u64>,
-    /// As what its whole file lies in quarantine, if it does.
-    pub file_kept: Option<String>,
 }
 
 /// Fills bodies, across the files of one page.
@@ -109,8 +110,8 @@ impl BodyBuilder {
             pool: pool.clone(),
             deflater: None,
             json_len: 0,
-            rows: pool.rows.none(),
-            lines: pool.lines.none(),
+            rows: pool.rows.clone(),
+            lines: pool.lines.clone(),
             rejections: Vec::new(),
             rejected_bytes: 0,
             spans: Vec::new(),
@@ -141,29 +142,48 @@ impl BodyBuilder {
         self.since
     }
 
-    /// What follows comes from this file, from behind `from`. It lies in quarantine whole as
-    /// `file_kept`, if it does.
-    pub fn begin_file(
-        &mut self,
-        file: &str,
-        version: &FileVersion,
-        from: Position,
-        file_kept: Option<String>,
-    ) {
+    /// What follows comes from this file, from behind `from`.
+    pub fn begin_file(&mut self, file: &str, version: &FileVersion, from: Position) {
         let delta = Delta { file: file.to_owned(), version: version.clone(), from, to: from };
-        self.spans.push(Span { delta, rows: 0, rejected: 0, events_in_file: None, file_kept });
+        self.spans.push(Span { delta, rows: 0, rejected: 0, events_in_file: None });
     }
 
-    /// As what the file in hand lies in quarantine, if it does.
-    pub fn file_kept(&self) -> Option<&str> {
-        self.spans.last()?.file_kept.as_deref()
+    /// Adds a line as what became of it: the row that was made of it, which [`BodyBuilder::fits`], or
+    /// why there is none.
+    pub(super) fn put(
+        &mut self,
+        line: &Line<'_>,
+        id: EventId,
+        row: &[u8],
+        made: Result<Row, (&'static str, String)>,
+    ) -> io::Result<()> {
+        let (reason, detail, delivered) = match made {
+            Ok(_) if !Self::can_ever_fit(row.len()) => {
+                let detail = format!("its row has {} bytes; a body holds 1000000", row.len());
+                ("row-too-large", detail, false)
+            }
+            Ok(Row { event_time_ms, oversize }) => {
+                self.push_row(row, line, id, event_time_ms)?;
+                if oversize.is_empty() {
+                    return Ok(());
+                }
+                let detail = format!("cut at {MAX_COLUMN_BYTES} bytes: {}", oversize.join(", "));
+                ("oversize-field", detail, true)
+            }
+            Err((reason, detail)) => (reason, detail, false),
+        };
+        let (position, event_id) = (self.position(line.number), id.to_string());
+        let kept = Kept::Line(Bytes::copy_from_slice(line.bytes));
+        self.push_rejection(Rejection { position, event_id, reason, detail, delivered, kept });
+        Ok(())
     }
 
     /// Adds a row that [`BodyBuilder::fits`].
     pub fn push_row(
         &mut self,
         row: &[u8],
-        record: &Record<'_>,
+        line: &Line<'_>,
+        id: EventId,
         time_ms: Option<i64>,
     ) -> io::Result<()> {
         let separator = if self.rows.is_empty() {
@@ -177,16 +197,16 @@ impl BodyBuilder {
         deflater.write(separator)?;
         deflater.write(row)?;
         self.json_len += 1 + row.len();
-        self.lines.extend_from_slice(record.original);
+        self.lines.extend_from_slice(line.bytes);
         self.rows.push(BodyRow {
-            id: record.id,
+            id,
             time_ms,
-            line: record.line,
+            line: line.number,
             span: self.spans.len().saturating_sub(1),
             json_end: self.json_len,
             line_end: self.lines.len(),
         });
-        self.reach(Position::Line(record.line), |span| span.rows += 1);
+        self.reach(Position::Line(line.number), |span| span.rows += 1);
         Ok(())
     }
 
@@ -218,8 +238,7 @@ impl BodyBuilder {
     /// The body so far, if it holds anything; what follows goes on in the same file.
     pub fn take(&mut self) -> io::Result<Option<Body>> {
         let Some(last) = self.spans.last() else { return Ok(None) };
-        let (Delta { file, version, to, .. }, file_kept) =
-            (last.delta.clone(), last.file_kept.clone());
+        let Delta { file, version, to, .. } = last.delta.clone();
         let end: &[u8] = if self.rows.is_empty() { b"[]" } else { b"]" };
         let deflater = self.deflater();
         deflater.write(end)?;
@@ -227,16 +246,17 @@ impl BodyBuilder {
         let body = Body {
             stream: self.stream.clone(),
             gzip,
-            rows: std::mem::replace(&mut self.rows, self.pool.rows.none()),
-            lines: Bytes::from_owner(std::mem::replace(&mut self.lines, self.pool.lines.none())),
+            rows: std::mem::replace(&mut self.rows, self.pool.rows.clone()),
+            lines: Bytes::from_owner(std::mem::replace(&mut self.lines, self.pool.lines.clone())),
             rejections: std::mem::take(&mut self.rejections),
             spans: std::mem::take(&mut self.spans),
             rejected_bytes: std::mem::take(&mut self.rejected_bytes),
+            slots: None,
         };
         self.json_len = 0;
         self.since = None;
         if to != Position::End {
-            self.begin_file(&file, &version, to, file_kept);
+            self.begin_file(&file, &version, to);
         }
         let moved = body.spans.iter().any(|span| span.delta.from != span.delta.to);
         Ok(moved.then_some(body))
@@ -288,7 +308,7 @@ impl Body {
         let file = self.spans[row.span].delta.file.clone();
         Rejection {
             position: FilePosition { stream: self.stream.clone(), file, line: row.line },
-            event_id: hex(&row.id),
+            event_id: row.id.to_string(),
             reason,
             detail: detail.to_owned(),
             delivered: false,
@@ -303,22 +323,15 @@ impl Body {
     }
 }
 
-/// An id as it is written.
-pub fn hex(id: &RecordId) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use chrono::NaiveDate;
     use proptest::prelude::*;
     use serde_json::value::RawValue;
 
-    use super::super::source::RecordKind;
     use super::*;
-    use crate::checkpoint::{Checkpoint, Cursor};
+    use crate::checkpoint::Checkpoint;
 
     /// A row of exactly `len` bytes that no other has.
     fn row(number: u64, len: usize) -> Vec<u8> {
@@ -328,10 +341,13 @@ mod tests {
     }
 
     fn push(builder: &mut BodyBuilder, line: u64, row: &[u8]) {
-        let kind = RecordKind::Row { time_ms: None, oversize: Vec::new() };
-        let id = u128::from(line).to_be_bytes();
-        let record = Record { line, id, original: b"", kind };
-        builder.push_row(row, &record, Some(line as i64)).unwrap();
+        push_line(builder, line, row, b"");
+    }
+
+    fn push_line(builder: &mut BodyBuilder, number: u64, row: &[u8], bytes: &[u8]) {
+        let id = EventId(u128::from(number).to_be_bytes());
+        let line = Line { number, bytes, begins: true, ends: true };
+        builder.push_row(row, &line, id, Some(number as i64)).unwrap();
     }
 
     fn rejection(builder: &BodyBuilder, line: u64, original: &[u8]) -> Rejection {
@@ -348,7 +364,7 @@ mod tests {
     /// A builder with one file in hand.
     fn begun() -> BodyBuilder {
         let mut builder = BodyBuilder::new("s", 1, &Pool::new(16));
-        builder.begin_file("f", &FileVersion::default(), Position::Line(0), None);
+        builder.begin_file("f", &FileVersion::default(), Position::Line(0));
         builder
     }
 
@@ -417,12 +433,10 @@ mod tests {
     fn the_lines_of_a_body_stay_bounded() {
         let mut builder = begun();
         let original = &vec![b' '; 500_000];
-        let kind = || RecordKind::Row { time_ms: None, oversize: Vec::new() };
         let pushed = (1..100).take_while(|&line| {
             let fits = builder.fits(2);
             if fits {
-                let record = Record { line, id: [0; 16], original, kind: kind() };
-                builder.push_row(b"{}", &record, None).unwrap();
+                push_line(&mut builder, line, b"{}", original);
             }
             fits
         });
@@ -435,7 +449,7 @@ mod tests {
     fn what_holds_nothing_is_no_body() {
         let mut builder = BodyBuilder::new("s", 1, &Pool::new(16));
         assert!(builder.take().unwrap().is_none());
-        builder.begin_file("f", &FileVersion::default(), Position::Line(7), None);
+        builder.begin_file("f", &FileVersion::default(), Position::Line(7));
         assert!(builder.take().unwrap().is_none());
         assert_eq!(builder.since(), None);
         // The file is still in hand, at the same place.
@@ -473,12 +487,12 @@ mod tests {
 
     /// One line of a file, with the size of its row, or its own.
     #[derive(Clone, Debug)]
-    enum Line {
+    enum Made {
         Row(usize),
         Rejected(usize),
     }
 
-    fn line() -> impl Strategy<Value = Line> {
+    fn line() -> impl Strategy<Value = Made> {
         let size = prop_oneof![
             12 => 24_usize..400,
             3 => 20_000_usize..200_000,
@@ -486,13 +500,13 @@ mod tests {
             1 => 999_900_usize..=999_998,
         ];
         prop_oneof![
-            12 => size.prop_map(Line::Row),
-            1 => (1_usize..400_000).prop_map(Line::Rejected),
+            12 => size.prop_map(Made::Row),
+            1 => (1_usize..400_000).prop_map(Made::Rejected),
         ]
     }
 
     /// Files of lines, and after which of them somebody takes the body for its age.
-    fn files() -> impl Strategy<Value = Vec<Vec<(Line, bool)>>> {
+    fn files() -> impl Strategy<Value = Vec<Vec<(Made, bool)>>> {
         let line = (line(), prop::bool::weighted(0.05));
         prop::collection::vec(prop::collection::vec(line, 0..25), 1..6)
     }
@@ -505,29 +519,25 @@ mod tests {
     }
 
     /// Fills bodies as the reading side does.
-    fn fill(files: &[Vec<(Line, bool)>]) -> (Vec<Body>, Given) {
+    fn fill(files: &[Vec<(Made, bool)>]) -> (Vec<Body>, Given) {
         let (mut bodies, mut given) = (Vec::new(), Given::default());
         let mut builder = BodyBuilder::new("s", 1, &Pool::new(16));
         for (number, lines) in files.iter().enumerate() {
-            builder.begin_file(
-                &format!("f{number}"),
-                &FileVersion::default(),
-                Position::Line(0),
-                None,
-            );
+            let version = FileVersion::default();
+            builder.begin_file(&format!("f{number}"), &version, Position::Line(0));
             for ((line, due), at) in lines.iter().zip(1..) {
-                let size = if let Line::Row(size) = line { *size } else { 0 };
+                let size = if let Made::Row(size) = line { *size } else { 0 };
                 if *due || !builder.fits(size) {
                     bodies.extend(builder.take().unwrap());
                 }
                 let unique = given.rows.len() as u64;
                 match line {
-                    Line::Row(size) => {
+                    Made::Row(size) => {
                         let row = row(unique, *size);
                         push(&mut builder, at, &row);
                         given.rows.push(row);
                     }
-                    Line::Rejected(size) => {
+                    Made::Rejected(size) => {
                         let original = vec![b'r'; *size];
                         let rejection = rejection(&builder, at, &original);
                         builder.push_rejection(rejection);
@@ -592,8 +602,7 @@ mod tests {
         #[test]
         fn steps_of_progress_chain_without_gap_or_overlap(files in files()) {
             let (bodies, _) = fill(&files);
-            let start = Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap());
-            let mut checkpoint = Checkpoint::new(BTreeMap::new(), String::new(), start);
+            let mut checkpoint = Checkpoint::new(BTreeMap::new(), String::new());
             let mut settled = vec![0; files.len()];
             for body in &bodies {
                 for (number, span) in body.spans.iter().enumerate() {
@@ -616,7 +625,7 @@ mod tests {
     #[test]
     fn short_bad_lines_close_a_body_too() {
         let mut builder = BodyBuilder::new("s", 1, &Pool::new(16));
-        builder.begin_file("f", &FileVersion::default(), Position::Line(0), None);
+        builder.begin_file("f", &FileVersion::default(), Position::Line(0));
         let mut lines = 0;
         while builder.fits(10) && lines < 5_000 {
             lines += 1;

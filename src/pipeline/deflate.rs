@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-use super::buffers::{Buffer, Buffers};
+use super::pool::Buffer;
 
 /// The window of gzip: 32 KiB, the most there is.
 const WINDOW_BITS: u8 = 15;
@@ -23,18 +23,17 @@ pub(super) struct Deflater {
     compress: Compress,
     /// Bytes of the body that are not yet deflated.
     collected: Vec<u8>,
+    /// Without memory until it is needed.
     out: Buffer<u8>,
-    buffers: Buffers<u8>,
 }
 
 impl Deflater {
     /// For `level` 0 (store) to 9 (smallest).
-    pub(super) fn new(level: u32, buffers: &Buffers<u8>) -> Self {
+    pub(super) fn new(level: u32, buffer: &Buffer<u8>) -> Self {
         Self {
             compress: Compress::new_gzip(Compression::new(level), WINDOW_BITS),
             collected: Vec::with_capacity(COLLECTED),
-            out: buffers.none(),
-            buffers: buffers.clone(),
+            out: buffer.clone(),
         }
     }
 
@@ -73,13 +72,14 @@ impl Deflater {
         self.deflate_collected()?;
         while self.step(&[], FlushCompress::Finish)? != Status::StreamEnd {}
         self.compress.reset();
-        let full = std::mem::replace(&mut self.out, self.buffers.none());
+        let next = self.out.clone();
+        let full = std::mem::replace(&mut self.out, next);
         Ok(Bytes::from_owner(full))
     }
 
     fn step(&mut self, bytes: &[u8], flush: FlushCompress) -> io::Result<Status> {
         if self.out.capacity() == 0 {
-            self.out = self.buffers.take();
+            self.out = self.out.take();
         }
         if self.out.len() == self.out.capacity() {
             self.out.reserve(ROOM);

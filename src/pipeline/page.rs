@@ -1,25 +1,29 @@
-//! One page, read to its end: what happens when an address expires, or a file is no longer listed.
+//! One page, read to its end: what happens when an address expires, or a part is no longer listed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::{StreamExt, stream};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::body::BodyBuilder;
+use super::body::Body;
 use super::fault::{Fault, Interrupt, internal};
-use super::outbox::Outbox;
-use super::part::PartError;
-use super::source::{Page, Part};
-use super::summary::Counters;
+use super::part::LongLine;
+use super::read::Filler;
+use super::source::{Content, OpenPart, Page, Part};
+use super::summary::Live;
 use super::{Connector, Run};
 use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Rejection};
+use crate::seams::Deadline;
+use crate::table::Stream;
 
-/// Files that are open at a time, the one in hand with them, so that small ones do not wait for one
-/// another.
+/// Parts that are open at a time, the one that is read with them, so that small ones do not wait for
+/// one another.
 const OPEN: usize = 3;
 
 /// How often in a row the same page is listed again because an address was refused.
@@ -34,15 +38,20 @@ pub(super) const FILE_GONE: &str = "file-gone";
 /// Reads one page of one stream into bodies.
 pub(super) struct PageReader {
     pub(super) connector: Connector,
-    pub(super) stream: String,
+    pub(super) stream: Stream,
     pub(super) cursor: Cursor,
     pub(super) files: BTreeMap<String, FileRead>,
-    pub(super) outbox: Outbox,
+    /// Where bodies go. The slots that they take bound them.
+    pub(super) bodies: mpsc::UnboundedSender<Body>,
     pub(super) run: Run,
     /// Ends the reading.
     pub(super) stop: CancellationToken,
-    pub(super) counters: Arc<Counters>,
-    /// Addresses refused in a row.
+    pub(super) summary: Live,
+    /// Shared with the thread that is at work on what was read.
+    pub(super) filler: Arc<Mutex<Filler>>,
+    /// The line that is on its way to quarantine, since it is too long to be held.
+    pub(super) long: Option<LongLine>,
+    /// Addresses that were refused in a row.
     pub(super) expired: u32,
 }
 
@@ -52,30 +61,19 @@ pub(super) struct FileRead {
     pub(super) progress: FileProgress,
     /// The events that were read of it in this run.
     pub(super) events: u64,
-    /// The name under which it is in quarantine whole, if it is.
-    pub(super) kept: Option<String>,
 }
 
 impl FileRead {
     /// A file of which nothing is read; the listing says it has `size` bytes.
     pub(super) fn new(size: Option<u64>) -> Self {
-        Self::from(FileProgress {
-            done: Position::Line(0),
-            version: FileVersion { size, etag: None },
-        })
-    }
-}
-
-impl From<FileProgress> for FileRead {
-    fn from(progress: FileProgress) -> Self {
-        Self { progress, events: 0, kept: None }
+        let version = FileVersion { size, etag: None };
+        Self { progress: FileProgress { done: Position::Line(0), version }, events: 0 }
     }
 }
 
 impl PageReader {
-    /// Reads all files of `page`; returns the reply whose files they were in the end.
+    /// Reads all parts of `page`; returns the reply whose parts they were in the end.
     pub(super) async fn read(&mut self, mut page: Page) -> Result<Page, Interrupt> {
-        let mut builder = self.builder();
         let mut looked_for = 0;
         loop {
             self.note(&mut page);
@@ -85,46 +83,53 @@ impl PageReader {
                 page = self.list_again().await?;
                 continue;
             }
-            self.give_up(&missing, &mut builder);
-            match self.read_parts(&page, &mut builder).await {
-                Ok(()) => break,
-                Err(PartError::Expired { file }) => {
-                    // Whatever comes of it, what was read before is not held back by this file.
-                    self.flush(&mut builder).await?;
-                    self.expired += 1;
-                    if self.expired > RELISTINGS {
-                        return Err(forbidden(&file).into());
-                    }
-                    page = self.list_again().await?;
-                }
-                Err(PartError::Interrupt(interrupt)) => {
-                    // Whatever ended it, what was read is delivered while there is time for it.
-                    if matches!(interrupt, Interrupt::Fault(_)) || !self.stop.is_cancelled() {
-                        self.flush(&mut builder).await?;
-                    }
-                    return Err(interrupt);
-                }
+            self.give_up(&missing);
+            let read = self.read_parts(&page).await;
+            // Whatever ended it, what was read is delivered while there is time for it.
+            if !matches!(read, Err(Interrupt::OutOfTime)) || !self.stop.is_cancelled() {
+                self.flush().await?;
             }
+            let Some(expired) = read? else { return Ok(page) };
+            self.expired += 1;
+            if self.expired > RELISTINGS {
+                return Err(forbidden(&expired).into());
+            }
+            page = self.list_again().await?;
         }
-        self.flush(&mut builder).await?;
-        Ok(page)
     }
 
-    /// A builder for this stream's bodies.
-    pub(super) fn builder(&self) -> BodyBuilder {
-        BodyBuilder::new(&self.stream, self.connector.policy.gzip_level, &self.run.pool)
+    /// What fills the bodies. It is never held over an `await`.
+    pub(super) fn filler(&self) -> MutexGuard<'_, Filler> {
+        Filler::lock(&self.filler)
     }
 
     /// Sends on what waits in the body in hand.
-    pub(super) async fn flush(&self, builder: &mut BodyBuilder) -> Result<(), Interrupt> {
-        match builder.take().map_err(internal)? {
-            Some(body) => self.outbox.send(body).await,
+    pub(super) async fn flush(&self) -> Result<(), Interrupt> {
+        let body = self.filler().builder.take().map_err(internal)?;
+        match body {
+            Some(body) => self.run.pool.send(body, &self.bodies).await,
             None => Ok(()),
         }
     }
 
-    /// Remembers what is listed, which must not go without a word. A file that is
-    /// listed under another address keeps the key that it is known by.
+    /// Waits for something to read. A body that has waited long enough meanwhile is sent on.
+    pub(super) async fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupt> {
+        let mut work = pin!(work);
+        loop {
+            let since = self.filler().builder.since();
+            let due = since.map(|since| since + self.connector.policy.body_wait);
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.flush().await?;
+                }
+            }
+        }
+    }
+
+    /// Remembers what is listed, none of which may disappear unseen. A file that is listed under another
+    /// address keeps the key that it is known by.
     fn note(&mut self, page: &mut Page) {
         let listed: BTreeSet<String> = page.parts.iter().map(|part| part.key.clone()).collect();
         for part in page.parts.iter_mut().filter(|part| !self.files.contains_key(&part.key)) {
@@ -147,7 +152,7 @@ impl PageReader {
         let listed = |key: &str| page.parts.iter().any(|part| part.key == key);
         let unread = self.files.iter().filter_map(|(key, file)| match file.progress.done {
             Position::Line(line) if !listed(key) => Some(FilePosition {
-                stream: self.stream.clone(),
+                stream: self.stream.name.to_owned(),
                 file: key.clone(),
                 line: line + 1,
             }),
@@ -157,10 +162,10 @@ impl PageReader {
     }
 
     async fn list_again(&mut self) -> Result<Page, Interrupt> {
-        tracing::info!(stream = self.stream, "listing the same page again for fresh addresses");
-        let page =
-            self.connector.source.page(&self.stream, &self.cursor, self.run.deadline).await?;
-        if page.cursor != self.cursor {
+        tracing::info!(stream = self.stream.name, "listing the same page again for new addresses");
+        let (source, at) = (&self.connector.source, Some(&self.cursor));
+        let page = source.page(&self.stream, at, self.run.deadline).await?;
+        if page.at != self.cursor {
             let message = "the source dropped the page's token while the page was being read";
             let fix = "nothing to do: the next run starts again at the oldest day that it accepts";
             return Err(Fault::passing("cursor-dropped", message, fix).into());
@@ -168,18 +173,20 @@ impl PageReader {
         Ok(page)
     }
 
-    /// Sends files that are gone to quarantine, without their bytes, and passes them.
-    fn give_up(&mut self, missing: &[FilePosition], builder: &mut BodyBuilder) {
+    /// Puts files that are gone into quarantine, without their bytes, and passes them.
+    fn give_up(&mut self, missing: &[FilePosition]) {
         for position in missing {
             let Some(file) = self.files.get_mut(&position.file) else { continue };
             tracing::error!(
-                stream = self.stream,
+                stream = self.stream.name,
                 file = position.file,
                 line = position.line,
                 "a batch file is gone from the listing: it is missing from this line on"
             );
-            builder.begin_file(&position.file, &file.progress.version, file.progress.done, None);
-            builder.push_rejection(Rejection {
+            let mut filler = Filler::lock(&self.filler);
+            let FileProgress { version, done } = &mut file.progress;
+            filler.builder.begin_file(&position.file, version, *done);
+            filler.builder.push_rejection(Rejection {
                 position: position.clone(),
                 event_id: String::new(),
                 reason: FILE_GONE,
@@ -187,50 +194,39 @@ impl PageReader {
                 delivered: false,
                 kept: Kept::Nothing,
             });
-            builder.pass_file();
-            file.progress.done = Position::End;
+            filler.builder.pass_file();
+            *done = Position::End;
             // It may come back as another, whose events are counted from none.
             file.events = 0;
         }
     }
 
-    /// Reads what is not yet read of a page's files, in order.
-    async fn read_parts(
-        &mut self,
-        page: &Page,
-        builder: &mut BodyBuilder,
-    ) -> Result<(), PartError> {
-        let mut parts: Vec<&Part> = Vec::new();
+    /// Reads what is not yet read of a page's parts, in order; returns the first whose address has
+    /// expired.
+    async fn read_parts(&mut self, page: &Page) -> Result<Option<String>, Interrupt> {
+        let mut parts: Vec<Part> = Vec::new();
         for part in &page.parts {
             if !self.is_read(part) && !parts.iter().any(|other| other.key == part.key) {
-                parts.push(part);
+                parts.push(part.clone());
             }
         }
-        let (source, deadline) = (Arc::clone(&self.connector.source), self.run.deadline);
-        let opening = parts.into_iter().cloned().map(|part| {
-            let source = Arc::clone(&source);
-            // A task of its own goes on while the files before it are read.
+        let (connector, deadline) = (self.connector.clone(), self.run.deadline);
+        let opening = parts.into_iter().map(move |part| {
+            let connector = connector.clone();
+            // A task of its own goes on while the parts before it are read.
             AbortOnDropHandle::new(tokio::spawn(async move {
-                let open = source.open(&part, deadline).await;
+                let open = connector.open(&part, deadline).await;
                 (part, open)
             }))
         });
         let mut opened = stream::iter(opening).buffered(OPEN);
-        loop {
-            let due = builder.since().map(|since| since + self.connector.policy.body_wait);
-            let next = tokio::select! {
-                biased;
-                next = opened.next() => next,
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.flush(builder).await?;
-                    continue;
-                }
-            };
-            let Some(opened) = next else { break };
+        while let Some(opened) = self.wait(opened.next()).await? {
             let (part, open) = opened.map_err(internal)?;
-            self.read_part(&part, open, builder).await?;
+            if !self.read_part(&part, open?).await? {
+                return Ok(Some(part.key));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn is_read(&self, part: &Part) -> bool {
@@ -240,11 +236,25 @@ impl PageReader {
     }
 }
 
+impl Connector {
+    /// Opens a part from its beginning; `None` if its address has expired.
+    pub(super) async fn open(
+        &self,
+        part: &Part,
+        deadline: Deadline,
+    ) -> Result<Option<OpenPart>, Interrupt> {
+        match &part.content {
+            Content::At(_) => self.source.open(part, deadline).await,
+            Content::Here(bytes) => Ok(Some(OpenPart::here(bytes.clone()))),
+        }
+    }
+}
+
 fn forbidden(file: &str) -> Fault {
     Fault::passing(
         "file-forbidden",
-        format!("batch file {file} was refused at fresh addresses of {RELISTINGS} listings"),
-        "the next run tries again from the same line; if it stays so, give the file's name \
-         to Mimecast's support",
+        format!("batch file {file} was refused at the new addresses of {RELISTINGS} listings"),
+        "the next run tries again from the same line; if it stays so, give the file's name to the \
+         support of the source",
     )
 }

@@ -1,20 +1,21 @@
-//! One file of a page, read to its end: what happens when a download breaks off, or the file is
-//! damaged.
+//! One part of a page, read to its end: what happens when a download breaks off, a file is damaged,
+//! or a line is too long.
 
-use std::future::ready;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, ErrorKind};
 
-use futures::{StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::body::BodyBuilder;
 use super::fault::{Fault, Interrupt, internal};
 use super::page::{FileRead, PageReader};
-use super::read::{Download, FillEnd, Filler, bytes_of};
-use super::source::{NoBytes, OpenError, OpenPart, Part, ReadError, is_unproven_end};
-use super::summary::add;
+use super::read::{Filler, Step};
+use super::source::{OpenPart, Part, ReadError};
 use crate::checkpoint::{FileProgress, FileVersion, Position};
-use crate::quarantine::{FilePosition, Kept, Rejection};
+use crate::quarantine::{FilePosition, Kept, QuarantineError, Rejection};
+use crate::store::ByteStream;
+use crate::table::{EventId, EventIdHasher};
 
 /// How often a file is downloaded without one new line before it is given up.
 const DOWNLOADS: u32 = 5;
@@ -22,235 +23,283 @@ const DOWNLOADS: u32 = 5;
 /// How many downloads must break at the same place before a file counts as corrupt.
 const CORRUPT_DOWNLOADS: u32 = 3;
 
-/// Why a part was not read to its end.
-pub(super) enum PartError {
-    /// Its address expired: the page must be listed again.
-    Expired {
-        file: String,
-    },
-    Interrupt(Interrupt),
-}
-
-impl<E: Into<Interrupt>> From<E> for PartError {
-    fn from(error: E) -> Self {
-        Self::Interrupt(error.into())
-    }
+/// A line that goes to quarantine piece by piece, since it is too long to be held.
+pub(super) struct LongLine {
+    keeping: AbortOnDropHandle<Result<String, QuarantineError>>,
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    id: EventIdHasher,
+    /// Its bytes so far.
+    length: u64,
 }
 
 impl PageReader {
-    /// Reads one part to its end, through as many downloads as it takes.
+    /// Reads one part to its end, through as many downloads as it takes. False if its address has
+    /// expired.
     pub(super) async fn read_part(
         &mut self,
         part: &Part,
-        first: Result<OpenPart, OpenError>,
-        builder: &mut BodyBuilder,
-    ) -> Result<(), PartError> {
-        let mut first = Some(first);
+        mut open: Option<OpenPart>,
+    ) -> Result<bool, Interrupt> {
         let mut tries = Tries::default();
         loop {
-            let open = match first.take() {
-                Some(open) => open,
-                None => self.connector.source.open(part, self.run.deadline).await,
-            };
-            let open = open.map_err(|error| not_open(part, error))?;
-            let from = self.resume(part, open.etag.clone(), builder);
-            let error = match self.fill(part, open, from, builder).await? {
-                FillEnd::End => break,
-                FillEnd::Stopped => return Err(Interrupt::OutOfTime.into()),
-                FillEnd::KeepFile if self.keep_file(part, builder).await?.is_some() => continue,
-                FillEnd::KeepFile => ReadError::Broken(io::Error::other("the file has changed")),
-                FillEnd::Failed(error) if tries.is_empty_again(&error, part) => {
-                    tracing::warn!(
-                        stream = self.stream,
-                        file = part.key,
-                        "a batch file came without a byte twice, and its listing gives no size: it \
-                         counts as empty"
-                    );
-                    break;
-                }
-                FillEnd::Failed(error) => error,
-            };
-            let line = self.line_of(part);
-            let kept = match tries.after(&error, line) {
-                Some(reason) => self.keep_file(part, builder).await?.map(|name| (reason, name)),
-                None => None,
-            };
-            let Some((reason, name)) = kept else {
-                self.pause(part, &error, &tries, builder).await?;
-                continue;
-            };
-            builder.push_rejection(self.whole_file(part, line, reason, &error, name));
-            tracing::error!(
-                stream = self.stream,
-                file = part.key,
-                line = line + 1,
-                reason,
-                %error,
-                r#where = self.connector.quarantine.location(&self.stream),
-                "a batch file cannot be read on: it lies in quarantine whole, and is not \
-                 delivered from this line on"
-            );
-            break;
+            let Some(opened) = open else { return Ok(false) };
+            self.resume(part, opened.etag.clone());
+            let Some(error) = self.download(part, opened).await? else { break };
+            if tries.is_empty_again(&error, part) {
+                tracing::warn!(
+                    stream = self.stream.name,
+                    file = part.key,
+                    "a batch file came without a byte twice, and its listing gives no size: it \
+                     counts as empty"
+                );
+                break;
+            }
+            let line = self.filler().line;
+            if let Some(reason) = tries.after(&error, line)
+                && let Some(name) = self.keep_file(part).await?
+            {
+                self.reject_rest(part, reason, &error, name);
+                break;
+            }
+            self.pause(part, &error, &tries).await?;
+            open = self.connector.open(part, self.run.deadline).await?;
         }
-        if let Some(file) = self.files.get_mut(&part.key) {
-            builder.end_file(std::mem::take(&mut file.events));
-            file.progress.done = Position::End;
+        if let Some(FileRead { progress, events }) = self.files.get_mut(&part.key) {
+            progress.done = Position::End;
+            let events = std::mem::take(events);
+            self.filler().builder.end_file(events);
         }
-        add(&self.counters.files, 1);
+        self.summary.with(|summary| summary.files += 1);
         self.expired = 0;
-        Ok(())
+        Ok(true)
     }
 
-    /// Where to go on in a part that has just been opened.
-    fn resume(&mut self, part: &Part, etag: Option<String>, builder: &mut BodyBuilder) -> u64 {
+    /// Goes on in a part that has just been opened.
+    fn resume(&mut self, part: &Part, etag: Option<String>) {
         let version = FileVersion { size: part.size, etag };
         let file = self.files.entry(part.key.clone()).or_insert_with(|| FileRead::new(part.size));
         let from = match file.progress.done {
             Position::Line(line) if file.progress.version == version => line,
-            _ => {
-                file.kept = None;
-                0
-            }
+            _ => 0,
         };
         let done = Position::Line(from);
-        builder.begin_file(&part.key, &version, done, file.kept.clone());
-        file.progress = FileProgress { done, version };
-        from
+        file.progress = FileProgress { done, version: version.clone() };
+        let mut filler = self.filler();
+        filler.builder.begin_file(&part.key, &version, done);
+        filler.begin(from);
     }
 
-    /// Fills bodies from one download.
-    async fn fill(
+    /// Fills bodies from one download; returns why it could not be read to the end, if it could not.
+    async fn download(
         &mut self,
         part: &Part,
-        open: OpenPart,
-        from: u64,
-        builder: &mut BodyBuilder,
-    ) -> Result<FillEnd, PartError> {
-        let download =
-            Download::new(open, part.size, self.stop.clone(), Arc::clone(&self.counters));
-        let empty = self.builder();
-        let filler = Filler {
-            reader: self.connector.source.records(Box::new(download), from),
-            builder: std::mem::replace(builder, empty),
-            outbox: self.outbox.clone(),
-            stop: self.stop.clone(),
-            counters: Arc::clone(&self.counters),
-            policy: self.connector.policy,
-            rows_left: Arc::clone(&self.run.rows_left),
-            line: from,
-            events: 0,
+        mut open: OpenPart,
+    ) -> Result<Option<ReadError>, Interrupt> {
+        let (mut arrived, mut ended, mut broken) = (0, false, None);
+        let error = loop {
+            match self.step(part).await? {
+                Ok(Step::Body(body)) => self.run.pool.send(body, &self.bodies).await?,
+                Ok(Step::Piece { number, bytes, begins, ends }) => {
+                    if begins {
+                        self.begin_long_line(part, number);
+                    }
+                    self.keep_piece(part, number, bytes, ends).await?;
+                }
+                Ok(Step::Read) if self.stop.is_cancelled() || self.run.has_read_enough() => {
+                    return Err(Interrupt::OutOfTime);
+                }
+                Ok(Step::Read) if ended => break None,
+                // What arrived before it broke is read too.
+                Ok(Step::Read) => loop {
+                    let bytes = match self.wait(open.bytes.next()).await? {
+                        Some(Ok(bytes)) => bytes,
+                        None if arrived == 0 && part.size != Some(0) => {
+                            return Ok(Some(ReadError::Empty));
+                        }
+                        end => {
+                            ended = true;
+                            let proven = open.end_is_proof || part.size == Some(arrived);
+                            broken = end.and_then(Result::err);
+                            self.filler().lines.end(proven && broken.is_none());
+                            break;
+                        }
+                    };
+                    arrived += bytes.len() as u64;
+                    self.summary.with(|summary| summary.bytes_read += bytes.len() as u64);
+                    if self.filler().lines.push(bytes) {
+                        break;
+                    }
+                },
+                Err(error) => break Some(error),
+            }
         };
-        let filling = tokio::task::spawn_blocking(move || filler.fill());
-        let (filler, end) = filling.await.map_err(internal)?;
-        *builder = filler.builder;
-        if let Some(file) = self.files.get_mut(&part.key) {
-            file.events += filler.events;
-            file.progress.done = Position::Line(filler.line);
+        // Whether a file is damaged is only known when all of it has arrived.
+        while !ended && broken.is_none() {
+            match self.wait(open.bytes.next()).await? {
+                Some(Ok(_)) => {}
+                end => (ended, broken) = (true, end.and_then(Result::err)),
+            }
         }
-        Ok(end)
+        if error.is_some() || broken.is_some() {
+            self.drop_long_line().await;
+        }
+        Ok(broken.map(ReadError::Broken).or(error))
     }
 
-    /// Copies the part to quarantine as it is, through as many downloads as it takes, and says as
-    /// what; `None` if it is no longer that which was read.
-    async fn keep_file(
+    /// Reads on in the bytes that are here.
+    async fn step(&mut self, part: &Part) -> Result<Result<Step, ReadError>, Interrupt> {
+        let (step, events) = Filler::work(&self.filler).await?;
+        self.count(part, events);
+        Ok(step)
+    }
+
+    /// So many more events of the part are read.
+    fn count(&mut self, part: &Part, events: u64) {
+        let line = self.filler().line;
+        self.summary.with(|summary| summary.events_read += events);
+        if let Some(file) = self.files.get_mut(&part.key) {
+            file.events += events;
+            file.progress.done = Position::Line(line);
+        }
+    }
+
+    fn begin_long_line(&mut self, part: &Part, number: u64) {
+        let (pieces, mut arriving) = mpsc::channel(1);
+        let arriving: ByteStream = stream::poll_fn(move |cx| arriving.poll_recv(cx)).boxed();
+        let (quarantine, position) = (self.connector.quarantine.clone(), self.place(part, number));
+        let version = self.version(part);
+        let keeping = async move { quarantine.keep_line(&position, &version, arriving).await };
+        let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
+        self.long = Some(LongLine { keeping, pieces, id: EventIdHasher::new(), length: 0 });
+    }
+
+    /// Sends a piece of the long line to quarantine, and with its end the line's record after it.
+    async fn keep_piece(
         &mut self,
         part: &Part,
-        builder: &mut BodyBuilder,
-    ) -> Result<Option<String>, PartError> {
+        number: u64,
+        bytes: Bytes,
+        ends: bool,
+    ) -> Result<(), Interrupt> {
+        let Some(long) = &mut self.long else { return Ok(()) };
+        long.id.update(&bytes);
+        long.length += bytes.len() as u64;
+        // Nobody takes it only where it could not be kept: why is what `keeping` returns.
+        let taken = long.pieces.send(Ok(bytes)).await.is_ok();
+        if taken && !ends {
+            return Ok(());
+        }
+        let Some(LongLine { keeping, pieces, id, length }) = self.long.take() else {
+            return Ok(());
+        };
+        drop(pieces);
+        let kept = Kept::File(keeping.await.map_err(internal)??);
+        let rejection = too_long(self.place(part, number), id.finish(), length, kept);
+        self.filler().reject(rejection);
+        self.count(part, 1);
+        Ok(())
+    }
+
+    /// Ends the keeping of a line whose rest cannot be read.
+    async fn drop_long_line(&mut self) {
+        if let Some(LongLine { keeping, pieces, .. }) = self.long.take() {
+            // Else the store would take what came for all of it.
+            drop(pieces.send(Err(io::Error::other("the line broke off"))).await);
+            drop(keeping.await);
+        }
+    }
+
+    /// Copies the part to quarantine as it is, through as many downloads as it takes, and says under
+    /// which name; `None` if it cannot be had as it was read.
+    async fn keep_file(&mut self, part: &Part) -> Result<Option<String>, Interrupt> {
         let mut tries = Tries::default();
         loop {
-            let open = self.connector.source.open(part, self.run.deadline).await;
-            let open = open.map_err(|error| not_open(part, error))?;
-            let version = FileVersion { size: part.size, etag: open.etag.clone() };
-            let Some(file) = self.files.get_mut(&part.key) else { return Ok(None) };
-            if file.progress.version != version {
+            let open = self.connector.open(part, self.run.deadline).await?;
+            let Some(OpenPart { etag, mut bytes, .. }) = open else { return Ok(None) };
+            let version = FileVersion { size: part.size, etag };
+            if version != self.version(part) {
                 return Ok(None);
             }
-            let broken = Arc::new(Mutex::new(None));
-            let tell = Arc::clone(&broken);
-            let bytes = bytes_of(open, part.size);
-            // It was read before: this is all that its host gives.
-            let bytes =
-                bytes.take_while(|bytes| ready(!bytes.as_ref().is_err_and(is_unproven_end)));
-            let bytes = bytes.inspect_err(move |error| {
-                *tell.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(io::Error::new(error.kind(), error.to_string()));
-            });
-            let keeping = self.connector.quarantine.keep_file(
-                &self.stream,
-                &part.key,
-                &version,
-                bytes.boxed(),
-            );
-            let kept = keeping.await;
-            let broken = broken.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let Some(error) = broken else {
-                let name = kept?;
-                file.kept = Some(name.clone());
-                return Ok(Some(name));
+            let (pieces, mut arriving) = mpsc::channel(1);
+            let arriving: ByteStream = stream::poll_fn(move |cx| arriving.poll_recv(cx)).boxed();
+            let copying = async {
+                // It had some when it was read.
+                let mut broken = Some(io::Error::other(ReadError::Empty));
+                while let Some(piece) = bytes.next().await {
+                    broken = piece.as_ref().err().map(|e| io::Error::new(e.kind(), e.to_string()));
+                    if broken.is_some() || pieces.send(piece).await.is_err() {
+                        break;
+                    }
+                }
+                if let Some(error) = &broken {
+                    // Else the store would take it for the end of the file.
+                    drop(pieces.send(Err(io::Error::other(error.to_string()))).await);
+                }
+                drop(pieces);
+                broken
             };
+            let quarantine = &self.connector.quarantine;
+            let keeping = quarantine.keep_file(self.stream.name, &part.key, &version, arriving);
+            let (kept, broken) = self.wait(async { tokio::join!(keeping, copying) }).await?;
             // A download that broke off is not the store's fault.
-            let error = ReadError::Broken(error);
+            let Some(broken) = broken else { return Ok(Some(kept?)) };
+            let error = ReadError::Broken(broken);
             tries.after(&error, 0);
-            self.pause(part, &error, &tries, builder).await?;
+            self.pause(part, &error, &tries).await?;
         }
     }
 
-    fn line_of(&self, part: &Part) -> u64 {
-        match self.files.get(&part.key).map(|file| file.progress.done) {
-            Some(Position::Line(line)) => line,
-            _ => 0,
-        }
-    }
-
-    /// Stands in quarantine for what follows `line` in a file that is kept whole as `name`.
-    fn whole_file(
-        &self,
-        part: &Part,
-        line: u64,
-        reason: &'static str,
-        error: &ReadError,
-        name: String,
-    ) -> Rejection {
-        let (stream, file) = (self.stream.clone(), part.key.clone());
-        Rejection {
-            position: FilePosition { stream, file, line: line + 1 },
+    /// Puts what follows the last line that was read into quarantine: the file is there as `name`.
+    fn reject_rest(&self, part: &Part, reason: &'static str, error: &ReadError, name: String) {
+        let line = self.filler().line + 1;
+        tracing::error!(
+            stream = self.stream.name,
+            file = part.key,
+            line,
+            reason,
+            %error,
+            r#where = self.connector.quarantine.location(self.stream.name),
+            "a batch file cannot be read on: it is quarantined whole, and is not delivered from \
+             this line on"
+        );
+        self.filler().builder.push_rejection(Rejection {
+            position: self.place(part, line),
             event_id: String::new(),
             reason,
             detail: error.to_string(),
             delivered: false,
             kept: Kept::File(name),
-        }
+        });
+    }
+
+    fn place(&self, part: &Part, line: u64) -> FilePosition {
+        FilePosition { stream: self.stream.name.to_owned(), file: part.key.clone(), line }
+    }
+
+    /// The content of the part that is being read.
+    fn version(&self, part: &Part) -> FileVersion {
+        self.files.get(&part.key).map(|file| file.progress.version.clone()).unwrap_or_default()
     }
 
     /// Waits before the next download of the same part. What was read before is not held back.
-    async fn pause(
-        &self,
-        part: &Part,
-        error: &ReadError,
-        tries: &Tries,
-        builder: &mut BodyBuilder,
-    ) -> Result<(), PartError> {
-        self.flush(builder).await?;
+    async fn pause(&self, part: &Part, error: &ReadError, tries: &Tries) -> Result<(), Interrupt> {
+        self.flush().await?;
         // No later download of it is smaller.
-        let endless =
-            matches!(error, ReadError::Broken(e) if e.kind() == io::ErrorKind::FileTooLarge);
+        let endless = matches!(error, ReadError::Broken(e) if e.kind() == ErrorKind::FileTooLarge);
         if endless || tries.without_a_line >= DOWNLOADS {
             return Err(unreadable(part, tries.without_a_line, error).into());
         }
         tracing::info!(file = part.key, %error, "downloading the file again");
-        tokio::select! {
-            () = tokio::time::sleep(self.connector.policy.download_pause * tries.without_a_line) => Ok(()),
-            () = self.stop.cancelled() => Err(Interrupt::OutOfTime.into()),
-        }
+        let pause = self.connector.policy.download_pause * tries.without_a_line;
+        self.wait(tokio::time::sleep(pause)).await
     }
 }
 
-fn not_open(part: &Part, error: OpenError) -> PartError {
-    match error {
-        OpenError::Expired => PartError::Expired { file: part.key.clone() },
-        OpenError::Interrupt(interrupt) => PartError::Interrupt(interrupt),
-    }
+/// The rejection of a line that is too long to be held.
+pub(super) fn too_long(position: FilePosition, id: EventId, length: u64, kept: Kept) -> Rejection {
+    let detail = format!("the line has {length} bytes, more than MAX_LINE_BYTES");
+    let (event_id, reason, delivered) = (id.to_string(), "line-too-long", false);
+    Rejection { position, event_id, reason, detail, delivered, kept }
 }
 
 fn unreadable(part: &Part, downloads: u32, error: &dyn std::fmt::Display) -> Fault {
@@ -276,9 +325,8 @@ impl Tries {
     /// Whether the part came without a byte, and did so before. Where its listing gives a size, it
     /// is not empty.
     fn is_empty_again(&mut self, error: &ReadError, part: &Part) -> bool {
-        let ReadError::Broken(error) = error else { return false };
-        let empty = error.get_ref().is_some_and(|error| error.is::<NoBytes>());
-        empty && part.size.is_none() && std::mem::replace(&mut self.came_empty, true)
+        let empty = matches!(error, ReadError::Empty) && part.size.is_none();
+        empty && std::mem::replace(&mut self.came_empty, true)
     }
 
     /// Counts a failed download that got to `line`; a word if the file must be kept whole.

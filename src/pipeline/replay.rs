@@ -1,48 +1,53 @@
-//! What lies in quarantine, sent again: through the reader, the bodies and the sink of a pull.
+//! What is in quarantine, sent again: through the format, the bodies and the sink of a pull.
 //!
-//! A record leaves quarantine when its row was accepted, or when it was written anew under the same
+//! A record leaves quarantine when its row was accepted, or when it was written again under the same
 //! name because the row was refused again. So a crash in between leaves the record, and it is sent
 //! once more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write as _};
+use std::future::ready;
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, Peekable};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::body::{BodyBuilder, hex};
-use super::deliver::{Poster, Settled};
+use super::body::{Body, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
-use super::outbox::{Outbox, Outgoing};
-use super::read::{Download, FillEnd, Filler};
+use super::part::too_long;
+use super::post::{Poster, Settled};
+use super::read::{Filler, Step};
 use super::resume::{lease, release, stored};
 use super::sink::Sink;
-use super::source::{OpenPart, OpenRecords, ReadError, Record, RecordReader};
+use super::source::{Format, Line, ReadError};
 use super::stream::log_failure;
-use super::summary::Outcome;
-use super::{Policy, Run};
+use super::summary::{Live, Outcome};
+use super::{Policy, Pool, Run};
 use crate::checkpoint::{FileVersion, Position};
 use crate::quarantine::{
-    self, FilePosition, Found, Kept, Quarantine, Rejection, in_quarantine, is_kept_file, is_record,
+    FilePosition, Found, Kept, Quarantine, Record, Rejection, in_quarantine, is_kept_file,
+    is_kept_line, is_record,
 };
 use crate::store::{Lease, Names, Store, StoreError};
+use crate::table::{EventIdHasher, Stream};
 
-/// Records that are read, or removed, at the same time.
+/// Records that are read, or removed, and bodies that are posted, at the same time.
 const AT_ONCE: usize = 8;
 
-/// Sends again what lies in quarantine.
+/// Why a record is not sent whose file is missing.
+const GONE: &str = "the file that was kept with it is gone";
+
+/// Sends again what is in quarantine.
 #[derive(Clone)]
 pub struct Replay {
-    /// How the bytes of a batch file are read.
-    pub records: OpenRecords,
+    /// The streams whose quarantine is sent, and how their lines are read.
+    pub streams: Vec<(Stream, Arc<dyn Format>)>,
     /// Where rows go.
     pub sink: Arc<dyn Sink>,
     /// Where the streams' leases are.
@@ -51,6 +56,8 @@ pub struct Replay {
     pub quarantine: Quarantine,
     /// How to go about it.
     pub policy: Policy,
+    /// The memory for bodies.
+    pub pool: Pool,
 }
 
 /// What a replay did.
@@ -78,69 +85,91 @@ pub struct StreamReplay {
 }
 
 impl Replay {
-    /// Sends what lies in the quarantine of these streams; one where nothing does is not in the
+    /// Sends what is in the quarantine of the streams; one that has nothing there is not in the
     /// summary. `stop` ends it early, as the time limit does.
-    pub async fn run(&self, streams: &[&str], stop: &CancellationToken) -> ReplaySummary {
-        let run = Run::begin(&self.policy, stop);
-        // Here a body of bad rows alone is no sign of a wrong setting.
-        run.accepted.store(true, Ordering::Relaxed);
-        let streams = streams.iter().map(|stream| self.stream(stream, &run));
+    pub async fn run(&self, stop: &CancellationToken) -> ReplaySummary {
+        let run = Run::begin(&self.policy, &self.pool, stop);
+        let streams = self.streams.iter().map(|(stream, format)| {
+            // Here a body of bad rows alone is no sign of a wrong setting.
+            run.accept(stream.table);
+            self.stream(stream, format, &run)
+        });
         let streams: Vec<_> = join_all(streams).await.into_iter().flatten().collect();
         let outcomes: Vec<Outcome> = streams.iter().map(|stream| stream.outcome).collect();
         ReplaySummary { outcome: Outcome::of(&outcomes), streams }
     }
 
-    async fn stream(&self, stream: &str, run: &Run) -> Option<StreamReplay> {
-        let (ended, sent) = match self.is_empty(stream).await {
-            Ok(true) => return None,
-            Ok(false) => self.under_lease(stream, run).await,
-            Err(error) => (Err(error.into()), Sent::default()),
+    async fn stream(
+        &self,
+        stream: &Stream,
+        format: &Arc<dyn Format>,
+        run: &Run,
+    ) -> Option<StreamReplay> {
+        let mut report = StreamReplay {
+            stream: stream.name.to_owned(),
+            outcome: Outcome::CaughtUp,
+            rows_delivered: 0,
+            stay: BTreeMap::new(),
+            error: None,
         };
-        let (outcome, error) = match ended {
-            Ok(outcome) => (outcome, None),
-            Err(Interrupt::OutOfTime) => (Outcome::TimeLimit, None),
-            Err(Interrupt::Fault(fault)) => (Outcome::Failed, Some(*fault)),
+        let below = in_quarantine(Some(stream.name));
+        // Whether there is nothing to do, which needs no lease and leaves no trace.
+        let any = self.quarantine.names(&below).try_next().await;
+        let ended = match any {
+            Ok(None) => return None,
+            Ok(Some(_)) => self.under_lease(stream, format, run, &mut report).await,
+            Err(error) => Err(error.into()),
         };
-        log_failure(stream, outcome, error.as_ref());
-        let Sent { rows_delivered, stay } = sent;
-        Some(StreamReplay { stream: stream.to_owned(), outcome, rows_delivered, stay, error })
+        (report.outcome, report.error) = Outcome::of_stream(ended);
+        log_failure(stream.name, report.outcome, report.error.as_ref());
+        Some(report)
     }
 
-    /// Whether there is nothing to do, which needs no lease and leaves no trace.
-    async fn is_empty(&self, stream: &str) -> Result<bool, StoreError> {
-        let below = in_quarantine(Some(stream));
-        Ok(self.quarantine.names(&below).try_next().await?.is_none())
-    }
-
-    async fn under_lease(&self, stream: &str, run: &Run) -> (Result<Outcome, Interrupt>, Sent) {
-        let mut lease = match lease(&*self.store, stream, &self.policy, &run.stop).await {
-            Ok(Some(lease)) => lease,
-            Ok(None) => return (Ok(Outcome::Busy), Sent::default()),
-            Err(interrupt) => return (Err(interrupt), Sent::default()),
-        };
-        let mut resend = Resend::new(self, stream, run, lease.as_ref());
-        let ended = match self.check_destination(stream, lease.as_mut()).await {
-            Ok(()) => resend.run().await,
-            Err(interrupt) => Err(interrupt),
-        };
-        release(stream, lease).await;
-        (ended.map(|()| Outcome::CaughtUp), resend.sent)
+    async fn under_lease(
+        &self,
+        stream: &Stream,
+        format: &Arc<dyn Format>,
+        run: &Run,
+        report: &mut StreamReplay,
+    ) -> Result<Outcome, Interrupt> {
+        let leasing = lease(&*self.store, stream.name, &self.policy, &run.stop);
+        let Some(mut lease) = leasing.await? else { return Ok(Outcome::Busy) };
+        let mut ended = self.check_destination(stream, lease.as_mut()).await;
+        if ended.is_ok() {
+            let poster = Arc::new(Poster {
+                sink: Arc::clone(&self.sink),
+                table: stream.table,
+                quarantine: self.quarantine.clone(),
+                lease: lease.watch(),
+                run: run.clone(),
+                policy: self.policy,
+                summary: Live::new(stream.name),
+            });
+            let builder = BodyBuilder::new(stream.name, self.policy.gzip_level, &run.pool);
+            let (format, stop) = (Arc::clone(format), run.stop.clone());
+            let filler = Filler::new(Arc::clone(&format), builder, run.clone(), stop, self.policy);
+            let filler = Arc::new(Mutex::new(filler));
+            let leaving = BTreeSet::new();
+            ended = Resend { poster, format, filler, leaving, report }.run().await;
+        }
+        release(stream.name, lease).await;
+        ended.map(|()| Outcome::CaughtUp)
     }
 
     /// One customer's events must not land in another's table because two settings do not fit.
     async fn check_destination(
         &self,
-        stream: &str,
+        stream: &Stream,
         lease: &mut dyn Lease,
     ) -> Result<(), Interrupt> {
-        let checkpoint = stored(&*self.store, stream, lease).await?;
-        let ours = self.sink.destination();
+        let checkpoint = stored(&*self.store, stream.name, lease).await?;
+        let ours = self.sink.destination(stream.table);
         match checkpoint.map(|checkpoint| checkpoint.destination) {
             Some(theirs) if theirs != ours => Err(Fault::settings(
                 "another-destination",
                 format!(
-                    "the last run of {stream} delivered to {theirs}, but this replay would go to \
-                     {ours}"
+                    "the last run of {} delivered to {theirs}, but this replay would go to {ours}",
+                    stream.name
                 ),
                 "give LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID and LOGS_INGESTION_STREAM as \
                  the connector has them; if it was moved to another rule, let it run once first",
@@ -151,60 +180,21 @@ impl Replay {
     }
 }
 
-/// What became of a stream's records.
-#[derive(Default)]
-struct Sent {
-    rows_delivered: u64,
-    stay: BTreeMap<String, u64>,
-}
-
-impl Sent {
-    fn stays(&mut self, reason: &str) {
-        *self.stay.entry(reason.to_owned()).or_default() += 1;
-    }
-}
-
 /// One stream's records on their way.
 struct Resend<'a> {
-    replay: &'a Replay,
-    stream: &'a str,
-    run: &'a Run,
     poster: Arc<Poster>,
-    sent: Sent,
-    /// The body in hand.
-    builder: BodyBuilder,
+    format: Arc<dyn Format>,
+    /// It has the body in hand.
+    filler: Arc<Mutex<Filler>>,
     /// The records whose rows are in it, and in those before it that are settled.
     leaving: BTreeSet<String>,
+    report: &'a mut StreamReplay,
 }
 
-/// How reading a record ended.
-struct Filled {
-    /// The last line that was read.
-    line: u64,
-    /// How many events were.
-    events: u64,
-    end: FillEnd,
-}
-
-impl<'a> Resend<'a> {
-    fn new(replay: &'a Replay, stream: &'a str, run: &'a Run, lease: &dyn Lease) -> Self {
-        let poster = Poster {
-            sink: Arc::clone(&replay.sink),
-            quarantine: replay.quarantine.clone(),
-            lease: lease.watch(),
-            stop: run.stop.clone(),
-            deadline: run.deadline.plus(replay.policy.grace),
-            counters: Arc::default(),
-            policy: replay.policy,
-            accepted: Arc::clone(&run.accepted),
-        };
-        let builder = BodyBuilder::new(stream, replay.policy.gzip_level, &run.pool);
-        let (poster, leaving) = (Arc::new(poster), BTreeSet::new());
-        Self { replay, stream, run, poster, sent: Sent::default(), builder, leaving }
-    }
-
+impl Resend<'_> {
     async fn run(&mut self) -> Result<(), Interrupt> {
-        let (quarantine, below) = (&self.replay.quarantine, in_quarantine(Some(self.stream)));
+        let quarantine = self.poster.quarantine.clone();
+        let below = in_quarantine(Some(&self.report.stream));
         let mut names = quarantine.names(&below).peekable();
         loop {
             let of_file = names_of_file(&mut names).await?;
@@ -216,9 +206,7 @@ impl<'a> Resend<'a> {
             let reading = records.into_iter().map(|name| quarantine.read(name));
             let mut found = stream::iter(reading).buffered(AT_ONCE);
             while let Some(found) = found.try_next().await? {
-                if self.run.stop.is_cancelled() {
-                    return Err(Interrupt::OutOfTime);
-                }
+                self.check_time()?;
                 match found {
                     Some(Found { name, record: Ok(record) }) => self.send(name, &record).await?,
                     Some(Found { name, record: Err(why) }) => self.unreadable(&name, &why),
@@ -234,187 +222,257 @@ impl<'a> Resend<'a> {
     }
 
     /// Sends one record, if it is one to be sent.
-    async fn send(
-        &mut self,
-        name: String,
-        record: &quarantine::Record<'_>,
-    ) -> Result<(), Interrupt> {
-        if record.delivered {
-            return Ok(());
-        }
-        let (reader, file_kept) = match record.kept() {
-            Kept::Line(line) => ((self.replay.records)(Box::new(file_of(&line)?), 0), None),
+    async fn send(&mut self, name: String, record: &Record<'_>) -> Result<(), Interrupt> {
+        let line = match record.kept() {
+            _ if record.delivered => return Ok(()),
             Kept::Nothing => {
-                self.sent.stays(&record.reason);
+                self.stays(&record.reason);
                 return Ok(());
             }
-            Kept::File(kept) => match self.open_file(record, &kept).await? {
-                Some(rest) if record.is_event() => (rest, Some(kept)),
-                Some(rest) => return self.send_rest(&name, record, rest, kept).await,
-                None => {
-                    self.unreadable(&name, "the file that was kept with it is gone");
-                    return Ok(());
-                }
-            },
+            Kept::Line(line) => Some(line),
+            Kept::File(kept) if is_kept_line(&kept) => self.kept_line(&name, record, &kept).await?,
+            // A release before this one kept the whole file for a line that is too long.
+            Kept::File(kept) if record.is_event() => self.in_file(&name, record, &kept).await?,
+            Kept::File(kept) => return self.send_rest(&name, record, kept).await,
         };
-        let id = record.event_id.clone().into_owned();
-        let one = One { inner: reader, line: record.line, id, is_read: false };
-        let filled = self.fill(record, Box::new(one), file_kept).await?;
-        match filled.end {
-            FillEnd::End if filled.events == 1 => {
-                self.leaving.insert(name);
-            }
-            FillEnd::End => self.unreadable(&name, "its bytes are not those of its event id"),
-            FillEnd::KeepFile => self.unreadable(&name, "it is longer than MAX_LINE_BYTES"),
-            FillEnd::Failed(error) => self.unreadable(&name, &error.to_string()),
-            FillEnd::Stopped => return Err(Interrupt::OutOfTime),
+        match line {
+            Some(line) => self.send_line(name, record, &line).await,
+            None => Ok(()),
         }
+    }
+
+    /// Puts a record's line into the body in hand.
+    async fn send_line(
+        &mut self,
+        name: String,
+        record: &Record<'_>,
+        bytes: &[u8],
+    ) -> Result<(), Interrupt> {
+        let mut row = Vec::new();
+        let (id, made) = self.format.row(bytes, &mut row);
+        if id.to_string() != record.event_id {
+            self.unreadable(&name, "its bytes are not those of its event id");
+            return Ok(());
+        }
+        let fits = self.filler().builder.fits(row.len());
+        if !fits {
+            self.flush().await?;
+        }
+        let line = Line { number: record.line, bytes, begins: true, ends: true };
+        let before = Position::Line(record.line.saturating_sub(1));
+        {
+            let builder = &mut self.filler().builder;
+            builder.begin_file(&record.file, &FileVersion::default(), before);
+            builder.put(&line, id, &row, made).map_err(internal)?;
+        }
+        self.leaving.insert(name);
         Ok(())
+    }
+
+    /// The line of a record, which is kept by itself; `None` if the record stays.
+    async fn kept_line(
+        &mut self,
+        name: &str,
+        record: &Record<'_>,
+        kept: &str,
+    ) -> Result<Option<Bytes>, Interrupt> {
+        let longest = self.format.longest_line();
+        match self.poster.quarantine.read_line(kept, longest).await? {
+            Some(Ok(line)) if line.len() as u64 <= longest => return Ok(Some(line)),
+            Some(Ok(_)) => self.stays(&record.reason),
+            Some(Err(error)) => self.unreadable(name, &error.to_string()),
+            None => self.unreadable(name, GONE),
+        }
+        Ok(None)
+    }
+
+    /// The line of a record, which is in a file that is kept whole; `None` if the record stays.
+    async fn in_file(
+        &mut self,
+        name: &str,
+        record: &Record<'_>,
+        kept: &str,
+    ) -> Result<Option<Bytes>, Interrupt> {
+        let Some(mut file) = self.poster.quarantine.open_file(kept).await? else {
+            self.unreadable(name, GONE);
+            return Ok(None);
+        };
+        let mut lines = self.format.lines(record.line.saturating_sub(1));
+        let mut ended = false;
+        loop {
+            match lines.next() {
+                Ok(Some(Line { bytes, begins: true, ends: true, .. })) => {
+                    return Ok(Some(Bytes::copy_from_slice(bytes)));
+                }
+                Ok(Some(_)) => self.stays(&record.reason),
+                Ok(None) if ended => self.unreadable(name, "its file has no such line"),
+                Ok(None) => match file.next().await {
+                    Some(Ok(bytes)) => {
+                        lines.push(bytes);
+                        continue;
+                    }
+                    Some(Err(error)) => self.unreadable(name, &error.to_string()),
+                    None => {
+                        ended = true;
+                        lines.end(true);
+                        continue;
+                    }
+                },
+                Err(error) => self.unreadable(name, &error.to_string()),
+            }
+            return Ok(None);
+        }
     }
 
     /// Sends what can be read of a file that is kept whole, from the record's line on.
     async fn send_rest(
         &mut self,
         name: &str,
-        record: &quarantine::Record<'_>,
-        rest: Box<dyn RecordReader>,
+        record: &Record<'_>,
         kept: String,
     ) -> Result<(), Interrupt> {
         self.flush().await?;
-        let filled = self.fill(record, rest, Some(kept.clone())).await?;
+        let (bodies, mut filled) = mpsc::unbounded_channel();
+        let poster = Arc::clone(&self.poster);
+        let settling = stream::poll_fn(move |context| filled.poll_recv(context))
+            .map(|body: Body| Arc::clone(&poster).settle(body, false))
+            .buffered(AT_ONCE)
+            .try_for_each(|settled| {
+                count(self.report, &mut self.leaving, settled);
+                ready(Ok(()))
+            });
+        let reading = read_rest(&self.poster, &self.filler, record, &kept, bodies);
+        let (read, settled) = tokio::join!(reading, settling);
+        settled?;
+        let error = read?;
         self.flush().await?;
         self.check_lease()?;
-        let error = match filled.end {
-            FillEnd::End => return Ok(self.replay.quarantine.remove(name).await?),
-            FillEnd::Failed(error) => error,
-            FillEnd::Stopped | FillEnd::KeepFile => return Err(Interrupt::OutOfTime),
+        let Some(error) = error else {
+            return Ok(self.poster.quarantine.remove(name).await?);
         };
         let Some(reason) = error.reason() else {
             self.unreadable(name, &error.to_string());
             return Ok(());
         };
-        let (stream, file) = (self.stream.to_owned(), record.file.clone().into_owned());
         let stays = Rejection {
-            position: FilePosition { stream, file, line: filled.line + 1 },
+            position: place(record, self.filler().line + 1),
             event_id: String::new(),
             reason,
             detail: error.to_string(),
             delivered: false,
             kept: Kept::File(kept),
         };
-        self.sent.stays(reason);
-        self.replay.quarantine.keep(&stays).await?;
+        self.stays(reason);
+        self.poster.quarantine.keep(&stays).await?;
         if stays.name() != name {
-            self.replay.quarantine.remove(name).await?;
+            self.poster.quarantine.remove(name).await?;
         }
         Ok(())
     }
 
-    /// The file that is `kept` with a record, from the record's line on.
-    async fn open_file(
-        &self,
-        record: &quarantine::Record<'_>,
-        kept: &str,
-    ) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
-        let bytes = self.replay.quarantine.open_file(kept).await?;
-        Ok(bytes.map(|bytes| {
-            let part = OpenPart { etag: None, bytes, end_is_proof: true };
-            let counters = Arc::clone(&self.poster.counters);
-            let download = Download::new(part, None, self.run.stop.clone(), counters);
-            (self.replay.records)(Box::new(download), record.line.saturating_sub(1))
-        }))
+    /// What fills the bodies. It is never held over an `await`.
+    fn filler(&self) -> MutexGuard<'_, Filler> {
+        Filler::lock(&self.filler)
     }
 
-    /// Fills the body in hand, and sends on those that get full.
-    async fn fill(
-        &mut self,
-        record: &quarantine::Record<'_>,
-        reader: Box<dyn RecordReader>,
-        file_kept: Option<String>,
-    ) -> Result<Filled, Interrupt> {
-        let line = record.line.saturating_sub(1);
-        let (version, from) = (FileVersion::default(), Position::Line(line));
-        self.builder.begin_file(&record.file, &version, from, file_kept);
-        let (outbox, mut outgoing) = Outbox::new(&self.run.pool);
-        let policy = self.replay.policy;
-        let empty = BodyBuilder::new(self.stream, policy.gzip_level, &self.run.pool);
-        let filler = Filler {
-            reader,
-            builder: std::mem::replace(&mut self.builder, empty),
-            outbox,
-            stop: self.run.stop.clone(),
-            counters: Arc::clone(&self.poster.counters),
-            policy,
-            rows_left: Arc::clone(&self.run.rows_left),
-            line,
-            events: 0,
-        };
-        let filling = async {
-            let (filler, end) =
-                tokio::task::spawn_blocking(move || filler.fill()).await.map_err(internal)?;
-            let Filler { builder, line, events, .. } = filler;
-            Ok::<_, Fault>((builder, Filled { line, events, end }))
-        };
-        let poster = Arc::clone(&self.poster);
-        let settling = async {
-            // Moved in, so that a failure here ends the filling.
-            let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
-            let settling = outgoing.map(|Outgoing { body, slots }| {
-                let settling = Arc::clone(&poster).settle(body, false);
-                async move { (settling.await, slots) }
-            });
-            let mut settling = settling.buffered(policy.in_flight);
-            let mut any = false;
-            while let Some((settled, _slots)) = settling.next().await {
-                self.settled(settled?);
-                any = true;
-            }
-            Ok::<_, Interrupt>(any)
-        };
-        let (filled, settled) = futures::join!(filling, settling);
-        if settled? {
-            self.leave().await?;
-        }
-        let (builder, filled) = filled?;
-        self.builder = builder;
-        Ok(filled)
-    }
-
-    /// Sends on what is in the body in hand.
+    /// Sends on what is in the body in hand, and removes the records whose rows were accepted.
     async fn flush(&mut self) -> Result<(), Interrupt> {
-        if let Some(body) = self.builder.take().map_err(internal)? {
+        let body = self.filler().builder.take().map_err(internal)?;
+        if let Some(body) = body {
             let settled = Arc::clone(&self.poster).settle(body, false).await?;
-            self.settled(settled);
+            count(self.report, &mut self.leaving, settled);
         }
-        self.leave().await
-    }
-
-    fn settled(&mut self, settled: Settled) {
-        self.sent.rows_delivered += settled.delivered;
-        for kept in settled.kept {
-            self.leaving.remove(&kept.name);
-            if !kept.delivered {
-                self.sent.stays(kept.reason);
-            }
-        }
-    }
-
-    /// Removes the records whose rows were accepted.
-    async fn leave(&mut self) -> Result<(), Interrupt> {
         self.check_lease()?;
         let leaving = std::mem::take(&mut self.leaving);
-        let removing = leaving.iter().map(|name| self.replay.quarantine.remove(name));
+        let removing = leaving.iter().map(|name| self.poster.quarantine.remove(name));
         stream::iter(removing).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         Ok(())
+    }
+
+    fn check_time(&self) -> Result<(), Interrupt> {
+        let run = &self.poster.run;
+        let over = run.stop.is_cancelled() || run.has_read_enough();
+        if over { Err(Interrupt::OutOfTime) } else { Ok(()) }
     }
 
     fn check_lease(&self) -> Result<(), Fault> {
         if self.poster.lease.held() { Ok(()) } else { Err(lease_lost()) }
     }
 
+    fn stays(&mut self, reason: &str) {
+        *self.report.stay.entry(reason.to_owned()).or_default() += 1;
+    }
+
     fn unreadable(&mut self, name: &str, why: &str) {
         tracing::warn!(name, why, "a record cannot be sent: it stays as it is");
-        self.sent.stays("unreadable");
+        self.stays("unreadable");
+    }
+}
+
+/// Reads the rest of a file that is kept whole into bodies; returns why it could not be read to its
+/// end, if it could not.
+async fn read_rest(
+    poster: &Poster,
+    filler: &Arc<Mutex<Filler>>,
+    record: &Record<'_>,
+    kept: &str,
+    bodies: mpsc::UnboundedSender<Body>,
+) -> Result<Option<ReadError>, Interrupt> {
+    let Some(mut file) = poster.quarantine.open_file(kept).await? else {
+        return Ok(Some(ReadError::Broken(io::Error::other(GONE))));
+    };
+    let before = record.line.saturating_sub(1);
+    {
+        let mut filler = Filler::lock(filler);
+        let (version, from) = (FileVersion::default(), Position::Line(before));
+        filler.builder.begin_file(&record.file, &version, from);
+        filler.begin(before);
+    }
+    let (mut ended, mut id, mut length) = (false, EventIdHasher::new(), 0);
+    loop {
+        match Filler::work(filler).await?.0 {
+            Ok(Step::Body(body)) => poster.run.pool.send(body, &bodies).await?,
+            Ok(Step::Piece { number, bytes, ends, .. }) => {
+                id.update(&bytes);
+                length += bytes.len() as u64;
+                if ends {
+                    let id = std::mem::take(&mut id).finish();
+                    let kept = Kept::File(kept.to_owned());
+                    let rejection = too_long(place(record, number), id, length, kept);
+                    Filler::lock(filler).reject(rejection);
+                    length = 0;
+                }
+            }
+            Ok(Step::Read) if poster.run.stop.is_cancelled() || poster.run.has_read_enough() => {
+                return Err(Interrupt::OutOfTime);
+            }
+            Ok(Step::Read) if ended => return Ok(None),
+            Ok(Step::Read) => match file.next().await {
+                Some(Ok(bytes)) => drop(Filler::lock(filler).lines.push(bytes)),
+                Some(Err(error)) => return Ok(Some(ReadError::Broken(error))),
+                None => {
+                    ended = true;
+                    Filler::lock(filler).lines.end(true);
+                }
+            },
+            Err(error) => return Ok(Some(error)),
+        }
+    }
+}
+
+fn place(record: &Record<'_>, line: u64) -> FilePosition {
+    let (stream, file) = (record.stream.clone().into_owned(), record.file.clone().into_owned());
+    FilePosition { stream, file, line }
+}
+
+/// Counts a settled body: the records of rows that were refused again stay.
+fn count(report: &mut StreamReplay, leaving: &mut BTreeSet<String>, settled: Settled) {
+    report.rows_delivered += settled.delivered;
+    for kept in settled.kept {
+        leaving.remove(&kept.name());
+        if !kept.delivered {
+            *report.stay.entry(kept.reason.to_owned()).or_default() += 1;
+        }
     }
 }
 
@@ -431,33 +489,6 @@ async fn names_of_file(names: &mut Peekable<Names<'_>>) -> Result<Vec<String>, S
         of_file.push(name?);
     }
     Ok(of_file)
-}
-
-/// A batch file of one line.
-fn file_of(line: &[u8]) -> Result<io::Cursor<Vec<u8>>, Fault> {
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::none());
-    // A reader takes one `\r` at the end for a line's end; one that is kept belongs to the line.
-    let end: &[u8] = if line.ends_with(b"\r") { b"\r" } else { b"" };
-    let written = gzip.write_all(line).and_then(|()| gzip.write_all(end));
-    written.and_then(|()| gzip.finish()).map(io::Cursor::new).map_err(internal)
-}
-
-/// Reads a record's one event, which keeps its line; nothing if it is not that event.
-struct One {
-    inner: Box<dyn RecordReader>,
-    line: u64,
-    id: String,
-    is_read: bool,
-}
-
-impl RecordReader for One {
-    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
-        if std::mem::replace(&mut self.is_read, true) {
-            return Ok(None);
-        }
-        let record = self.inner.next(row)?.filter(|record| hex(&record.id) == self.id);
-        Ok(record.map(|record| Record { line: self.line, ..record }))
-    }
 }
 
 impl ReplaySummary {

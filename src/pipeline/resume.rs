@@ -1,4 +1,4 @@
-//! Where a stream goes on: its lease, and its stored checkpoint, held against what is configured.
+//! Where a stream goes on: its lease, and its stored checkpoint, compared with what is configured.
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -7,6 +7,7 @@ use super::fault::{Fault, Interrupt};
 use super::{Connector, Policy, checkpoint_name};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::store::{Lease, Store};
+use crate::table::Stream;
 
 /// Takes a stream's lease, waiting for it as long as the policy says. `None` if somebody keeps it
 /// all that time.
@@ -29,7 +30,7 @@ pub(super) async fn lease(
     }
 }
 
-/// Lets a lease go.
+/// Releases a lease.
 pub(super) async fn release(stream: &str, lease: Box<dyn Lease>) {
     if let Err(error) = lease.release().await {
         tracing::debug!(stream, %error, "the lease runs out by itself");
@@ -43,8 +44,14 @@ pub(super) async fn stored(
     lease: &mut dyn Lease,
 ) -> Result<Option<Checkpoint>, Interrupt> {
     let Some(bytes) = lease.read().await? else { return Ok(None) };
-    let name = name_in(store, stream);
-    Ok(Some(Checkpoint::parse(&bytes).map_err(|error| refused(&name, &error))?))
+    let checkpoint = Checkpoint::parse(&bytes).map_err(|error| {
+        let fix = match &error {
+            CheckpointError::Newer { .. } => "install the newer release again",
+            _ => "look at the file; `mimecast-sentinel state reset <stream>` begins again",
+        };
+        Fault::settings("checkpoint-refused", format!("{} {error}", name_in(store, stream)), fix)
+    })?;
+    Ok(Some(checkpoint))
 }
 
 fn name_in(store: &dyn Store, stream: &str) -> String {
@@ -55,13 +62,14 @@ impl Connector {
     /// Reads the stored checkpoint, or begins a new one.
     pub(super) async fn resume(
         &self,
-        stream: &str,
+        stream: &Stream,
         lease: &mut dyn Lease,
     ) -> Result<Checkpoint, Interrupt> {
         let owner = self.source.owner();
-        let destination = self.sink.destination();
+        let destination = self.sink.destination(stream.table);
+        let stream = stream.name;
         let Some(mut checkpoint) = stored(self.store.as_ref(), stream, lease).await? else {
-            return Ok(Checkpoint::new(owner, destination, self.source.start()));
+            return Ok(Checkpoint::new(owner, destination));
         };
         if checkpoint.owner != owner {
             let name = name_in(self.store.as_ref(), stream);
@@ -70,7 +78,7 @@ impl Connector {
                 format!("{name} belongs to {:?}, not to {owner:?}", checkpoint.owner),
                 format!(
                     "use another CHECKPOINT_URL for this account, or run `mimecast-sentinel state \
-                     reset {stream}` to begin anew"
+                     reset {stream}` to begin again"
                 ),
             )
             .into());
@@ -82,12 +90,4 @@ impl Connector {
         }
         Ok(checkpoint)
     }
-}
-
-fn refused(name: &str, error: &CheckpointError) -> Fault {
-    let fix = match error {
-        CheckpointError::Newer { .. } => "install the newer release again",
-        _ => "look at the file; `mimecast-sentinel state reset <stream>` begins anew",
-    };
-    Fault::settings("checkpoint-refused", format!("{name} {error}"), fix)
 }

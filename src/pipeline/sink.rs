@@ -5,18 +5,19 @@ use bytes::Bytes;
 
 use super::Interrupt;
 use crate::seams::Deadline;
+use crate::table::Table;
 
 /// Where rows go.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Where it is, for a person: no secret.
-    fn destination(&self) -> String;
+    /// Where a table's rows go, for a person: no secret.
+    fn destination(&self, table: &Table) -> String;
 
-    /// Posts one body: a JSON array of rows, gzip-encoded.
+    /// Posts one body of a table: a JSON array of rows, gzip-encoded.
     ///
-    /// It repeats what is worth repeating by itself, always with the same bytes. Rather than wait
-    /// beyond `deadline` it returns [`Interrupt::OutOfTime`] at once.
-    async fn post(&self, body: Bytes, deadline: Deadline) -> Posted;
+    /// It repeats what is worth repeating, always with the same bytes. Rather than wait beyond
+    /// `deadline` it returns [`Interrupt::OutOfTime`] at once.
+    async fn post(&self, table: &Table, body: Bytes, deadline: Deadline) -> Posted;
 }
 
 /// What became of a body.

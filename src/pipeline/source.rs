@@ -1,61 +1,60 @@
 //! What a source of events must offer.
 //!
-//! A *source* has *streams*; a stream, given a *cursor*, yields a *page*; a page has *parts* and the
-//! next cursor; a part opens as a reader of *records*.
+//! A *source* has *streams*; a stream, given a *cursor*, has a *page*; a page has *parts* and the
+//! cursor of the next page; the stream's *format* reads the lines of a part, and makes a row of a line.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, NaiveDate, Utc};
+use futures::{StreamExt, stream};
 use secrecy::SecretString;
 
 use super::Interrupt;
 use crate::checkpoint::Cursor;
 use crate::seams::Deadline;
 use crate::store::ByteStream;
-
-/// Opens a part's bytes as [`Source::records`] does.
-pub type OpenRecords =
-    Arc<dyn Fn(Box<dyn Read + Send>, u64) -> Box<dyn RecordReader> + Send + Sync>;
+use crate::table::{EventId, Row, Stream};
 
 /// Where events come from.
 ///
-/// A source repeats what is worth repeating by itself; what it returns as an error is final for this
-/// run. Rather than wait beyond `deadline` it returns [`Interrupt::OutOfTime`] at once.
+/// A source repeats what is worth repeating; what it returns as an error is final for this run.
+/// Rather than wait beyond `deadline` it returns [`Interrupt::OutOfTime`] at once.
 #[async_trait]
 pub trait Source: Send + Sync {
     /// Whose events these are: names and values that are not secret.
     fn owner(&self) -> BTreeMap<String, String>;
 
     /// The streams to pull.
-    fn streams(&self) -> Vec<String>;
+    fn streams(&self) -> Vec<Stream>;
 
-    /// Where a stream that has no checkpoint begins.
-    fn start(&self) -> Cursor;
+    /// How the parts of a stream are read.
+    fn format(&self, stream: &Stream) -> Arc<dyn Format>;
 
-    /// A stream's run has ended, however: what was reserved for it is free for the others.
-    fn finished(&self, _stream: &str) {}
-
-    /// Lists the page at `cursor`.
+    /// Lists the page at a cursor, which [`Page::at`] or [`Page::next`] of an earlier page was; without
+    /// one, the first page.
     async fn page(
         &self,
-        stream: &str,
-        cursor: &Cursor,
+        stream: &Stream,
+        at: Option<&Cursor>,
         deadline: Deadline,
     ) -> Result<Page, Interrupt>;
 
-    /// Whether a part that is listed as `listed` is the one that was listed as `known` before: the
+    /// Opens a part whose content is [`Content::At`] an address, from its beginning. `None` if the
+    /// address has expired: another listing of the same page gives a new one.
+    async fn open(&self, part: &Part, deadline: Deadline) -> Result<Option<OpenPart>, Interrupt>;
+
+    /// Whether a part that is listed as `listed` is the one that was listed as `known` before: a
     /// source may give one object under several addresses in turn.
     fn is_same(&self, _known: &str, _listed: &str) -> bool {
         false
     }
 
-    /// Opens a part from its beginning.
-    async fn open(&self, part: &Part, deadline: Deadline) -> Result<OpenPart, OpenError>;
-
-    /// Reads records out of a part's bytes, leaving out its first `skip` lines.
-    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader>;
+    /// A stream's run has ended, however: what was reserved for it is free for the others.
+    fn finished(&self, _stream: &Stream) {}
 }
 
 /// One reply to a listing: its parts and its next cursor belong together.
@@ -63,31 +62,45 @@ pub trait Source: Send + Sync {
 pub struct Page {
     /// The cursor that this page answers. It differs from the one asked for where the source had to
     /// begin elsewhere.
-    pub cursor: Cursor,
-    /// The files to read.
+    pub at: Cursor,
+    /// What to read.
     pub parts: Vec<Part>,
     /// Where the next page begins; `None` if the reply does not say.
     pub next: Option<Cursor>,
     /// Whether the source says that there is nothing more for now.
     pub caught_up: bool,
+    /// The day from which the source has events to give, where the page is its first.
+    pub backfill_from: Option<NaiveDate>,
+    /// From when until when events may be missing, where the source had to begin elsewhere; without a
+    /// beginning, it is since the newest event that was delivered.
+    pub gap: Option<(Option<DateTime<Utc>>, DateTime<Utc>)>,
 }
 
 impl Page {
-    /// Where to go on from `cursor`, if anywhere.
-    pub fn next(&self, cursor: &Cursor) -> Option<&Cursor> {
-        self.next.as_ref().filter(|next| *next != cursor)
+    /// Where to go on, if anywhere.
+    pub fn next(&self) -> Option<&Cursor> {
+        self.next.as_ref().filter(|next| **next != self.at)
     }
 }
 
-/// A file of a page.
+/// A piece of a page: a file to download, or a reply that is here.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// Its name, the same in every listing. Safe to log and to store.
     pub key: String,
-    /// Its size in bytes, as the listing has it.
+    /// Its size in bytes, if it is known.
     pub size: Option<u64>,
-    /// Where to get it: a signed address, never logged, never stored.
-    pub address: SecretString,
+    /// Its bytes.
+    pub content: Content,
+}
+
+/// Where a part's bytes are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// At a signed address, which is never logged and never stored.
+    At(SecretString),
+    /// Here.
+    Here(Bytes),
 }
 
 /// A part whose bytes are on their way.
@@ -95,73 +108,59 @@ pub struct OpenPart {
     /// What tells this content of the part from another.
     pub etag: Option<String>,
     /// The bytes as they are stored. An error means that not all of them arrived;
-    /// [`std::io::ErrorKind::FileTooLarge`], that there are more than may be.
+    /// [`io::ErrorKind::FileTooLarge`], that there are more than may be.
     pub bytes: ByteStream,
     /// Whether the end of `bytes` proves that all of them arrived: their number, or their last
     /// chunk, was announced. Else the connection was merely closed, as it is when it breaks.
     pub end_is_proof: bool,
 }
 
-/// Why a part did not open.
+impl OpenPart {
+    /// One whose bytes are here.
+    pub fn here(bytes: Bytes) -> Self {
+        let bytes = stream::iter([Ok(bytes)]).boxed();
+        Self { etag: None, bytes, end_is_proof: true }
+    }
+}
+
+/// How a stream's parts are read.
+pub trait Format: Send + Sync {
+    /// A reader of one part, which leaves out the first `skip` lines.
+    fn lines(&self, skip: u64) -> Box<dyn LineReader>;
+
+    /// Appends the row of a line to `row`, and says which event it is. A line that has no row is
+    /// rejected, with a word and a sentence; then `row` is as it was.
+    fn row(&self, line: &[u8], row: &mut Vec<u8>)
+    -> (EventId, Result<Row, (&'static str, String)>);
+
+    /// The longest line that is held in memory, in bytes.
+    fn longest_line(&self) -> u64;
+}
+
+/// Reads lines out of bytes that others bring: it neither waits nor does I/O.
+pub trait LineReader: Send {
+    /// Takes the next bytes of the part; whether they are enough to go on with.
+    fn push(&mut self, bytes: Bytes) -> bool;
+
+    /// No more will come. With `all`, it is sure that these were all.
+    fn end(&mut self, all: bool);
+
+    /// The next line that is not blank, or the next piece of one that is too long; `None` where it needs more
+    /// bytes, or at the end of the part.
+    fn next(&mut self) -> Result<Option<Line<'_>>, ReadError>;
+}
+
+/// A line, or a piece of one that is longer than [`Format::longest_line`].
 #[derive(Debug)]
-pub enum OpenError {
-    /// Its address is no longer good: a new listing of the same cursor gives another.
-    Expired,
-    /// Anything else.
-    Interrupt(Interrupt),
-}
-
-/// A part's records, one after the other. It blocks while it waits for bytes.
-pub trait RecordReader: Send {
-    /// The next record, its row (if it has one) in `row`; `None` at the end of the part.
-    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError>;
-}
-
-/// One line of a part that is not blank.
-#[derive(Debug)]
-pub struct Record<'a> {
-    /// Its number in the file, from 1.
-    pub line: u64,
-    /// The event's id.
-    pub id: RecordId,
-    /// The line as received, without its line end; empty where it is too long to be held.
-    pub original: &'a [u8],
-    /// What it is.
-    pub kind: RecordKind,
-}
-
-/// An event's id: see `table::EventId`.
-pub type RecordId = [u8; 16];
-
-/// What a line turned out to be.
-#[derive(Debug)]
-pub enum RecordKind {
-    /// An event; its row was written.
-    Row {
-        /// Its time in milliseconds since 1970.
-        time_ms: Option<i64>,
-        /// Columns of which Azure will cut a part off.
-        oversize: Vec<&'static str>,
-    },
-    /// Not an event: one word, and a sentence.
-    Rejected(&'static str, String),
-    /// Longer than the limit: the file must be kept. With its length in bytes.
-    TooLong(u64),
-}
-
-/// The bytes ended, and nothing says that this is the end of the part.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection was closed, and nothing says that this was the end of the file")]
-pub(super) struct UnprovenEnd;
-
-/// Not one byte of the part arrived, though its listing does not say that it is empty.
-#[derive(Debug, thiserror::Error)]
-#[error("no byte of the file arrived")]
-pub(super) struct NoBytes;
-
-/// Whether a reader of a part's bytes ended so; what it gave before may be all.
-pub fn is_unproven_end(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|error| error.is::<UnprovenEnd>())
+pub struct Line<'a> {
+    /// Its number in the part, from 1.
+    pub number: u64,
+    /// As received, without the line's end.
+    pub bytes: &'a [u8],
+    /// Whether this is its beginning,
+    pub begins: bool,
+    /// and whether its end.
+    pub ends: bool,
 }
 
 /// Why a part could not be read on.
@@ -170,10 +169,13 @@ pub enum ReadError {
     /// Not all bytes arrived.
     #[error("the download broke off: {0}")]
     Broken(io::Error),
+    /// Not one byte arrived, though the listing does not say that the part is empty.
+    #[error("no byte of the file arrived")]
+    Empty,
     /// What arrived is not the part, but what somebody in its way, or its host, says instead.
     #[error("{0} came instead of a batch file (from a proxy or a firewall?)")]
     Foreign(&'static str),
-    /// All bytes arrived, and they cannot be decoded.
+    /// The bytes cannot be decoded.
     #[error("the file is damaged after {offset} decoded bytes: {reason}")]
     Damaged {
         /// How many bytes could be decoded.
@@ -190,7 +192,7 @@ impl ReadError {
     /// The word for it in quarantine, where it is about the file and not about its download.
     pub fn reason(&self) -> Option<&'static str> {
         match self {
-            Self::Broken(_) | Self::Foreign(_) => None,
+            Self::Broken(_) | Self::Empty | Self::Foreign(_) => None,
             Self::Damaged { .. } => Some("corrupt-file"),
             Self::TooLarge(_) => Some("file-too-large"),
         }
@@ -200,11 +202,5 @@ impl ReadError {
 impl std::fmt::Debug for OpenPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OpenPart").field("etag", &self.etag).finish_non_exhaustive()
-    }
-}
-
-impl<E: Into<Interrupt>> From<E> for OpenError {
-    fn from(error: E) -> Self {
-        Self::Interrupt(error.into())
     }
 }

@@ -1,23 +1,25 @@
-//! One stream's pull: take the lease, read page after page, end with a summary.
+//! One stream's pull: take the lease, read the checkpoint, go from page to page, release the lease.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
-use chrono::{NaiveDate, NaiveTime};
+use chrono::{DateTime, Utc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::deliver::{EVERY_ROW_REFUSED, Poster};
+use super::body::{Body, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
-use super::ledger::Ledger;
-use super::outbox::Outbox;
 use super::page::{FileRead, PageReader};
+use super::post::{EVERY_ROW_REFUSED, Poster};
+use super::progress::Progress;
+use super::read::Filler;
 use super::resume::{lease, release};
 use super::source::Page;
-use super::summary::{Counters, Gap, Outcome, StreamSummary, add, get};
+use super::summary::{Gap, Live, Outcome, StreamSummary};
 use super::{Connector, Run};
 use crate::checkpoint::{Checkpoint, Cursor, Position, Refused};
-use crate::store::Lease;
+use crate::table::Stream;
 
 /// Empty pages that are asked for in one run; the next run goes on behind them.
 const EMPTY_PAGES: u32 = 5;
@@ -28,141 +30,112 @@ const LISTING: &str = "the listing";
 /// One stream in one run.
 pub(super) struct StreamPull<'a> {
     pub(super) connector: &'a Connector,
-    pub(super) stream: &'a str,
+    pub(super) stream: Stream,
     pub(super) run: Run,
-    pub(super) counters: Arc<Counters>,
+    pub(super) summary: Live,
 }
 
-/// What a stream's run found out, beside its counts.
-#[derive(Default)]
-struct Findings {
-    gap: Option<Gap>,
-    newest_ms: Option<i64>,
-    backfill_from: Option<NaiveDate>,
-}
-
-/// How a stream's run ended.
-type Ended = Result<Outcome, Interrupt>;
-
-impl<'a> StreamPull<'a> {
+impl StreamPull<'_> {
     /// Pulls until there is nothing more, the time is up, or something fails.
     pub(super) async fn run(self) -> StreamSummary {
-        let connector = self.connector;
-        let leasing = lease(&*connector.store, self.stream, &connector.policy, &self.run.stop);
-        let (ended, findings) = match leasing.await {
-            Ok(Some(lease)) => self.pull(lease).await,
-            Ok(None) => (Ok(Outcome::Busy), Findings::default()),
-            Err(interrupt) => (Err(interrupt), Findings::default()),
-        };
-        connector.source.finished(self.stream);
-        let summary = self.summary(ended, findings);
+        let ended = self.pull().await;
+        self.connector.source.finished(&self.stream);
+        let summary = self.summary.with(|summary| {
+            (summary.outcome, summary.error) = Outcome::of_stream(ended);
+            summary.clone()
+        });
         // Each failure once, where it is handled: here, as soon as the stream has ended.
-        log_failure(self.stream, summary.outcome, summary.error.as_ref());
+        log_failure(self.stream.name, summary.outcome, summary.error.as_ref());
         summary
     }
 
-    /// Reports what is quarantined and was not reported yet, also by a run that was killed. First in
-    /// the log, then in the checkpoint: twice rather than never.
-    fn report_quarantine(&self, ledger: &mut Ledger) {
-        let untold = std::mem::take(&mut ledger.checkpoint.untold);
-        if untold.is_nothing() {
-            return;
-        }
-        tracing::error!(
-            stream = self.stream,
-            rows_quarantined = untold.rows_quarantined,
-            rows_truncated = untold.rows_truncated,
-            r#where = self.connector.quarantine.location(self.stream),
-            "rows were put in quarantine"
-        );
-        ledger.touch();
-    }
-
-    /// Reads page after page under the lease, and lets that go.
-    async fn pull(&self, mut lease: Box<dyn Lease>) -> (Ended, Findings) {
-        let connector = self.connector;
-        let checkpoint = match connector.resume(self.stream, lease.as_mut()).await {
+    /// Reads page after page under the lease.
+    async fn pull(&self) -> Result<Outcome, Interrupt> {
+        let Self { connector, stream, run, summary } = self;
+        let policy = connector.policy;
+        let leasing = lease(&*connector.store, stream.name, &policy, &run.stop);
+        let Some(mut lease) = leasing.await? else { return Ok(Outcome::Busy) };
+        let checkpoint = match connector.resume(stream, lease.as_mut()).await {
             Ok(checkpoint) => checkpoint,
             Err(interrupt) => {
-                release(self.stream, lease).await;
-                return (Err(interrupt), Findings::default());
+                release(stream.name, lease).await;
+                return Err(interrupt);
             }
         };
-        let (counters, clock) = (Arc::clone(&self.counters), connector.clock.clone());
-        let mut ledger = Ledger::new(checkpoint, lease, counters, clock, connector.policy);
-        // Of runs before this one: it may be killed too.
-        self.report_quarantine(&mut ledger);
+        let clock = connector.clock.clone();
         let mut pages = Pages {
             pull: self,
-            ledger,
-            read: BTreeSet::new(),
+            progress: Progress::new(checkpoint, lease, summary.clone(), clock, policy),
+            read: HashSet::new(),
             dropped: false,
             files: Vec::new(),
             listing: None,
-            gap: None,
         };
+        // Of runs before this one: it may be killed too.
+        pages.report_quarantine();
         let ended = pages.read().await;
         let ended = pages.note(ended);
-        let Pages { mut ledger, gap, .. } = pages;
-        self.report_quarantine(&mut ledger);
-        let saved = ledger.save().await;
-        release(self.stream, ledger.lease).await;
-        let ended = match (ended, saved) {
+        pages.report_quarantine();
+        let mut progress = pages.progress;
+        let saved = progress.save().await;
+        release(stream.name, progress.lease).await;
+        let now = connector.clock.now().timestamp_millis();
+        summary.with(|summary| {
+            summary.backfill_from = progress.checkpoint.backfill_from;
+            summary.lag_seconds = progress.newest_ms.map(|newest| (now - newest) / 1000);
+        });
+        match (ended, saved) {
             (Err(Interrupt::Fault(fault)), _) => Err(Interrupt::Fault(fault)),
             (_, Err(interrupt)) => Err(interrupt),
             (ended, Ok(())) => ended,
-        };
-        let backfill_from = ledger.checkpoint.backfill_from;
-        (ended, Findings { gap, newest_ms: ledger.newest_ms, backfill_from })
+        }
     }
 }
 
 /// The pages of a stream, in one run.
 struct Pages<'a> {
     pull: &'a StreamPull<'a>,
-    ledger: Ledger,
+    progress: Progress,
     /// The cursors of the pages that were read.
-    read: BTreeSet<Cursor>,
+    read: HashSet<Cursor>,
     /// Whether the source has dropped the cursor.
     dropped: bool,
     /// The files of the page in hand, in order.
     files: Vec<String>,
     /// The next page, which is listed while the last bodies of this one are on their way.
     listing: Option<AbortOnDropHandle<Result<Page, Interrupt>>>,
-    /// What may be missing.
-    gap: Option<Gap>,
 }
 
 impl Pages<'_> {
     /// Reads page after page.
-    async fn read(&mut self) -> Ended {
+    async fn read(&mut self) -> Result<Outcome, Interrupt> {
         let mut empty_pages = 0;
         loop {
             let page = self.next().await?;
             self.begin(&page)?;
             // A half-read file must be looked for even in an empty page.
-            let is_empty = page.parts.is_empty() && !self.ledger.checkpoint.has_half_read();
-            let page = if is_empty { page } else { self.deliver(page).await? };
-            let moved = page.next(&self.ledger.checkpoint.cursor).cloned();
+            let is_empty = page.parts.is_empty() && !self.progress.checkpoint.has_half_read();
+            let page = if is_empty { page } else { self.read_page(page).await? };
+            let moved = page.next().cloned();
             let stays = moved.is_none();
             if let Some(next) = moved {
                 if self.read.contains(&next) {
-                    return Err(circle(self.pull.stream).into());
+                    return Err(circle(self.pull.stream.name).into());
                 }
-                self.ledger.checkpoint.advance(next);
-                self.ledger.touch();
+                self.progress.checkpoint.advance(next);
+                self.progress.touch();
                 self.files.clear();
             }
             if is_empty {
                 empty_pages += 1;
             } else {
-                self.ledger.checkpoint.totals.pages += 1;
-                add(&self.pull.counters.pages, 1);
-                self.ledger.touch();
+                self.progress.checkpoint.totals.pages += 1;
+                self.pull.summary.with(|summary| summary.pages += 1);
+                self.progress.touch();
             }
             if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
-                if self.ledger.checkpoint.out_of_time_at.take().is_some() {
-                    self.ledger.touch();
+                if self.progress.checkpoint.out_of_time_at.take().is_some() {
+                    self.progress.touch();
                 }
                 return Ok(Outcome::CaughtUp);
             }
@@ -173,64 +146,62 @@ impl Pages<'_> {
     async fn next(&mut self) -> Result<Page, Interrupt> {
         match self.listing.take() {
             Some(listing) => listing.await.map_err(internal)?,
-            None => self.pull.list(&self.ledger.checkpoint.cursor).await.map_err(internal)?,
+            None => {
+                let listing = self.pull.list(self.progress.checkpoint.cursor.clone());
+                listing.await.map_err(internal)?
+            }
         }
     }
 
     /// Moves the checkpoint's cursor to where the page was listed, if the source had to begin elsewhere,
     /// and reports the gap that this leaves.
     fn begin(&mut self, page: &Page) -> Result<(), Fault> {
-        let checkpoint = &mut self.ledger.checkpoint;
-        if page.cursor != checkpoint.cursor {
-            // Once it begins anew; after that it would read the same pages over and over.
-            if std::mem::replace(&mut self.dropped, true) {
-                return Err(dropped_again(self.pull.stream));
+        let checkpoint = &mut self.progress.checkpoint;
+        if checkpoint.cursor.as_ref() != Some(&page.at) {
+            // Once it begins again; after that it would read the same pages over and over.
+            if checkpoint.cursor.is_some() && std::mem::replace(&mut self.dropped, true) {
+                return Err(dropped_again(self.pull.stream.name));
             }
             // What this run has read comes again.
             self.read.clear();
-            if let Cursor::Start(day) = page.cursor
-                && (matches!(checkpoint.cursor, Cursor::Token(_))
-                    || checkpoint.backfill_from.is_some())
-            {
-                self.gap = Some(self.pull.gap_of_cursor(checkpoint, day));
+            if let Some((from, to)) = page.gap {
+                self.pull.report_gap(since(checkpoint, from, to));
             }
-            checkpoint.advance(page.cursor.clone());
-            self.ledger.touch();
+            checkpoint.advance(page.at.clone());
+            self.progress.touch();
         }
-        if let Cursor::Start(day) = page.cursor
-            && self.ledger.checkpoint.backfill_from != Some(day)
-        {
-            self.ledger.checkpoint.backfill_from = Some(day);
-            self.ledger.touch();
+        let day = page.backfill_from.or(self.progress.checkpoint.backfill_from);
+        if day != self.progress.checkpoint.backfill_from {
+            self.progress.checkpoint.backfill_from = day;
+            self.progress.touch();
         }
-        self.read.insert(page.cursor.clone());
+        self.read.insert(page.at.clone());
         self.files = page.parts.iter().map(|part| part.key.clone()).collect();
         Ok(())
     }
 
-    /// Reads one page and delivers it; returns the reply whose files were read.
-    async fn deliver(&mut self, page: Page) -> Result<Page, Interrupt> {
+    /// Reads one page while its bodies are posted; returns the reply whose parts were read.
+    async fn read_page(&mut self, page: Page) -> Result<Page, Interrupt> {
         let pull = self.pull;
-        let (outbox, outgoing) = Outbox::new(&pull.run.pool);
+        // The pool's slots are what bounds the channel.
+        let (bodies, filled) = mpsc::unbounded_channel();
         // Ends the reading side when the delivering side fails.
         let stop = pull.run.stop.child_token();
-        let poster = pull.poster(&self.ledger);
-        let gives_up = pull.gives_up(&self.ledger.checkpoint);
-        let mut reader = pull.reader(&self.ledger.checkpoint, outbox, stop.clone());
-        let cursor = self.ledger.checkpoint.cursor.clone();
+        let poster = pull.poster(&self.progress);
+        let gives_up = pull.gives_up(&self.progress.checkpoint);
+        let mut reader = pull.reader(&self.progress.checkpoint, &page.at, bodies, stop.clone());
         let reading = async {
             let read = tokio::select! {
                 read = reader.read(page) => read,
                 () = stop.cancelled() => Err(Interrupt::OutOfTime),
             };
-            // Drops the outbox: nothing more is coming.
+            // Closes the channel: nothing more is coming.
             drop(reader);
-            let next = read.as_ref().ok().filter(|page| !page.caught_up);
-            let next = next.and_then(|page| page.next(&cursor));
-            (next.map(|next| pull.list(next)), read)
+            let next = read.as_ref().ok().filter(|page| !page.caught_up).and_then(Page::next);
+            (next.map(|next| pull.list(Some(next.clone()))), read)
         };
         let delivering = async {
-            let delivered = self.ledger.deliver(poster, outgoing, gives_up).await;
+            let delivered = self.progress.settle(poster, filled, gives_up).await;
             if delivered.is_err() {
                 stop.cancel();
             }
@@ -238,24 +209,44 @@ impl Pages<'_> {
         };
         let ((listing, read), delivered) = tokio::join!(reading, delivering);
         self.listing = listing;
-        if std::mem::take(&mut self.ledger.files_gone) {
-            self.gap = Some(pull.gap_of_files(&self.ledger.checkpoint));
+        if std::mem::take(&mut self.progress.files_gone) {
+            // Nobody knows their events' times.
+            let gap = since(&self.progress.checkpoint, None, pull.connector.clock.now());
+            pull.summary.with(|summary| summary.gap = Some(gap));
         }
         delivered?;
         read
     }
 
+    /// Reports what is quarantined and was not reported yet, also by a run that was killed. First in
+    /// the log, then in the checkpoint: twice rather than never.
+    fn report_quarantine(&mut self) {
+        let unreported = std::mem::take(&mut self.progress.checkpoint.unreported);
+        if unreported.is_nothing() {
+            return;
+        }
+        let StreamPull { stream, connector, .. } = self.pull;
+        tracing::error!(
+            stream = stream.name,
+            rows_quarantined = unreported.rows_quarantined,
+            rows_truncated = unreported.rows_truncated,
+            r#where = connector.quarantine.location(stream.name),
+            "rows were put in quarantine"
+        );
+        self.progress.touch();
+    }
+
     /// What the checkpoint must remember of how the run ended.
-    fn note(&mut self, ended: Ended) -> Ended {
+    fn note(&mut self, ended: Result<Outcome, Interrupt>) -> Result<Outcome, Interrupt> {
         let pull = self.pull;
         match ended {
             // It has read its share of rows, or another stream has: neither is stuck.
-            Err(Interrupt::OutOfTime) if pull.run.rows_left.is_spent() => Ok(Outcome::TimeLimit),
+            Err(Interrupt::OutOfTime) if pull.run.has_read_enough() => Ok(Outcome::TimeLimit),
             Err(Interrupt::OutOfTime) => self.note_out_of_time(),
             Err(Interrupt::Fault(fault)) if fault.code == EVERY_ROW_REFUSED => {
                 let first = Refused { since: pull.connector.clock.now(), runs: 0 };
-                self.ledger.checkpoint.refused.get_or_insert(first).runs += 1;
-                self.ledger.touch();
+                self.progress.checkpoint.refused.get_or_insert(first).runs += 1;
+                self.progress.touch();
                 Err(Interrupt::Fault(fault))
             }
             ended => ended,
@@ -264,24 +255,28 @@ impl Pages<'_> {
 
     /// The time was up within a file, or while a listing was waited for. If it was so last time too,
     /// and not one line was gained (any step of progress forgets the last time), this is no success.
-    fn note_out_of_time(&mut self) -> Ended {
-        let (ledger, counters) = (&mut self.ledger, &self.pull.counters);
-        let settled = &ledger.checkpoint.files;
+    fn note_out_of_time(&mut self) -> Result<Outcome, Interrupt> {
+        let progress = &mut self.progress;
+        let settled = &progress.checkpoint.files;
         let is_open = |key: &&String| settled.get(*key).is_none_or(|f| f.done != Position::End);
         let file = self.files.iter().find(is_open).cloned();
-        if file.is_none() && get(&counters.pages) + get(&counters.bodies) > 0 {
+        let has_moved = self.pull.summary.with(|summary| summary.pages + summary.bodies > 0);
+        if file.is_none() && has_moved {
             return Ok(Outcome::TimeLimit);
         }
         let at = file.unwrap_or_else(|| LISTING.to_owned());
-        let done = ledger.checkpoint.files.get(&at).map_or(Position::Line(0), |file| file.done);
+        let done = progress.checkpoint.files.get(&at).map_or(Position::Line(0), |file| file.done);
         let now = Some((at, done));
-        let again = ledger.checkpoint.out_of_time_at == now;
-        ledger.checkpoint.out_of_time_at = now;
-        ledger.touch();
-        match &ledger.checkpoint.out_of_time_at {
+        let again = progress.checkpoint.out_of_time_at == now;
+        progress.checkpoint.out_of_time_at = now;
+        progress.touch();
+        match &progress.checkpoint.out_of_time_at {
             Some((at, _)) if again && at == LISTING => Err(Fault::passing(
                 "no-progress",
-                format!("two runs in a row ended while {} waited to list a page", self.pull.stream),
+                format!(
+                    "two runs in a row ended while {} waited to list a page",
+                    self.pull.stream.name
+                ),
                 "nothing is lost, the next run tries again; the log says what was waited for: after \
                  429s, look which other program uses the same application",
             )
@@ -300,128 +295,94 @@ impl Pages<'_> {
 
 impl StreamPull<'_> {
     /// Lists the page at a cursor.
-    fn list(&self, cursor: &Cursor) -> AbortOnDropHandle<Result<Page, Interrupt>> {
+    fn list(&self, at: Option<Cursor>) -> AbortOnDropHandle<Result<Page, Interrupt>> {
         let StreamPull { connector, stream, run: Run { stop, deadline, .. }, .. } = self;
-        let (source, stream) = (Arc::clone(&connector.source), (*stream).to_owned());
-        let (cursor, stop, deadline) = (cursor.clone(), stop.clone(), *deadline);
+        let (source, stream) = (Arc::clone(&connector.source), *stream);
+        let (stop, deadline) = (stop.clone(), *deadline);
         AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
                 // At the deadline both are ready, and the source knows why it got no page.
                 biased;
-                page = source.page(&stream, &cursor, deadline) => page,
+                page = source.page(&stream, at.as_ref(), deadline) => page,
                 () = stop.cancelled() => Err(Interrupt::OutOfTime),
             }
         }))
     }
 
-    /// What may be missing when the stored cursor, which was accepted before, is refused: from the
-    /// newest event that was delivered, or from the day that was not finished, to the day at which
-    /// the source begins again.
-    fn gap_of_cursor(&self, checkpoint: &Checkpoint, day: NaiveDate) -> Gap {
-        let start = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
-        let to = start(day);
-        let from = match checkpoint.cursor {
-            Cursor::Start(day) => start(day),
-            Cursor::Token(_) => checkpoint.newest_event.unwrap_or(checkpoint.updated_at),
-        };
-        let gap = Gap { from: from.min(to), to };
-        tracing::error!(
-            stream = self.stream,
-            from = %gap.from,
-            to = %gap.to,
-            "the source no longer accepts the stored cursor: events of this time may be missing, \
-             and later ones come again"
-        );
-        gap
-    }
-
     fn reader(
         &self,
         checkpoint: &Checkpoint,
-        outbox: Outbox,
+        at: &Cursor,
+        bodies: mpsc::UnboundedSender<Body>,
         stop: CancellationToken,
     ) -> PageReader {
+        let Self { connector, stream, run, summary } = self;
         let files = checkpoint.files.clone().into_iter();
-        let files = files.map(|(key, progress)| (key, FileRead::from(progress)));
+        let files = files.map(|(key, progress)| (key, FileRead { progress, events: 0 }));
+        let policy = connector.policy;
+        let builder = BodyBuilder::new(stream.name, policy.gzip_level, &run.pool);
+        let format = connector.source.format(stream);
+        let filler = Filler::new(format, builder, run.clone(), stop.clone(), policy);
         PageReader {
-            connector: self.connector.clone(),
-            stream: self.stream.to_owned(),
-            cursor: checkpoint.cursor.clone(),
+            connector: (*connector).clone(),
+            stream: *stream,
+            cursor: at.clone(),
             files: files.collect(),
-            outbox,
-            run: self.run.clone(),
+            bodies,
+            run: run.clone(),
             stop,
-            counters: Arc::clone(&self.counters),
+            summary: summary.clone(),
+            filler: Arc::new(Mutex::new(filler)),
+            long: None,
             expired: 0,
         }
     }
 
-    fn poster(&self, ledger: &Ledger) -> Arc<Poster> {
-        let deadline = self.run.deadline.plus(self.connector.policy.grace);
+    fn poster(&self, progress: &Progress) -> Arc<Poster> {
         Arc::new(Poster {
             sink: Arc::clone(&self.connector.sink),
+            table: self.stream.table,
             quarantine: self.connector.quarantine.clone(),
-            lease: ledger.lease.watch(),
-            stop: self.run.stop.clone(),
-            deadline,
-            counters: Arc::clone(&self.counters),
+            lease: progress.lease.watch(),
+            run: self.run.clone(),
             policy: self.connector.policy,
-            accepted: Arc::clone(&self.run.accepted),
+            summary: self.summary.clone(),
         })
     }
 
     /// Whether the body in hand was refused whole for so long that it is not the settings.
     fn gives_up(&self, checkpoint: &Checkpoint) -> bool {
-        let policy = &self.connector.policy;
+        let (give_up_after, give_up_runs) = self.connector.policy.give_up;
         checkpoint.refused.is_some_and(|Refused { since, runs }| {
             let lasted = self.connector.clock.now() - since;
-            runs >= policy.give_up_runs && lasted >= policy.give_up_after
+            runs >= give_up_runs && lasted >= give_up_after
         })
     }
 
-    /// What may be missing when half-read files are gone: nobody knows their events' times, so it
-    /// is all since the newest event that was delivered.
-    fn gap_of_files(&self, checkpoint: &Checkpoint) -> Gap {
-        let from = checkpoint.newest_event.unwrap_or(checkpoint.updated_at);
-        let to = self.connector.clock.now();
-        Gap { from: from.min(to), to }
+    /// The stored cursor, which was accepted before, was refused.
+    fn report_gap(&self, gap: Gap) {
+        tracing::error!(
+            stream = self.stream.name,
+            from = %gap.from,
+            to = %gap.to,
+            "the source no longer accepts the stored cursor: events of this time may be missing, \
+             and later ones come again"
+        );
+        self.summary.with(|summary| summary.gap = Some(gap));
     }
+}
 
-    fn summary(&self, ended: Ended, findings: Findings) -> StreamSummary {
-        let (outcome, error) = match ended {
-            Ok(outcome) => (outcome, None),
-            Err(Interrupt::OutOfTime) => (Outcome::TimeLimit, None),
-            Err(Interrupt::Fault(fault)) => (Outcome::Failed, Some(*fault)),
-        };
-        let now = self.connector.clock.now();
-        let lag = |newest: i64| (now.timestamp_millis() - newest) / 1000;
-        let counters = &self.counters;
-        StreamSummary {
-            stream: self.stream.to_owned(),
-            outcome,
-            pages: get(&counters.pages),
-            files: get(&counters.files),
-            events_read: get(&counters.events_read),
-            rows_delivered: get(&counters.rows_delivered),
-            rows_quarantined: get(&counters.rows_quarantined),
-            rows_truncated: get(&counters.rows_truncated),
-            bodies: get(&counters.bodies),
-            ambiguous_posts: get(&counters.ambiguous_posts),
-            bytes_read: get(&counters.bytes_read),
-            bytes_sent: get(&counters.bytes_sent),
-            backfill_from: findings.backfill_from,
-            gap: findings.gap,
-            lag_seconds: findings.newest_ms.map(lag),
-            error,
-        }
-    }
+/// The gap until `to`, which begins with the newest event that was delivered if `from` is not known.
+fn since(checkpoint: &Checkpoint, from: Option<DateTime<Utc>>, to: DateTime<Utc>) -> Gap {
+    let newest = checkpoint.newest_event.unwrap_or(checkpoint.updated_at);
+    Gap { from: from.unwrap_or(newest).min(to), to }
 }
 
 fn dropped_again(stream: &str) -> Fault {
     Fault::passing(
         "cursor-dropped",
         format!("the source refuses a page token of {stream} that it gave in this run"),
-        "the next run begins anew once more, and what it reads comes again; if it stays so, give \
+        "the next run begins again once more, and what it reads comes again; if it stays so, give \
          this line to the support of the source",
     )
 }

@@ -1,11 +1,11 @@
-//! What a run did: counted while it goes, told when it ends.
+//! What a run did: counted while it goes on, and reported at its end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
-use super::fault::Fault;
+use super::fault::{Fault, Interrupt};
 
 /// How a stream's run, or a whole run, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -23,33 +23,8 @@ pub enum Outcome {
     Partial,
 }
 
-/// One stream's counts in one run. They only grow.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Pages finished.
-    pub pages: AtomicU64,
-    /// Batch files finished.
-    pub files: AtomicU64,
-    /// Lines that are not blank.
-    pub events_read: AtomicU64,
-    /// Rows that the sink accepted.
-    pub rows_delivered: AtomicU64,
-    /// Events that lie in quarantine instead.
-    pub rows_quarantined: AtomicU64,
-    /// Rows delivered of which Azure cuts a column.
-    pub rows_truncated: AtomicU64,
-    /// Bodies accepted.
-    pub bodies: AtomicU64,
-    /// Attempts after which nobody knows whether the rows were taken.
-    pub ambiguous_posts: AtomicU64,
-    /// Bytes of batch files, compressed as they come.
-    pub bytes_read: AtomicU64,
-    /// Bytes of accepted bodies, compressed as they go.
-    pub bytes_sent: AtomicU64,
-}
-
 /// A span of time for which events may be missing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Gap {
     /// From when.
     pub from: DateTime<Utc>,
@@ -57,7 +32,7 @@ pub struct Gap {
     pub to: DateTime<Utc>,
 }
 
-/// What a stream's run did.
+/// What a stream's run did, or has done so far.
 #[derive(Clone, Debug, Serialize)]
 pub struct StreamSummary {
     /// Its name.
@@ -72,7 +47,7 @@ pub struct StreamSummary {
     pub events_read: u64,
     /// Rows that the sink accepted.
     pub rows_delivered: u64,
-    /// Events that lie in quarantine instead.
+    /// Events that are in quarantine instead.
     pub rows_quarantined: u64,
     /// Rows delivered of which Azure cuts a column.
     pub rows_truncated: u64,
@@ -109,20 +84,52 @@ pub struct RunSummary {
     pub streams: Vec<StreamSummary>,
 }
 
-/// Adds to a counter.
-pub(super) fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
-}
+/// A stream's summary while its run goes on: whoever shows progress looks at it.
+#[derive(Clone, Debug)]
+pub struct Live(Arc<Mutex<StreamSummary>>);
 
-/// Reads a counter.
-pub fn get(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
+impl Live {
+    /// Of a run of `stream` that has done nothing yet.
+    pub fn new(stream: &str) -> Self {
+        Self(Arc::new(Mutex::new(StreamSummary {
+            stream: stream.to_owned(),
+            outcome: Outcome::CaughtUp,
+            pages: 0,
+            files: 0,
+            events_read: 0,
+            rows_delivered: 0,
+            rows_quarantined: 0,
+            rows_truncated: 0,
+            bodies: 0,
+            ambiguous_posts: 0,
+            bytes_read: 0,
+            bytes_sent: 0,
+            backfill_from: None,
+            gap: None,
+            lag_seconds: None,
+            error: None,
+        })))
+    }
+
+    /// Reads it, or changes it.
+    pub fn with<T>(&self, look: impl FnOnce(&mut StreamSummary) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Outcome {
     /// Whether the stream did what it should.
     pub fn is_done(self) -> bool {
         matches!(self, Self::CaughtUp | Self::TimeLimit)
+    }
+
+    /// The outcome of a stream that ended so, and its fault.
+    pub(super) fn of_stream(ended: Result<Self, Interrupt>) -> (Self, Option<Fault>) {
+        match ended {
+            Ok(outcome) => (outcome, None),
+            Err(Interrupt::OutOfTime) => (Self::TimeLimit, None),
+            Err(Interrupt::Fault(fault)) => (Self::Failed, Some(*fault)),
+        }
     }
 
     /// The outcome of a run whose streams ended so.
@@ -197,7 +204,7 @@ mod tests {
             End::Done => (Outcome::CaughtUp, None),
             End::Time => (Outcome::TimeLimit, None),
             End::Busy => (Outcome::Busy, None),
-            End::Failed => (Outcome::Failed, Some(Fault::passing("a-code", "It broke", "mend it"))),
+            End::Failed => (Outcome::Failed, Some(Fault::passing("a-code", "It broke", "fix it"))),
             End::Settings => (Outcome::Failed, Some(Fault::settings("b-code", "No", "set it"))),
         };
         StreamSummary {

@@ -1,12 +1,14 @@
-//! What could not be delivered: the bytes, the reason, and where they stood.
+//! What could not be delivered: the bytes, the reason, and where they were.
 //!
 //! One object for each line, under a name made from what it holds, so that the same line kept again
-//! after a crash overwrites itself. A batch file that cannot be read lies beside them as it came.
+//! after a crash overwrites itself. A line that is too long to be held, and a batch file that cannot
+//! be read, are beside them.
 //!
 //! ```text
 //! quarantine/<stream>/<file>/<line>-<event id>.json            one line of JSON: a Record
 //! quarantine/<stream>/<file>/<line>-<reason>-<version>.json    the same of a file from a line on
 //! quarantine/<stream>/<file>/file-<version>                    a whole batch file, byte for byte
+//! quarantine/<stream>/<file>/line-<line>-<version>             one line, as gzip
 //! ```
 //! `<file>` is the first 128 bits of SHA-256 over the file's key, in hex; `<version>` those over its
 //! size and `ETag`, since one key may be listed again with other bytes. Before there were versions, a
@@ -16,16 +18,19 @@ mod names;
 mod room;
 
 use std::borrow::Cow;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use flate2::Compression;
+use flate2::write::{GzDecoder, GzEncoder};
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-pub use names::{in_quarantine, is_kept_file, is_record};
-use names::{kept_file, object, parent, tail};
+pub use names::{in_quarantine, is_kept_file, is_kept_line, is_record};
+use names::{kept_file, kept_line, object, parent, tail};
 pub use room::QuarantineError;
 use room::Room;
 
@@ -57,8 +62,8 @@ pub struct Rejection {
 pub enum Kept {
     /// The line as received, without its line end.
     Line(Bytes),
-    /// The whole file, under the name that [`Quarantine::keep_file`] gave: the line cannot be held or
-    /// had.
+    /// The whole file, or the line alone where it is too long to be held, under the name that
+    /// [`Quarantine::keep_file`] or [`Quarantine::keep_line`] gave.
     File(String),
     /// Nothing: the source no longer has it.
     Nothing,
@@ -175,7 +180,29 @@ impl Quarantine {
         version: &FileVersion,
         bytes: ByteStream,
     ) -> Result<String, QuarantineError> {
-        let name = kept_file(stream, file, version);
+        self.write(kept_file(stream, file, version), bytes).await
+    }
+
+    /// Keeps a line that comes in pieces, packed, and says under which name. It is durable on return.
+    pub async fn keep_line(
+        &self,
+        position: &FilePosition,
+        version: &FileVersion,
+        pieces: ByteStream,
+    ) -> Result<String, QuarantineError> {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        let end = stream::iter([None]);
+        let bytes = pieces.map(Some).chain(end).map(move |piece| {
+            match piece {
+                Some(piece) => packed.write_all(&piece?)?,
+                None => packed.try_finish()?,
+            }
+            Ok(Bytes::from(std::mem::take(packed.get_mut())))
+        });
+        self.write(kept_line(position, version), bytes.boxed()).await
+    }
+
+    async fn write(&self, name: String, bytes: ByteStream) -> Result<String, QuarantineError> {
         match &self.room {
             Some(room) => room.write_stream(&self.store, &name, bytes).await?,
             None => self.store.write_stream(&name, bytes).await?,
@@ -183,7 +210,7 @@ impl Quarantine {
         Ok(name)
     }
 
-    /// The names of all that lies in `folder`, which is [`in_quarantine`] or below it: records, and
+    /// The names of all that is in `folder`, which is [`in_quarantine`] or below it: records, and
     /// files that are kept whole. Those of one batch file follow one another.
     pub fn names<'a>(&'a self, folder: &'a str) -> Names<'a> {
         self.store.names(folder)
@@ -199,6 +226,28 @@ impl Quarantine {
     /// The bytes of the file that is [`Kept::File`] under this name.
     pub async fn open_file(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
         self.store.read_stream(name).await
+    }
+
+    /// The line that [`Quarantine::keep_line`] kept under this name; of one that is longer than `longest`
+    /// bytes, one byte more than that.
+    pub async fn read_line(
+        &self,
+        name: &str,
+        longest: u64,
+    ) -> Result<Option<io::Result<Bytes>>, StoreError> {
+        let Some(mut packed) = self.open_file(name).await? else { return Ok(None) };
+        let mut line = GzDecoder::new(Vec::new());
+        while let Some(piece) = packed.next().await {
+            if let Err(error) = piece.and_then(|piece| line.write_all(&piece)) {
+                return Ok(Some(Err(error)));
+            }
+            let read = line.get_mut();
+            if read.len() as u64 > longest {
+                read.truncate(usize::try_from(longest + 1).unwrap_or(usize::MAX));
+                return Ok(Some(Ok(std::mem::take(read).into())));
+            }
+        }
+        Ok(Some(line.finish().map(Bytes::from)))
     }
 
     /// Removes a record: its event was delivered.

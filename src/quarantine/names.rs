@@ -5,9 +5,10 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
+use super::FilePosition;
 use crate::checkpoint::FileVersion;
 
-/// Where the records of a stream, or of all streams, lie.
+/// Where the records of a stream, or of all streams, are.
 pub fn in_quarantine(stream: Option<&str>) -> String {
     stream.map_or_else(|| "quarantine/".to_owned(), |stream| format!("quarantine/{stream}/"))
 }
@@ -17,13 +18,26 @@ pub fn is_record(name: &str) -> bool {
     name.starts_with("quarantine/") && name.ends_with(".json")
 }
 
-/// Whether an object of this name is a file that is kept whole.
+/// Whether an object of this name is a file that is kept whole, or a line that is kept by itself.
 pub fn is_kept_file(name: &str) -> bool {
-    let is_hash = |text: &str| {
-        text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let own = name.strip_prefix("quarantine/").and_then(|name| name.rsplit_once('/'));
-    own.is_some_and(|(_, own)| own == "file" || own.strip_prefix("file-").is_some_and(is_hash))
+    own_name(name)
+        .is_some_and(|own| own == "file" || own.strip_prefix("file-").is_some_and(is_hash))
+        || is_kept_line(name)
+}
+
+/// Whether an object of this name is a line that is kept by itself.
+pub fn is_kept_line(name: &str) -> bool {
+    let own = own_name(name).and_then(|own| own.strip_prefix("line-")?.split_once('-'));
+    own.is_some_and(|(line, version)| line.parse::<u64>().is_ok() && is_hash(version))
+}
+
+/// What an object in quarantine is called in its folder.
+fn own_name(name: &str) -> Option<&str> {
+    name.strip_prefix("quarantine/")?.rsplit_once('/').map(|(_, own)| own)
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn hash(text: &str) -> String {
@@ -57,12 +71,16 @@ pub(super) fn object(stream: &str, file: &str, line: u64, tail: &str) -> String 
     format!("{}/{line:010}-{tail}.json", folder(stream, file))
 }
 
-pub(super) fn kept_file(
-    stream: &str,
-    file: &str,
-    FileVersion { size, etag }: &FileVersion,
-) -> String {
+pub(super) fn kept_file(stream: &str, file: &str, version: &FileVersion) -> String {
+    format!("{}/file-{}", folder(stream, file), hash_of(version))
+}
+
+pub(super) fn kept_line(position: &FilePosition, version: &FileVersion) -> String {
+    let FilePosition { stream, file, line } = position;
+    format!("{}/line-{line:010}-{}", folder(stream, file), hash_of(version))
+}
+
+fn hash_of(FileVersion { size, etag }: &FileVersion) -> String {
     let size = size.map(|size| size.to_string()).unwrap_or_default();
-    let version = hash(&format!("{size}\n{}", etag.as_deref().unwrap_or_default()));
-    format!("{}/file-{version}", folder(stream, file))
+    hash(&format!("{size}\n{}", etag.as_deref().unwrap_or_default()))
 }

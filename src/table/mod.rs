@@ -76,6 +76,15 @@ impl Table {
     }
 }
 
+/// One stream of a source's events: what one checkpoint covers, and one table takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// Its name, which is part of its checkpoint's.
+    pub name: &'static str,
+    /// Where its rows land.
+    pub table: &'static Table,
+}
+
 /// One column.
 #[derive(Debug)]
 pub struct Column {

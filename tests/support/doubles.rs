@@ -1,7 +1,6 @@
 //! A store, a sink and a source in which a test has a hand.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -10,17 +9,18 @@ use bytes::Bytes;
 use chrono::NaiveDate;
 use flate2::read::GzDecoder;
 use futures::future::{BoxFuture, pending, ready};
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt};
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
+use mimecast_sentinel::mimecast::Place;
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
-    OpenError, OpenPart, Page, Part, ReadError, Record, RecordKind, RecordReader,
+    Content, Format, Line, LineReader, OpenPart, Page, Part, ReadError,
 };
-use mimecast_sentinel::pipeline::{Connector, Interrupt, Policy, RunSummary, Sink, Source};
+use mimecast_sentinel::pipeline::{Connector, Interrupt, Policy, Pool, RunSummary, Sink, Source};
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, NullStore, Store, StoreError};
-use mimecast_sentinel::table::EventId;
+use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId, Row, Stream, Table};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -383,15 +383,15 @@ impl HookedSink {
 
 #[async_trait]
 impl Sink for HookedSink {
-    fn destination(&self) -> String {
-        self.inner.destination()
+    fn destination(&self, table: &Table) -> String {
+        self.inner.destination(table)
     }
 
-    async fn post(&self, body: Bytes, deadline: Deadline) -> Posted {
+    async fn post(&self, table: &Table, body: Bytes, deadline: Deadline) -> Posted {
         let number = self.posts.fetch_add(1, Ordering::Relaxed) + 1;
         let rows = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
         match (self.hook)(Post { number, rows }).await {
-            Ok(()) => self.inner.post(body, deadline).await,
+            Ok(()) => self.inner.post(table, body, deadline).await,
             Err(error) => Posted { ambiguous: 0, answer: Err(error) },
         }
     }
@@ -405,11 +405,11 @@ pub struct MemorySink {
 
 #[async_trait]
 impl Sink for MemorySink {
-    fn destination(&self) -> String {
+    fn destination(&self, _: &Table) -> String {
         "memory".to_owned()
     }
 
-    async fn post(&self, body: Bytes, _: Deadline) -> Posted {
+    async fn post(&self, _: &Table, body: Bytes, _: Deadline) -> Posted {
         let rows: Vec<Value> = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
         self.rows.lock().unwrap().extend(rows);
         Posted { ambiguous: 0, answer: Ok(()) }
@@ -446,84 +446,90 @@ impl Source for MemorySource {
         BTreeMap::from([("client_id".to_owned(), "memory".to_owned())])
     }
 
-    fn streams(&self) -> Vec<String> {
-        vec!["numbers".to_owned()]
+    fn streams(&self) -> Vec<Stream> {
+        vec![Stream { name: "numbers", table: &CLOUD_INTEGRATED }]
     }
 
-    fn start(&self) -> Cursor {
-        Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap())
-    }
-
-    async fn page(&self, _: &str, cursor: &Cursor, _: Deadline) -> Result<Page, Interrupt> {
-        let index = match cursor {
-            Cursor::Start(_) => 0,
-            Cursor::Token(token) => token.parse::<usize>().unwrap(),
+    async fn page(&self, _: &Stream, at: Option<&Cursor>, _: Deadline) -> Result<Page, Interrupt> {
+        let day = NaiveDate::from_ymd_opt(2026, 11, 1).unwrap();
+        let at = at.map_or(Place::Start(day), |at| Place::of(at).unwrap());
+        let index = match &at {
+            Place::Start(_) => 0,
+            Place::Token(token) => token.parse::<usize>().unwrap(),
         };
         let files = self.pages.get(index).cloned().unwrap_or_default();
         let part = |(key, lines): (String, Vec<String>)| Part {
-            size: Some(lines.len() as u64),
-            address: format!("{index} {key}").into(),
+            size: Some(lines.iter().map(|line| line.len() as u64 + 1).sum()),
+            content: Content::At(format!("{index} {key}").into()),
             key,
         };
         Ok(Page {
-            cursor: cursor.clone(),
+            at: at.cursor(),
             parts: files.into_iter().map(part).collect(),
-            next: Some(Cursor::Token((index + 1).min(self.pages.len()).to_string())),
+            next: Some(Place::Token((index + 1).min(self.pages.len()).to_string()).cursor()),
             caught_up: index + 1 >= self.pages.len(),
+            backfill_from: (index == 0).then_some(day),
+            gap: None,
         })
     }
 
-    async fn open(&self, part: &Part, _: Deadline) -> Result<OpenPart, OpenError> {
+    async fn open(&self, part: &Part, _: Deadline) -> Result<Option<OpenPart>, Interrupt> {
         let mut files = self.pages.iter().flatten();
         let (_, lines) = files.find(|(key, _)| *key == part.key).unwrap();
         let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        Ok(OpenPart {
-            etag: None,
-            bytes: stream::iter([Ok(Bytes::from(text))]).boxed(),
-            end_is_proof: true,
-        })
+        Ok(Some(OpenPart::here(text.into())))
     }
 
-    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
-        let (mended, input) = (self.mended, Input::Unread(input));
-        Box::new(LineReader { input, skip, line: 0, text: String::new(), mended })
+    fn format(&self, _: &Stream) -> Arc<dyn Format> {
+        Arc::new(Numbers { mended: self.mended })
     }
 }
 
-/// Lines as they are, or as gzip: a replay has a record's line so.
-enum Input {
-    Unread(Box<dyn Read + Send>),
-    Read(Box<dyn BufRead + Send>),
-}
-
-struct LineReader {
-    input: Input,
-    skip: u64,
-    line: u64,
-    text: String,
+/// Lines as they are.
+struct Numbers {
     mended: u64,
 }
 
-impl LineReader {
-    fn read(&mut self) -> std::io::Result<bool> {
-        if let Input::Unread(input) = &mut self.input {
-            let mut input = BufReader::new(std::mem::replace(input, Box::new(std::io::empty())));
-            let zipped = input.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-            self.input = Input::Read(match zipped {
-                true => Box::new(BufReader::new(GzDecoder::new(input))),
-                false => Box::new(input),
-            });
-        }
-        let Input::Read(input) = &mut self.input else { unreachable!() };
-        self.text.clear();
-        let got = input.read_line(&mut self.text)?;
-        self.line += 1;
-        Ok(got > 0)
+impl Format for Numbers {
+    fn lines(&self, skip: u64) -> Box<dyn LineReader> {
+        let (mended, text) = (self.mended, Vec::new());
+        Box::new(NumberLines { mended, text, read: 0, number: 0, skip, ended: false, half: false })
     }
 
-    /// Whether the line in hand has a trouble of this name that is not over.
-    fn has(&self, trouble: &str) -> bool {
-        trouble_of(&self.text, trouble) > self.mended
+    fn row(
+        &self,
+        line: &[u8],
+        row: &mut Vec<u8>,
+    ) -> (EventId, Result<Row, (&'static str, String)>) {
+        let id = EventId::of(line);
+        if !line.starts_with(b"{") {
+            return (id, Err(("not-json", "it is not JSON".to_owned())));
+        }
+        row.extend_from_slice(line);
+        (id, Ok(Row { event_time_ms: None, oversize: Vec::new() }))
+    }
+
+    fn longest_line(&self) -> u64 {
+        // Of those that have no trouble any more.
+        if self.mended > 0 { 1_000 } else { 0 }
+    }
+}
+
+struct NumberLines {
+    mended: u64,
+    text: Vec<u8>,
+    read: usize,
+    number: u64,
+    skip: u64,
+    ended: bool,
+    /// The first half of a long line was given.
+    half: bool,
+}
+
+impl NumberLines {
+    /// Whether a line has a trouble of this name that is not over.
+    fn has(&self, line: &[u8], trouble: &str) -> bool {
+        trouble_of(std::str::from_utf8(line).unwrap(), trouble) > self.mended
     }
 }
 
@@ -533,32 +539,46 @@ pub fn trouble_of(line: &str, trouble: &str) -> u64 {
     json[trouble].as_u64().unwrap_or(0)
 }
 
-impl RecordReader for LineReader {
-    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
+impl LineReader for NumberLines {
+    fn push(&mut self, bytes: Bytes) -> bool {
+        self.text.extend_from_slice(&bytes);
+        true
+    }
+
+    fn end(&mut self, _: bool) {
+        self.ended = true;
+    }
+
+    fn next(&mut self) -> Result<Option<Line<'_>>, ReadError> {
         loop {
-            if !self.read().map_err(ReadError::Broken)? {
-                return Ok(None);
-            }
-            if self.has("damaged") {
+            let rest = &self.text[self.read..];
+            let length = match rest.iter().position(|byte| *byte == b'\n') {
+                Some(end) => end,
+                None if rest.is_empty() || !self.ended => return Ok(None),
+                None => rest.len(),
+            };
+            let line = self.read..self.read + length;
+            self.number += u64::from(!self.half);
+            if self.has(&self.text[line.clone()], "damaged") {
                 let reason = "it says so".to_owned();
-                return Err(ReadError::Damaged { offset: self.line, reason });
+                return Err(ReadError::Damaged { offset: self.number, reason });
             }
-            if self.line > self.skip {
-                break;
+            let middle = line.start + length / 2;
+            let long = self.has(&self.text[line.clone()], "long");
+            let (piece, begins, ends) = match (long, self.half) {
+                (false, _) => (line.clone(), true, true),
+                (true, false) => (line.start..middle, true, false),
+                (true, true) => (middle..line.end, false, true),
+            };
+            self.half = !ends;
+            if ends {
+                self.read = (line.end + 1).min(self.text.len());
+            }
+            if self.number > self.skip {
+                let bytes = &self.text[piece];
+                return Ok(Some(Line { number: self.number, bytes, begins, ends }));
             }
         }
-        let too_long = self.has("long");
-        let line = self.text.trim_end().as_bytes();
-        row.extend_from_slice(line);
-        let id = EventId::of(line).0;
-        let kind = if too_long {
-            RecordKind::TooLong(line.len() as u64)
-        } else if line.starts_with(b"{") {
-            RecordKind::Row { time_ms: None, oversize: Vec::new() }
-        } else {
-            RecordKind::Rejected("not-json", "it is not JSON".to_owned())
-        };
-        Ok(Some(Record { line: self.line, id, original: line, kind }))
     }
 }
 
@@ -575,6 +595,7 @@ pub fn in_memory(
         quarantine: Quarantine::new(Arc::clone(&store)),
         store,
         policy,
+        pool: Pool::default(),
         clock: Clock::system(),
         random: Random::seeded(1),
     }

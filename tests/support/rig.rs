@@ -10,13 +10,16 @@ use mimecast_sentinel::azure::credential::{AccessTokens, Credentials};
 use mimecast_sentinel::azure::ingestion::LogsIngestion;
 use mimecast_sentinel::checkpoint::Checkpoint;
 use mimecast_sentinel::http::{Clients, RetryPolicy};
-use mimecast_sentinel::mimecast::{MimecastSource, Options};
-use mimecast_sentinel::pipeline::{Connector, Policy, RunSummary, StreamSummary, checkpoint_name};
+use mimecast_sentinel::mimecast::{Limits, MimecastSource, Options};
+use mimecast_sentinel::pipeline::{
+    Connector, Policy, Pool, RunSummary, StreamSummary, checkpoint_name,
+};
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Random};
 use mimecast_sentinel::settings::CredentialSettings;
 use mimecast_sentinel::simulator::{self, FaultPlan, Simulator, World};
 use mimecast_sentinel::store::{FolderStore, Store};
+use mimecast_sentinel::table::CLOUD_INTEGRATED;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +32,8 @@ pub struct Rig {
     pub folder: TempDir,
     pub options: Options,
     pub policy: Policy,
+    /// Slots for bodies.
+    pub in_flight: usize,
     pub clock: Clock,
     tools: Arc<Tools>,
     entra: TlsPort,
@@ -89,11 +94,10 @@ impl Rig {
             base_url: simulator.url().parse().unwrap(),
             client_id: simulator.client_id().to_owned(),
             client_secret: simulator.client_secret().into(),
-            types: ["entities", "mailflow", "urlclick"].map(str::to_owned).into(),
+            types: vec!["entities", "mailflow", "urlclick"],
             start: NaiveDate::from_ymd_opt(2020, 1, 1).unwrap(),
             calls_per_15_minutes: 100_000,
-            max_line_bytes: 2 << 20,
-            max_file_bytes: 8 << 30,
+            limits: Limits { line: 2 << 20, file: 8 << 30 },
             loopback: true,
             retry: impatient(),
         };
@@ -103,12 +107,12 @@ impl Rig {
             download_pause: Duration::from_millis(1),
             ..Policy::default()
         };
-        Self { simulator, folder, options, policy, clock, tools, entra }
+        Self { simulator, folder, options, policy, in_flight: 16, clock, tools, entra }
     }
 
     /// Pulls one stream only.
-    pub fn only(mut self, stream: &str) -> Self {
-        self.options.types = vec![stream.to_owned()];
+    pub fn only(mut self, stream: &'static str) -> Self {
+        self.options.types = vec![stream];
         self
     }
 
@@ -140,7 +144,7 @@ impl Rig {
         let sink = LogsIngestion::new(
             &self.simulator.url().parse().unwrap(),
             self.simulator.rule_id(),
-            self.simulator.stream(),
+            [(CLOUD_INTEGRATED.name, self.simulator.stream().to_owned())].into(),
             self.tools.clients.api.clone(),
             AccessTokens::new(credentials, scope),
             self.options.retry,
@@ -153,6 +157,7 @@ impl Rig {
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
             policy: self.policy,
+            pool: Pool::new(self.in_flight),
             clock,
             random,
         }
@@ -207,7 +212,7 @@ impl Rig {
 }
 
 pub async fn run(connector: &Connector) -> RunSummary {
-    connector.run(&connector.counters(), &CancellationToken::new()).await
+    connector.run(&connector.summaries(), &CancellationToken::new()).await
 }
 
 fn files_below(folder: &Path, paths: &mut Vec<std::path::PathBuf>) {

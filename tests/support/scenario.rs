@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use mimecast_sentinel::checkpoint::Cursor;
+use mimecast_sentinel::mimecast::Place;
 use mimecast_sentinel::pipeline::{Outcome, RunSummary, StreamSummary};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
@@ -15,6 +17,24 @@ pub const DAY: NaiveDate = NaiveDate::from_ymd_opt(2026, 11, 10).unwrap();
 
 /// The streams that a rig pulls unless it is told otherwise.
 pub const STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
+
+/// The cursor at the beginning of a day.
+pub fn start_at(day: NaiveDate) -> Option<Cursor> {
+    Some(Place::Start(day).cursor())
+}
+
+/// The cursor of a page token.
+pub fn token_at(token: impl Into<String>) -> Option<Cursor> {
+    Some(Place::Token(token.into()).cursor())
+}
+
+/// The page token of a cursor; `None` at the beginning of a stream.
+pub fn token_of(cursor: &Option<Cursor>) -> Option<String> {
+    match Place::of(cursor.as_ref()?).unwrap() {
+        Place::Start(_) => None,
+        Place::Token(token) => Some(token),
+    }
+}
 
 /// A clock that stands still.
 pub fn clock_at(time: &str) -> Clock {
@@ -144,6 +164,6 @@ pub async fn stopped_after(rows: usize, world: World) -> Rig {
 pub fn one_by_one(mut rig: Rig) -> Rig {
     rig.policy.body_wait = Duration::ZERO;
     rig.policy.look_every = 1;
-    rig.policy.in_flight = 1;
+    rig.in_flight = 1;
     rig
 }

@@ -7,7 +7,7 @@
 //! [`Staged::step`] with each record.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,21 +15,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, NaiveDate};
+use chrono::DateTime;
 use flate2::read::GzDecoder;
 use futures::TryStreamExt;
 use futures::future::pending;
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
-    OpenError, OpenPart, Page, Part, ReadError, Record, RecordReader,
+    Format, Line, LineReader, OpenPart, Page, Part, ReadError,
 };
 use mimecast_sentinel::pipeline::{
-    Connector, Interrupt, Policy, Replay, ReplaySummary, RunSummary, Sink, Source,
+    Connector, Interrupt, Policy, Pool, Replay, ReplaySummary, RunSummary, Sink, Source,
 };
-use mimecast_sentinel::quarantine::{Quarantine, is_record};
+use mimecast_sentinel::quarantine::{Quarantine, is_kept_line, is_record};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, NullStore, Store, StoreError};
+use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId, Row, Stream, Table};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::yield_now;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use super::doubles::{MemorySource, trouble_of};
 use super::leased_blob::{Blob, BlobOf};
 use super::rig::run;
+use super::scenario::token_of;
 use super::steps::Steps;
 
 /// So many turns of all tasks bring everything to rest that one record sets going.
@@ -94,7 +96,7 @@ pub enum Checkpoints {
 /// Pages of files of numbered events, by stream.
 #[derive(Clone)]
 pub struct Staged {
-    pub streams: BTreeMap<String, MemorySource>,
+    pub streams: BTreeMap<&'static str, MemorySource>,
     /// Rows that the sink refuses.
     pub refused: Vec<u64>,
     pub answers: Answers,
@@ -185,17 +187,14 @@ impl Stage {
             let source = self.source(turns);
             let store: Arc<dyn Store> = Arc::new(StagedStore(Arc::clone(&self.shared)));
             let replay = Replay {
-                records: Arc::new(move |input, skip| source.records(input, skip)),
+                streams: source.streams().into_iter().map(|s| (s, source.format(&s))).collect(),
                 sink: Arc::new(StagedSink(Arc::clone(&self.shared))),
                 quarantine: Quarantine::new(Arc::clone(&store)),
                 store,
                 policy: self.plan.policy,
+                pool: Pool::default(),
             };
-            let streams: Vec<String> = self.plan.streams.keys().cloned().collect();
-            async move {
-                let streams: Vec<&str> = streams.iter().map(String::as_str).collect();
-                replay.run(&streams, &CancellationToken::new()).await
-            }
+            async move { replay.run(&CancellationToken::new()).await }
         })
         .await
     }
@@ -246,13 +245,18 @@ impl Stage {
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
             policy: self.plan.policy,
+            pool: Pool::default(),
             clock: Clock::from_fn(|| DateTime::UNIX_EPOCH),
             random: Random::seeded(1),
         }
     }
 
     fn source(&self, turns: mpsc::UnboundedSender<Turn>) -> StagedSource {
-        StagedSource { shared: Arc::clone(&self.shared), readers: AtomicU64::new(1), turns }
+        StagedSource {
+            shared: Arc::clone(&self.shared),
+            readers: Arc::new(AtomicU64::new(1)),
+            turns,
+        }
     }
 }
 
@@ -301,11 +305,8 @@ fn number_of(line: &str) -> u64 {
     digits.parse().unwrap()
 }
 
-fn page_of(cursor: &Cursor) -> usize {
-    match cursor {
-        Cursor::Start(_) => 0,
-        Cursor::Token(token) => token.parse().unwrap(),
-    }
+fn page_of(cursor: &Option<Cursor>) -> usize {
+    token_of(cursor).map_or(0, |token| token.parse().unwrap())
 }
 
 /// The stream of a checkpoint's name.
@@ -328,6 +329,11 @@ impl Outside {
         };
         // Without it, nothing is kept.
         let Some(bytes) = self.objects.get(file) else { return Vec::new() };
+        if is_kept_line(file) {
+            let mut line = String::new();
+            GzDecoder::new(&bytes[..]).read_to_string(&mut line).unwrap();
+            return vec![number_of(&line)];
+        }
         let lines = std::str::from_utf8(bytes).unwrap().lines().map(number_of);
         let from = lines.skip(record["line"].as_u64().unwrap() as usize - 1);
         from.take(if record["event_id"] == "" { usize::MAX } else { 1 }).collect()
@@ -510,7 +516,7 @@ async fn conduct(mut turns: mpsc::UnboundedReceiver<Turn>, step: Duration) {
 
 struct StagedSource {
     shared: Arc<Shared>,
-    readers: AtomicU64,
+    readers: Arc<AtomicU64>,
     turns: mpsc::UnboundedSender<Turn>,
 }
 
@@ -520,49 +526,94 @@ impl Source for StagedSource {
         MemorySource::default().owner()
     }
 
-    fn streams(&self) -> Vec<String> {
-        self.shared.plan.streams.keys().cloned().collect()
+    fn streams(&self) -> Vec<Stream> {
+        let names = self.shared.plan.streams.keys();
+        names.map(|name| Stream { name, table: &CLOUD_INTEGRATED }).collect()
     }
 
-    fn start(&self) -> Cursor {
-        Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap())
+    async fn page(
+        &self,
+        stream: &Stream,
+        at: Option<&Cursor>,
+        end: Deadline,
+    ) -> Result<Page, Interrupt> {
+        self.shared.effect(Effect::List(stream.name.to_owned()), |_| ()).await;
+        Source::page(&self.shared.plan.streams[stream.name], stream, at, end).await
     }
 
-    async fn page(&self, name: &str, cursor: &Cursor, end: Deadline) -> Result<Page, Interrupt> {
-        self.shared.effect(Effect::List(name.to_owned()), |_| ()).await;
-        Source::page(&self.shared.plan.streams[name], name, cursor, end).await
-    }
-
-    async fn open(&self, part: &Part, end: Deadline) -> Result<OpenPart, OpenError> {
+    async fn open(&self, part: &Part, end: Deadline) -> Result<Option<OpenPart>, Interrupt> {
         self.shared.effect(Effect::Open(part.key.clone()), |_| ()).await;
         let mut sources = self.shared.plan.streams.values();
         let has = |source: &&MemorySource| source.pages.iter().flatten().any(|f| f.0 == part.key);
         sources.find(has).unwrap().open(part, end).await
     }
 
-    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
-        let mended = self.shared.plan.streams.values().map(|source| source.mended).max().unwrap();
-        let inner = MemorySource { mended, ..MemorySource::default() }.records(input, skip);
-        let number = self.readers.fetch_add(1, Ordering::Relaxed);
-        drop(self.turns.send(Turn::Begun(number)));
-        Box::new(TurnReader { inner, number, turns: self.turns.clone() })
+    fn format(&self, stream: &Stream) -> Arc<dyn Format> {
+        let inner = self.shared.plan.streams[stream.name].format(stream);
+        let (readers, turns) = (Arc::clone(&self.readers), self.turns.clone());
+        Arc::new(StagedFormat { inner, readers, turns })
     }
 }
 
-/// Waits for its turn before each record.
-struct TurnReader {
-    inner: Box<dyn RecordReader>,
-    number: u64,
+struct StagedFormat {
+    inner: Arc<dyn Format>,
+    readers: Arc<AtomicU64>,
     turns: mpsc::UnboundedSender<Turn>,
 }
 
-impl RecordReader for TurnReader {
-    fn next<'a>(&'a mut self, row: &mut Vec<u8>) -> Result<Option<Record<'a>>, ReadError> {
+impl Format for StagedFormat {
+    fn lines(&self, skip: u64) -> Box<dyn LineReader> {
+        let (inner, turns) = (self.inner.lines(skip), self.turns.clone());
+        let number = self.readers.fetch_add(1, Ordering::Relaxed);
+        Box::new(TurnLines { inner, number, turns, begun: false, ended: false })
+    }
+
+    fn row(
+        &self,
+        line: &[u8],
+        row: &mut Vec<u8>,
+    ) -> (EventId, Result<Row, (&'static str, String)>) {
+        self.inner.row(line, row)
+    }
+
+    fn longest_line(&self) -> u64 {
+        self.inner.longest_line()
+    }
+}
+
+/// Waits for its turn before each line.
+struct TurnLines {
+    inner: Box<dyn LineReader>,
+    number: u64,
+    turns: mpsc::UnboundedSender<Turn>,
+    /// Whether there is something to read.
+    begun: bool,
+    /// Whether all is read, so that nothing needs a turn any more.
+    ended: bool,
+}
+
+impl LineReader for TurnLines {
+    fn push(&mut self, bytes: Bytes) -> bool {
+        if !std::mem::replace(&mut self.begun, true) {
+            drop(self.turns.send(Turn::Begun(self.number)));
+        }
+        self.inner.push(bytes)
+    }
+
+    fn end(&mut self, all: bool) {
+        self.ended = true;
+        self.inner.end(all);
+    }
+
+    fn next(&mut self) -> Result<Option<Line<'_>>, ReadError> {
+        if !self.begun || self.ended {
+            return self.inner.next();
+        }
         let (grant, granted) = channel();
         drop(self.turns.send(Turn::Wants(self.number, grant)));
         loop {
             match granted.recv_timeout(Duration::from_millis(100)) {
-                Ok(()) => return self.inner.next(row),
+                Ok(()) => return self.inner.next(),
                 // What is sent while the other end is dropped stays in the channel, unseen.
                 Err(RecvTimeoutError::Timeout) if !self.turns.is_closed() => {}
                 // The process is dead, and with it the conductor.
@@ -573,7 +624,7 @@ impl RecordReader for TurnReader {
 }
 
 /// On the async side, which then goes on at once: the next turn is given when that is at rest.
-impl Drop for TurnReader {
+impl Drop for TurnLines {
     fn drop(&mut self) {
         drop(self.turns.send(Turn::Ended(self.number)));
     }
@@ -583,11 +634,11 @@ struct StagedSink(Arc<Shared>);
 
 #[async_trait]
 impl Sink for StagedSink {
-    fn destination(&self) -> String {
+    fn destination(&self, _: &Table) -> String {
         "the stage".to_owned()
     }
 
-    async fn post(&self, body: Bytes, _: Deadline) -> Posted {
+    async fn post(&self, _: &Table, body: Bytes, _: Deadline) -> Posted {
         let rows: Vec<Value> = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
         let rows: Vec<u64> = rows.iter().map(|row| row["n"].as_u64().unwrap()).collect();
         let refused = rows.iter().any(|n| self.0.plan.refused.contains(n));

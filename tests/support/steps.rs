@@ -1,7 +1,6 @@
 //! Connectors that go on only as a test permits: each effect on what they share is a step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -10,10 +9,11 @@ use flate2::read::GzDecoder;
 use futures::FutureExt;
 use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::sink::Posted;
-use mimecast_sentinel::pipeline::source::{OpenError, OpenPart, Page, Part, RecordReader};
+use mimecast_sentinel::pipeline::source::{Format, OpenPart, Page, Part};
 use mimecast_sentinel::pipeline::{Interrupt, Sink, Source};
 use mimecast_sentinel::seams::Deadline;
 use mimecast_sentinel::store::Store;
+use mimecast_sentinel::table::{Stream, Table};
 use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -126,25 +126,26 @@ impl Source for SteppedSource {
         self.source.owner()
     }
 
-    fn streams(&self) -> Vec<String> {
+    fn streams(&self) -> Vec<Stream> {
         self.source.streams()
     }
 
-    fn start(&self) -> Cursor {
-        self.source.start()
-    }
-
-    async fn page(&self, stream: &str, at: &Cursor, end: Deadline) -> Result<Page, Interrupt> {
+    async fn page(
+        &self,
+        stream: &Stream,
+        at: Option<&Cursor>,
+        end: Deadline,
+    ) -> Result<Page, Interrupt> {
         self.steps.wait(self.who, "list").await;
         Source::page(&self.source, stream, at, end).await
     }
 
-    async fn open(&self, part: &Part, end: Deadline) -> Result<OpenPart, OpenError> {
+    async fn open(&self, part: &Part, end: Deadline) -> Result<Option<OpenPart>, Interrupt> {
         self.source.open(part, end).await
     }
 
-    fn records(&self, input: Box<dyn Read + Send>, skip: u64) -> Box<dyn RecordReader> {
-        self.source.records(input, skip)
+    fn format(&self, stream: &Stream) -> Arc<dyn Format> {
+        self.source.format(stream)
     }
 }
 
@@ -164,11 +165,11 @@ pub struct SteppedSink {
 
 #[async_trait]
 impl Sink for SteppedSink {
-    fn destination(&self) -> String {
+    fn destination(&self, _: &Table) -> String {
         "memory".to_owned()
     }
 
-    async fn post(&self, body: Bytes, _: Deadline) -> Posted {
+    async fn post(&self, _: &Table, body: Bytes, _: Deadline) -> Posted {
         let rows: Vec<Value> = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
         let rows: Vec<u64> = rows.iter().map(|row| row["n"].as_u64().unwrap()).collect();
         (self.on_post)(&rows);

@@ -1,4 +1,4 @@
-//! From settled bodies to progress: in order, into the checkpoint, and that into the store.
+//! From settled bodies to progress: in order, into the checkpoint, and with that into the store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,26 +8,24 @@ use chrono::DateTime;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc;
-use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Policy;
-use super::body::Span;
-use super::deliver::{Poster, Settled};
+use super::body::{Body, Span};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
-use super::outbox::Outgoing;
 use super::page::FILE_GONE;
-use super::summary::{Counters, add};
+use super::post::{Poster, Settled};
+use super::summary::Live;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::seams::Clock;
 use crate::store::Lease;
 
-/// Writes progress down, in order.
-pub(super) struct Ledger {
+/// A stream's checkpoint in a run, and what writes it.
+pub(super) struct Progress {
     pub(super) checkpoint: Checkpoint,
     pub(super) lease: Box<dyn Lease>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) summary: Live,
     pub(super) clock: Clock,
     pub(super) policy: Policy,
     /// The newest delivered event's time, in milliseconds since 1970.
@@ -44,19 +42,19 @@ pub(super) struct Ledger {
     saved: bool,
 }
 
-impl Ledger {
-    /// A ledger that writes to `checkpoint`, and that to where `lease` says.
+impl Progress {
+    /// Goes on from `checkpoint`, which is written through `lease`.
     pub(super) fn new(
         checkpoint: Checkpoint,
         lease: Box<dyn Lease>,
-        counters: Arc<Counters>,
+        summary: Live,
         clock: Clock,
         policy: Policy,
     ) -> Self {
         Self {
             checkpoint,
             lease,
-            counters,
+            summary,
             clock,
             policy,
             newest_ms: None,
@@ -69,27 +67,26 @@ impl Ledger {
     }
 
     /// Settles all bodies of one page, as they come; gives the first one up, if it must be.
-    pub(super) async fn deliver(
+    pub(super) async fn settle(
         &mut self,
         poster: Arc<Poster>,
-        mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
+        mut bodies: mpsc::UnboundedReceiver<Body>,
         mut gives_up: bool,
     ) -> Result<(), Interrupt> {
-        let mut in_flight = FuturesOrdered::new();
+        let mut in_flight: FuturesOrdered<AbortOnDropHandle<_>> = FuturesOrdered::new();
         let mut more = true;
         while more || !in_flight.is_empty() {
             let save_at = self.unsaved_since.map(|since| since + self.policy.save_after);
             tokio::select! {
                 biased;
                 Some(settled) = in_flight.next() => {
-                    let (settled, _slots): (Result<_, JoinError>, _) = settled;
                     self.record(settled.map_err(internal)??).await?;
                 }
                 () = sleep_until(save_at.unwrap_or_else(Instant::now)), if save_at.is_some() => {
                     self.save().await?;
                 }
-                next = outgoing.recv(), if more => match next {
-                    Some(Outgoing { body, slots }) => {
+                next = bodies.recv(), if more => match next {
+                    Some(body) => {
                         // Nothing is posted that cannot be recorded, else it came again at each
                         // run.
                         if !self.saved {
@@ -98,10 +95,7 @@ impl Ledger {
                         }
                         let gives_up = std::mem::take(&mut gives_up);
                         let settling = tokio::spawn(Arc::clone(&poster).settle(body, gives_up));
-                        let settling = AbortOnDropHandle::new(settling);
-                        // The slots are free when the body is recorded, not when it is settled: else
-                        // a body that must be tried again would let the others run far ahead.
-                        in_flight.push_back(async move { (settling.await, slots) });
+                        in_flight.push_back(AbortOnDropHandle::new(settling));
                     }
                     None => more = false,
                 }
@@ -131,11 +125,13 @@ impl Ledger {
         let totals = &mut self.checkpoint.totals;
         totals.rows_delivered += body.delivered;
         totals.rows_quarantined += body.quarantined;
-        self.checkpoint.untold.rows_quarantined += body.quarantined;
-        self.checkpoint.untold.rows_truncated += body.truncated;
-        add(&self.counters.rows_delivered, body.delivered);
-        add(&self.counters.rows_quarantined, body.quarantined);
-        add(&self.counters.rows_truncated, body.truncated);
+        self.checkpoint.unreported.rows_quarantined += body.quarantined;
+        self.checkpoint.unreported.rows_truncated += body.truncated;
+        self.summary.with(|summary| {
+            summary.rows_delivered += body.delivered;
+            summary.rows_quarantined += body.quarantined;
+            summary.rows_truncated += body.truncated;
+        });
         self.newest_ms = self.newest_ms.max(body.newest_ms);
         self.files_gone |= body.kept.iter().any(|kept| kept.reason == FILE_GONE);
         let newest = body.newest_ms.and_then(DateTime::from_timestamp_millis);
@@ -159,10 +155,11 @@ impl Ledger {
             return Err(Fault::passing(
                 "conservation-breach",
                 format!(
-                    "batch file {}: {events} events read, but {in_file} delivered or in quarantine",
+                    "batch file {}: {events} events read, but {in_file} delivered or quarantined",
                     delta.file
                 ),
-                "this is a defect: report it with this line; the checkpoint stays before the file's end",
+                "this is a bug; please report it with this log line; the checkpoint stays before the \
+                 file's end",
             ));
         }
         self.checkpoint.apply(delta).map_err(internal)?;
@@ -196,24 +193,21 @@ impl Ledger {
 mod tests {
     use std::collections::BTreeMap;
 
-    use chrono::NaiveDate;
-
     use super::*;
-    use crate::checkpoint::{Cursor, Delta, FileVersion};
+    use crate::checkpoint::{Delta, FileVersion};
     use crate::store::NullStore;
 
-    fn ledger() -> Ledger {
-        let start = Cursor::Start(NaiveDate::from_ymd_opt(2026, 11, 1).unwrap());
-        let checkpoint = Checkpoint::new(BTreeMap::new(), String::new(), start);
-        let counters = Arc::default();
-        Ledger::new(checkpoint, Box::new(NullStore), counters, Clock::system(), Policy::default())
+    fn progress() -> Progress {
+        let checkpoint = Checkpoint::new(BTreeMap::new(), String::new());
+        let (lease, summary) = (Box::new(NullStore), Live::new("s"));
+        Progress::new(checkpoint, lease, summary, Clock::system(), Policy::default())
     }
 
-    /// A body with lines of one file, of which `settled` were accepted or lie in quarantine.
+    /// A body with lines of one file, of which `settled` were accepted or quarantined.
     fn body(from: u64, to: Position, settled: u64, events_in_file: Option<u64>) -> Settled {
         let from = Position::Line(from);
         let delta = Delta { file: "f".to_owned(), version: FileVersion::default(), from, to };
-        let span = Span { delta, rows: settled, rejected: 0, events_in_file, file_kept: None };
+        let span = Span { delta, rows: settled, rejected: 0, events_in_file };
         Settled {
             spans: vec![(span, settled)],
             newest_ms: None,
@@ -221,16 +215,17 @@ mod tests {
             quarantined: 0,
             truncated: 0,
             kept: Vec::new(),
+            _slots: None,
         }
     }
 
     #[tokio::test]
     async fn a_file_whose_events_are_not_all_settled_stops_the_stream() {
         for (second, breach) in [(4, true), (5, false), (6, true)] {
-            let mut ledger = ledger();
-            ledger.record(body(0, Position::Line(3), 3, None)).await.unwrap();
-            let end = ledger.record(body(3, Position::End, second, Some(8))).await;
-            let done = ledger.checkpoint.files["f"].done;
+            let mut progress = progress();
+            progress.record(body(0, Position::Line(3), 3, None)).await.unwrap();
+            let end = progress.record(body(3, Position::End, second, Some(8))).await;
+            let done = progress.checkpoint.files["f"].done;
             if !breach {
                 assert!(end.is_ok());
                 assert_eq!(done, Position::End);
@@ -242,33 +237,33 @@ mod tests {
             assert!(fault.message.contains(&said), "{fault}");
             assert!(!fault.settings);
             assert_eq!(done, Position::Line(3), "it stays before the file's end");
-            assert_eq!(ledger.checkpoint.totals.rows_delivered, 3);
+            assert_eq!(progress.checkpoint.totals.rows_delivered, 3);
         }
     }
 
     #[tokio::test]
     async fn a_breach_in_a_later_span_moves_over_none_of_the_body() {
-        let mut ledger = ledger();
-        ledger.record(body(0, Position::Line(3), 3, None)).await.unwrap();
-        let before = ledger.checkpoint.clone();
+        let mut progress = progress();
+        progress.record(body(0, Position::Line(3), 3, None)).await.unwrap();
+        let before = progress.checkpoint.clone();
         let mut both = body(3, Position::End, 5, Some(8));
         let mut other = body(0, Position::End, 2, Some(3));
         other.spans[0].0.delta.file = "g".to_owned();
         both.spans.append(&mut other.spans);
-        assert!(matches!(ledger.record(both).await, Err(Interrupt::Fault(_))));
-        assert_eq!(ledger.checkpoint, before);
+        assert!(matches!(progress.record(both).await, Err(Interrupt::Fault(_))));
+        assert_eq!(progress.checkpoint, before);
 
-        ledger.record(body(3, Position::End, 5, Some(8))).await.unwrap();
-        assert_eq!(ledger.checkpoint.totals.rows_delivered, 8);
+        progress.record(body(3, Position::End, 5, Some(8))).await.unwrap();
+        assert_eq!(progress.checkpoint.totals.rows_delivered, 8);
     }
 
     #[tokio::test]
     async fn a_body_out_of_order_is_refused() {
-        let mut ledger = ledger();
-        ledger.record(body(0, Position::Line(3), 3, None)).await.unwrap();
+        let mut progress = progress();
+        progress.record(body(0, Position::Line(3), 3, None)).await.unwrap();
         for body in [body(2, Position::Line(5), 3, None), body(4, Position::Line(5), 1, None)] {
-            assert!(ledger.record(body).await.is_err());
-            assert_eq!(ledger.checkpoint.files["f"].done, Position::Line(3));
+            assert!(progress.record(body).await.is_err());
+            assert_eq!(progress.checkpoint.files["f"].done, Position::Line(3));
         }
     }
 }

@@ -1,21 +1,20 @@
-//! From bodies to the sink: posts one, splits it if it is refused, keeps what cannot be delivered.
+//! From bodies to the sink: posts a body, splits it if it is refused, keeps what cannot be delivered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
-use super::Policy;
 use super::body::{Body, Span};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::sink::{PostError, Sink};
-use super::summary::{Counters, add};
+use super::summary::Live;
+use super::{Policy, Run};
 use crate::quarantine::{Quarantine, QuarantineError, Rejection};
-use crate::seams::Deadline;
 use crate::store::LeaseWatch;
+use crate::table::Table;
 
 /// From how many rows on a body that is refused whole points at the settings rather than at its
 /// rows.
@@ -27,21 +26,18 @@ pub(super) const EVERY_ROW_REFUSED: &str = "every-row-refused";
 /// Quarantine records of one body that are written at the same time.
 const KEPT_AT_ONCE: usize = 4;
 
-/// Posts bodies and keeps what is refused. Shared by the bodies in flight.
+/// Posts the bodies of one table, and keeps what is refused. Shared by the bodies in flight.
 pub(super) struct Poster {
     pub(super) sink: Arc<dyn Sink>,
+    pub(super) table: &'static Table,
     pub(super) quarantine: Quarantine,
     pub(super) lease: LeaseWatch,
-    pub(super) stop: CancellationToken,
-    /// When even bodies in flight must end.
-    pub(super) deadline: Deadline,
-    pub(super) counters: Arc<Counters>,
+    pub(super) run: Run,
     pub(super) policy: Policy,
-    /// Whether the sink has accepted a row in this run, of whatever stream.
-    pub(super) accepted: Arc<AtomicBool>,
+    pub(super) summary: Live,
 }
 
-/// A body of which every row was accepted or lies in quarantine.
+/// A body of which every row was accepted or is in quarantine.
 pub(super) struct Settled {
     /// Its spans, each with the number of its events that are settled.
     pub(super) spans: Vec<(Span, u64)>,
@@ -49,22 +45,11 @@ pub(super) struct Settled {
     pub(super) delivered: u64,
     pub(super) quarantined: u64,
     pub(super) truncated: u64,
-    /// What lies in quarantine of it.
-    pub(super) kept: Vec<InQuarantine>,
-}
-
-/// A record that was written.
-pub(super) struct InQuarantine {
-    pub(super) name: String,
-    pub(super) reason: &'static str,
-    pub(super) delivered: bool,
-}
-
-/// A row that the sink will not take.
-struct Refusal {
-    row: usize,
-    reason: &'static str,
-    detail: String,
+    /// What was put into quarantine.
+    pub(super) kept: Vec<Rejection>,
+    /// Its body's slots, which are free again once it is recorded, not sooner: else a body that must be tried
+    /// again would let the others run far ahead.
+    pub(super) _slots: Option<OwnedSemaphorePermit>,
 }
 
 impl Poster {
@@ -80,23 +65,23 @@ impl Poster {
         // nothing is posted again at every run.
         let rejections = std::mem::take(&mut body.rejections);
         let (cut, undeliverable) = rejections.into_iter().partition(|kept| kept.delivered);
-        let mut kept = self.keep(undeliverable).await?;
+        let mut kept: Vec<Rejection> = self.keep(undeliverable).await?;
         let refused = self.post(&body, &mut settled, gives_up).await?;
         if !gives_up && refused.len() == body.rows.len() {
             self.blame_the_settings(&body, &refused)?;
         }
         let delivered = settled.iter().sum();
-        for refusal in &refused {
-            settled[body.rows[refusal.row].span] += 1;
+        for (row, _) in &refused {
+            settled[body.rows[*row].span] += 1;
         }
         for (span, settled) in body.spans.iter().zip(&mut settled) {
             *settled += span.rejected;
         }
-        let is_refused = |row: usize| refused.binary_search_by_key(&row, |r| r.row).is_ok();
+        let is_refused = |row: usize| refused.binary_search_by_key(&row, |(row, _)| *row).is_ok();
         let newest_ms = body.newest_ms(|row| !is_refused(row));
         let mut keep: Vec<Rejection> =
-            refused.iter().map(|r| body.reject(r.row, r.reason, &r.detail)).collect();
-        // A row of which Azure would have cut a column, and which it refused, was not delivered.
+            refused.into_iter().map(|(_, rejection)| rejection).collect();
+        // A row of which the sink would have cut a column, and which it refused, was not delivered.
         let mut cut: Vec<Rejection> = cut;
         cut.retain(|cut| keep.iter().all(|refused| refused.position != cut.position));
         let truncated = cut.len() as u64;
@@ -110,17 +95,18 @@ impl Poster {
             quarantined,
             truncated,
             kept,
+            _slots: body.slots,
         })
     }
 
     /// Posts the rows of a body; counts the accepted ones by span, returns the refused ones in
-    /// order.
+    /// order, each with its place in the body.
     async fn post(
         &self,
         body: &Body,
         settled: &mut [u64],
         gives_up: bool,
-    ) -> Result<Vec<Refusal>, Interrupt> {
+    ) -> Result<Vec<(usize, Rejection)>, Interrupt> {
         let mut refused = Vec::new();
         if body.rows.is_empty() {
             return Ok(refused);
@@ -136,14 +122,18 @@ impl Poster {
             let sent = bytes.len() as u64;
             let (reason, detail) = match self.post_once(bytes).await {
                 Ok(()) => {
-                    self.accepted.store(true, Ordering::Relaxed);
-                    add(&self.counters.bodies, 1);
-                    add(&self.counters.bytes_sent, sent);
+                    self.run.accept(self.table);
+                    self.summary.with(|summary| {
+                        summary.bodies += 1;
+                        summary.bytes_sent += sent;
+                    });
                     rows.for_each(|row| settled[body.rows[row].span] += 1);
                     continue;
                 }
                 Err(PostError::RowRefused(detail)) => ("row-refused", detail),
-                Err(PostError::TooLarge) => ("row-too-large", "Azure answers 413".to_owned()),
+                Err(PostError::TooLarge) => {
+                    ("row-too-large", "it is too large by itself (413)".to_owned())
+                }
                 Err(PostError::Interrupt(interrupt)) => {
                     // All that there was time for was refused: that is what ended it.
                     if matches!(interrupt, Interrupt::OutOfTime) && settled.iter().all(|n| *n == 0)
@@ -155,8 +145,7 @@ impl Poster {
             };
             // To halve it once more may take longer than a run has.
             if rows.len() == 1 || gives_up {
-                let refuse = |row| Refusal { row, reason, detail: detail.clone() };
-                refused.extend(rows.map(refuse));
+                refused.extend(rows.map(|row| (row, body.reject(row, reason, &detail))));
                 continue;
             }
             if json.is_none() {
@@ -170,15 +159,15 @@ impl Poster {
     }
 
     /// Every row of a large body is refused and no other was accepted: it is not the rows.
-    fn blame_the_settings(&self, body: &Body, refused: &[Refusal]) -> Result<(), Fault> {
+    fn blame_the_settings(&self, body: &Body, refused: &[(usize, Rejection)]) -> Result<(), Fault> {
         let enough = refused.len() >= ROWS_THAT_PROVE_A_SETTING;
         match refused.first() {
-            Some(first) if enough && !self.accepted.load(Ordering::Relaxed) => {
+            Some((_, first)) if enough && !self.run.has_accepted(self.table) => {
                 Err(Fault::settings(
                     EVERY_ROW_REFUSED,
                     format!(
                         "{} refuses every row of a body of {} ({} tried by themselves): {}",
-                        self.sink.destination(),
+                        self.sink.destination(self.table),
                         body.rows.len(),
                         refused.len(),
                         first.detail
@@ -193,26 +182,28 @@ impl Poster {
     }
 
     async fn post_once(&self, bytes: Bytes) -> Result<(), PostError> {
-        if self.stop.is_cancelled() {
+        if self.run.stop.is_cancelled() {
             return Err(PostError::Interrupt(Interrupt::OutOfTime));
         }
         if !self.lease.held() {
             return Err(PostError::Interrupt(lease_lost().into()));
         }
+        // Even bodies in flight must end then.
+        let deadline = self.run.deadline.plus(self.policy.grace);
         tokio::select! {
-            posted = self.sink.post(bytes, self.deadline) => {
-                add(&self.counters.ambiguous_posts, posted.ambiguous);
+            posted = self.sink.post(self.table, bytes, deadline) => {
+                self.summary.with(|summary| summary.ambiguous_posts += posted.ambiguous);
                 posted.answer
             }
             () = self.grace_over() => {
-                add(&self.counters.ambiguous_posts, 1);
+                self.summary.with(|summary| summary.ambiguous_posts += 1);
                 Err(PostError::Interrupt(Interrupt::OutOfTime))
             }
         }
     }
 
-    /// Makes rejections durable.
-    async fn keep(&self, rejections: Vec<Rejection>) -> Result<Vec<InQuarantine>, Interrupt> {
+    /// Makes rejections durable, and returns them.
+    async fn keep(&self, rejections: Vec<Rejection>) -> Result<Vec<Rejection>, Interrupt> {
         if rejections.is_empty() {
             return Ok(Vec::new());
         }
@@ -221,8 +212,7 @@ impl Poster {
         }
         let keep = rejections.into_iter().map(|rejection| async move {
             self.quarantine.keep(&rejection).await?;
-            let Rejection { reason, delivered, .. } = rejection;
-            Ok::<_, QuarantineError>(InQuarantine { name: rejection.name(), reason, delivered })
+            Ok::<_, QuarantineError>(rejection)
         });
         let keeping = stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect();
         Ok(self.in_time(keeping).await??)
@@ -238,7 +228,7 @@ impl Poster {
 
     /// Comes when even what is in flight must end.
     async fn grace_over(&self) {
-        self.stop.cancelled().await;
+        self.run.stop.cancelled().await;
         sleep(self.policy.grace).await;
     }
 }
