@@ -5,6 +5,7 @@
 pub mod azure;
 pub mod checkpoint;
 pub mod cli;
+pub mod codes;
 pub mod functions;
 pub mod http;
 pub mod mimecast;

@@ -518,7 +518,11 @@ async fn what_is_no_token_of_mimecasts_is_a_failure_that_passes() {
 
         let script = Script::of_text([(status, body.to_owned())]);
         let fault = list(&mimecast(&script).await).await.unwrap_err();
-        assert_eq!((fault.code, fault.settings), ("mimecast-unreachable", false), "{fault}");
+        assert_eq!(
+            (fault.code.as_str(), fault.settings),
+            ("mimecast-unreachable", false),
+            "{fault}"
+        );
         assert!(fault.message.contains(said), "{fault}");
     }
 }

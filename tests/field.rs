@@ -510,7 +510,7 @@ async fn a_stream_whose_calls_are_spent_is_no_success_the_second_time() {
     let ends = ["", "", "no-progress", "no-progress"];
     for expected in ends {
         let run = crate::support::rig::run(&connector).await;
-        let error = run.streams[0].error.as_ref().map_or("", |fault| fault.code);
+        let error = run.streams[0].error.as_ref().map_or("", |fault| fault.code.as_str());
         assert_eq!(error, expected);
     }
 }

@@ -281,7 +281,11 @@ async fn one_byte_a_second_costs_no_more_than_the_run_has() {
                 enemy.asked_for.notified().await;
                 time_is_up.cancel();
             });
-            assert_eq!(run.streams[0].error.as_ref().map(|fault| fault.code), expected, "{path}");
+            assert_eq!(
+                run.streams[0].error.as_ref().map(|fault| fault.code.as_str()),
+                expected,
+                "{path}"
+            );
             if expected.is_none() {
                 assert_eq!((run.outcome, run.exit_code()), (Outcome::TimeLimit, 0), "{path}");
             }

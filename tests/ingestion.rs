@@ -78,7 +78,7 @@ async fn post(fault: Fault) -> Interrupt {
 async fn a_post_that_fails_until_the_time_is_up_is_a_failure() {
     for (fault, said) in [(Fault::Unavailable, "503"), (Fault::Reset, "connection")] {
         let Interrupt::Fault(fault) = post(fault).await else { panic!("silent: {said}") };
-        assert_eq!((fault.code, fault.settings), ("ingestion-unreachable", false));
+        assert_eq!((fault.code.as_str(), fault.settings), ("ingestion-unreachable", false));
         assert!(fault.message.contains(said), "{fault}");
         assert!(fault.message.contains("until the run's time was up"), "{fault}");
     }
@@ -118,7 +118,11 @@ async fn a_page_in_azures_place_refuses_no_row_and_no_setting() {
         let Err(PostError::Interrupt(Interrupt::Fault(fault))) = posted.answer else {
             panic!("{status}: {posted:?}");
         };
-        assert_eq!((fault.code, fault.settings), ("ingestion-unreachable", false), "{fault}");
+        assert_eq!(
+            (fault.code.as_str(), fault.settings),
+            ("ingestion-unreachable", false),
+            "{fault}"
+        );
         assert!(fault.message.contains(said), "{fault}");
         assert_eq!((asked.load(Ordering::Relaxed), posted.ambiguous), (3, 3), "{status}");
     }

@@ -956,7 +956,7 @@ async fn only_public_https_addresses_are_connected_to() {
         let Err(Interrupt::Fault(fault)) = opened else {
             panic!("{address}: it was not refused");
         };
-        assert_eq!(fault.code, expected, "{address}: {fault}");
+        assert_eq!(fault.code.as_str(), expected, "{address}: {fault}");
     }
     assert_eq!(rig.simulator.calls().all_downloads(), 0);
     assert_eq!(rig.simulator.violations(), [""; 0]);
@@ -1059,7 +1059,8 @@ async fn no_secret_and_no_signature_is_written_anywhere() {
         for _ in 0..12 {
             rig.simulator.script(Endpoint::File, fault.clone());
         }
-        told += &format!("{:?}", rig.pull().await);
+        let run = rig.pull().await;
+        told += &format!("{run:?}{}", serde_json::to_string(&run).unwrap());
     }
     assert!(told.contains("file-unreachable") && told.contains("file-forbidden"), "{told}");
     told += &log.text();

@@ -636,7 +636,7 @@ async fn a_record_that_cannot_be_removed_is_sent_again_under_its_id() {
         let failed = replay_on(&rig, Arc::new(Keeps(folder(&rig)))).await;
         assert_eq!((failed.outcome, failed.exit_code()), (Outcome::Failed, 1));
         let fault = failed.streams[0].error.as_ref().unwrap();
-        assert_eq!(fault.code, "store-failed");
+        assert_eq!(fault.code.as_str(), "store-failed");
         assert_eq!(rig.quarantined().len(), 1);
     }
     assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 1);
@@ -800,7 +800,7 @@ async fn a_replay_that_fails_in_the_middle_of_a_file_keeps_all_of_it() {
     rig.simulator.script(Endpoint::Post, Fault::Forbidden);
     let failed = replay_on(&rig, folder(&rig)).await;
     assert_eq!((failed.outcome, failed.exit_code()), (Outcome::Failed, 2));
-    assert_eq!(failed.streams[0].error.as_ref().unwrap().code, "ingestion-forbidden");
+    assert_eq!(failed.streams[0].error.as_ref().unwrap().code.as_str(), "ingestion-forbidden");
     assert_eq!((rig.quarantined().len(), rig.kept_files().len()), (1, 1));
 
     let rest = replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered;

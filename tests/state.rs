@@ -10,6 +10,7 @@ use chrono::NaiveDate;
 use futures::future::{join_all, pending};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
 use mimecast_sentinel::checkpoint::{Checkpoint, Position};
+use mimecast_sentinel::codes::Code;
 use mimecast_sentinel::pipeline::sink::PostError;
 use mimecast_sentinel::pipeline::{
     Connector, Fault as RunFault, Interrupt, Outcome, Policy, Pool, RunSummary, checkpoint_name,
@@ -165,7 +166,7 @@ fn out_of_time() -> PostError {
 }
 
 fn broken() -> PostError {
-    PostError::Interrupt(RunFault::passing("broken", "it broke", "mend it").into())
+    PostError::Interrupt(RunFault::passing(Code::StoreFailed, "it broke", "fix it").into())
 }
 
 mod progress {
@@ -192,7 +193,7 @@ mod progress {
                 if n == failing { Err(broken()) } else { Ok(()) }
             });
             let run = pull(&connector).await;
-            assert_eq!(fault(&run, 1).code, "broken");
+            assert_eq!(fault(&run, 1).code, Code::StoreFailed);
             assert_eq!(run.streams[0].rows_delivered, failing);
             let saved = store.saved();
             let at = saved.last().and_then(|checkpoint| line_of(checkpoint, "f"));
@@ -383,7 +384,7 @@ mod quarantine {
         });
         let run = pull(&rig.connector_on(Arc::new(store))).await;
         let fault = fault(&run, 1);
-        assert_eq!(fault.code, "store-failed");
+        assert_eq!(fault.code.as_str(), "store-failed");
         assert!(fault.message.contains("no space left on device"), "{fault}");
         assert!(fault.fix.contains("CHECKPOINT_URL"), "{fault}");
         // Line 4 is the first to be kept.
@@ -580,7 +581,7 @@ mod time_limit {
         assert_eq!((first.outcome, first.exit_code()), (Outcome::TimeLimit, 0));
         for _ in 0..2 {
             let fault = fault(&rig.pull().await, 2);
-            assert_eq!(fault.code, "no-progress");
+            assert_eq!(fault.code.as_str(), "no-progress");
             assert!(fault.message.contains("/files/mailflow/a.json.gz"), "{fault}");
             assert!(fault.fix.contains("RUN_TIME_LIMIT_SECONDS"), "{fault}");
         }
@@ -622,7 +623,7 @@ mod time_limit {
         assert_eq!((run.outcome, run.exit_code()), (Outcome::TimeLimit, 0), "{run:#?}");
         // None at all.
         let fault = fault(&out_of_time_at(&memory, 1, 3).await, 2);
-        assert_eq!(fault.code, "no-progress");
+        assert_eq!(fault.code.as_str(), "no-progress");
         assert!(fault.message.contains("batch file f"), "{fault}");
         assert_caught_up(&pull(&memory.connector(memory.folder())).await);
         assert_eq!(memory.landed(), [0, 1, 2, 3]);
@@ -717,7 +718,7 @@ mod leases {
         }));
         let run = pull(&connector).await;
         let fault = fault(&run, 1);
-        assert_eq!(fault.code, "lease-lost");
+        assert_eq!(fault.code.as_str(), "lease-lost");
         // Three bodies are recorded by then.
         let told = ["one connector per checkpoint", "sent and not yet recorded may come again"];
         assert!(told.iter().all(|told| fault.fix.contains(told)), "{fault}");
@@ -813,7 +814,7 @@ mod leases {
             if call.saved().is_some_and(at_end) { Act::Lose } else { Act::Pass }
         });
         let run = pull(&memory.connector(Arc::new(store))).await;
-        assert_eq!(fault(&run, 1).code, "lease-lost");
+        assert_eq!(fault(&run, 1).code.as_str(), "lease-lost");
 
         assert_caught_up(&pull(&memory.connector(memory.folder())).await);
         assert_eq!(memory.landed(), [0, 1, 2]);
@@ -848,7 +849,7 @@ mod stored_checkpoints {
         let before = std::fs::read(path(rig)).unwrap();
         let calls = rig.simulator.calls();
         let fault = fault(&rig.pull().await, 2);
-        assert_eq!(fault.code, code);
+        assert_eq!(fault.code.as_str(), code);
         for word in says {
             assert!(fault.message.contains(word), "{word}: {fault}");
         }
@@ -951,7 +952,7 @@ mod failing_stores {
             });
             let run = pull(&memory.connector(Arc::new(store))).await;
             let fault = fault(&run, 1);
-            assert_eq!(fault.code, "store-failed", "{failing}");
+            assert_eq!(fault.code.as_str(), "store-failed", "{failing}");
             assert!(fault.message.contains("no space left on device"), "{fault}");
             assert_eq!(memory.landed().is_empty(), failing == 1, "nothing that is not recorded");
 
@@ -976,7 +977,7 @@ mod failing_stores {
             if call.saved().is_some_and(advanced) { Act::Fail } else { Act::Pass }
         });
         let run = pull(&rig.connector_on(Arc::new(store))).await;
-        assert_eq!(fault(&run, 1).code, "store-failed");
+        assert_eq!(fault(&run, 1).code.as_str(), "store-failed");
 
         assert_caught_up(&rig.pull().await);
         assert_eq!(landed(&rig), ids(&lines));
@@ -989,7 +990,7 @@ mod failing_stores {
         let rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
         std::fs::write(rig.state(), "not a folder").unwrap();
         let fault = fault(&rig.pull().await, 2);
-        assert_eq!(fault.code, "store-refused");
+        assert_eq!(fault.code.as_str(), "store-refused");
         assert!(fault.message.contains(&*rig.state().to_string_lossy()), "{fault}");
         assert!(fault.message.contains("CHECKPOINT_URL"), "{fault}");
         assert_eq!(rig.simulator.calls().all_listings(), 0);

@@ -107,7 +107,7 @@ fn row_of(line: &str) -> u64 {
 
 /// How a run ended, if it is one of the three ways in which it may.
 fn ending(run: &RunSummary) -> Result<&'static str, String> {
-    let code = run.streams[0].error.as_ref().map(|fault| fault.code);
+    let code = run.streams[0].error.as_ref().map(|fault| fault.code.as_str());
     match (run.outcome, code) {
         (Outcome::CaughtUp, None) => Ok("caught up"),
         (Outcome::Busy, None) => Ok("busy"),

@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::credential::{AccessTokens, CredentialError};
+use crate::codes::Code;
 use crate::http::{
     ErrorBody, Failure, GaveUp, Reply, ReplyError, RetryPolicy, looks_like, retry_after, send,
 };
@@ -142,24 +143,24 @@ impl LogsIngestion {
     fn refused(&self, table: &Table, status: StatusCode, said: &str) -> PostError {
         let (code, fix) = match status.as_u16() {
             403 => (
-                "ingestion-forbidden",
+                Code::IngestionForbidden,
                 "give the identity the role Monitoring Metrics Publisher on that data collection \
                  rule; a new role takes up to 30 minutes, or hours where a token was cached \
                  before; the checkpoint stays, nothing is lost",
             ),
             404 => (
-                "ingestion-not-found",
+                Code::IngestionNotFound,
                 "check LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID (the rule's immutable id) \
                  and LOGS_INGESTION_STREAM, and that the identity has the role Monitoring Metrics \
                  Publisher on that rule, which takes up to 30 minutes; the checkpoint stays, \
                  nothing is lost",
             ),
             401 => (
-                "ingestion-unauthorized",
+                Code::IngestionUnauthorized,
                 "check AZURE_CLOUD and that the identity belongs to the rule's tenant",
             ),
             _ => (
-                "ingestion-settings",
+                Code::IngestionSettings,
                 "check LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID and LOGS_INGESTION_STREAM \
                  against the rule; the checkpoint stays, nothing is lost",
             ),
@@ -174,7 +175,7 @@ impl LogsIngestion {
             return PostError::Interrupt(Interrupt::OutOfTime);
         };
         let fault = Fault::passing(
-            "ingestion-unreachable",
+            Code::IngestionUnreachable,
             format!("{} failed {how_often}: {said}", self.destination(table)),
             "nothing is lost, the next run posts again; if it stays so, check the network to the \
              endpoint and Azure's status page",
@@ -221,12 +222,12 @@ fn names_a_setting(said: &ErrorBody, rule: &str) -> bool {
 fn no_token(error: &CredentialError) -> PostError {
     let fault = match error {
         CredentialError::Refused { credential, reason, fix } => Fault::settings(
-            "azure-credentials",
+            Code::AzureCredentials,
             format!("{credential} was refused: {reason}"),
             *fix,
         ),
         CredentialError::Unavailable { credential, reason, authority } => Fault::passing(
-            "azure-token-unavailable",
+            Code::AzureTokenUnavailable,
             format!("{credential} got no token: {reason}"),
             format!("nothing is lost, the next run tries again; check the way to {authority}"),
         ),

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::escape::escaped_json;
 use super::progress;
 use super::wiring::Wiring;
+use crate::codes::Code;
 use crate::mimecast::MimecastSource;
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Connector, Fault, Interrupt, Policy, Pool, Sink};
@@ -86,7 +87,7 @@ impl Sink for Rows {
                 return PostError::Interrupt(Interrupt::OutOfTime);
             }
             let message = format!("rows cannot be printed: {error}");
-            let fault = Fault::passing("stdout", message, "check where stdout goes");
+            let fault = Fault::passing(Code::Stdout, message, "check where stdout goes");
             PostError::Interrupt(Interrupt::from(fault))
         });
         Posted { ambiguous: 0, answer }

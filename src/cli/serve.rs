@@ -14,6 +14,7 @@ use super::logs::{self, Stdout};
 use super::signals::{stop_on_signal, stop_when_orphaned};
 use super::wiring::Wiring;
 use super::{CommandError, DONE, USAGE};
+use crate::codes::Code;
 use crate::functions::{self, Job, RunEnd};
 use crate::pipeline::{Connector, Outcome, RunSummary};
 use crate::seams::Clock;
@@ -134,7 +135,7 @@ fn exit_code(summary: &RunSummary) -> u8 {
 fn reports(faults: String) -> Job {
     let report = move || {
         for fault in faults.lines() {
-            tracing::error!(code = "settings", "{fault}");
+            tracing::error!(code = Code::Settings.as_str(), "{fault}");
         }
     };
     report();

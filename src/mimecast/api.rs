@@ -11,6 +11,7 @@ use url::Url;
 
 use super::pace::Pace;
 use super::refusal::is_refusal;
+use crate::codes::Code;
 use crate::http::{
     Clients, ErrorBody, Failure, GaveUp, Reply, RetryPolicy, TokenCache, looks_like, retry_after,
     send,
@@ -104,7 +105,7 @@ impl Api {
     fn gave_up(&self, call: &Call<'_>, GaveUp { said, token_refused, how_often }: GaveUp) -> Fault {
         if let Some(stream) = call.lists.filter(|_| token_refused) {
             return Fault::passing(
-                "mimecast-unauthorized",
+                Code::MimecastUnauthorized,
                 format!("Mimecast refuses fresh access tokens for {stream}: {said}"),
                 "the next run tries again; if it stays so, make a new API 2.0 application and set \
                  MIMECAST_CLIENT_ID and MIMECAST_CLIENT_SECRET",
@@ -112,7 +113,7 @@ impl Api {
         }
         let host = self.base_url.host_str().unwrap_or_default();
         Fault::passing(
-            "mimecast-unreachable",
+            Code::MimecastUnreachable,
             format!("{} at {host} failed {how_often}: {said}", call.what),
             "nothing is lost, the next run tries again; if it stays so, check what stands between \
              this machine and Mimecast (a proxy, a firewall), and Mimecast's status page",
@@ -139,7 +140,7 @@ pub(super) fn failure(call: &Call<'_>, reply: &Reply) -> Failure<Interrupt> {
 
 fn redirected(call: &Call<'_>) -> Fault {
     Fault::settings(
-        "mimecast-redirect",
+        Code::MimecastRedirect,
         format!("{} answers with a redirect", call.what),
         "redirects are not followed, since secrets would go with them: set MIMECAST_BASE_URL to \
          the API's own address",

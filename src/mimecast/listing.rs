@@ -13,6 +13,7 @@ use super::api::{Api, Call, failure};
 use super::page_reply::{Listing, page, read};
 use super::refusal::is_refusal;
 use crate::checkpoint::Cursor;
+use crate::codes::Code;
 use crate::http::{ErrorBody, Failure, Reply};
 use crate::pipeline::source::Page;
 use crate::pipeline::{Fault, Interrupt, checkpoint_name};
@@ -162,7 +163,7 @@ impl Api {
         }
         let said = refused.said;
         Err(Fault::settings(
-            "listing-refused",
+            Code::ListingRefused,
             format!("Mimecast refuses to list {stream}, from whatever day: {said}"),
             "set START_DATE to a day of the last week; if that changes nothing, give the words \
              above to Mimecast's support",
@@ -249,7 +250,7 @@ fn days_in(message: &str) -> Option<u64> {
 /// A stored cursor is not one of Mimecast's.
 fn no_place(stream: &str, Cursor(value): &Cursor) -> Fault {
     Fault::settings(
-        "checkpoint-refused",
+        Code::CheckpointRefused,
         format!("{} cannot be read: {value} is no cursor of Mimecast's", checkpoint_name(stream)),
         "look at the file; `mimecast-sentinel state reset <stream>` begins again",
     )
@@ -257,7 +258,7 @@ fn no_place(stream: &str, Cursor(value): &Cursor) -> Fault {
 
 fn bad_request(stream: &str, BadRequest { said, .. }: &BadRequest) -> Fault {
     Fault::passing(
-        "listing-bad-request",
+        Code::ListingBadRequest,
         format!("Mimecast refuses to list {stream} (400): {said}"),
         "nothing is skipped, the next run asks again; if it stays so, give the words above to \
          Mimecast's support",
@@ -269,12 +270,12 @@ fn refused(stream: &str, status: StatusCode, reply: &Reply) -> Fault {
     let status = status.as_u16();
     let (code, fix) = match status {
         403 => (
-            "mimecast-forbidden",
+            Code::MimecastForbidden,
             "give the API 2.0 application the product \"Threats, Security Events, and Data\" for \
              Cloud Integrated; a product cannot be added later, so make a new application if it \
              lacks it",
         ),
-        _ => ("mimecast-refused", "check MIMECAST_BASE_URL"),
+        _ => (Code::MimecastRefused, "check MIMECAST_BASE_URL"),
     };
     Fault::settings(code, format!("Mimecast refuses to list {stream} ({status}): {said}"), fix)
 }

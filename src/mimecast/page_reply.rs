@@ -11,6 +11,7 @@ use url::Url;
 use super::key::key;
 use super::listing::Place;
 use super::refusal::{is_object, says_something};
+use crate::codes::Code;
 use crate::http::json;
 use crate::pipeline::source::{Content, Page, Part};
 use crate::pipeline::{Fault, Interrupt};
@@ -134,7 +135,7 @@ pub(super) fn page(stream: &str, listing: Listing, at: &Place) -> Result<Page, I
         tracing::error!(
             stream,
             entries = odd,
-            code = "listing-entry-odd",
+            code = Code::ListingEntryOdd.as_str(),
             fix = "tell Mimecast's support: nothing can be downloaded without an address",
             "the listing has entries without a usable address: the other files are read"
         );
@@ -150,7 +151,7 @@ pub(super) fn page(stream: &str, listing: Listing, at: &Place) -> Result<Page, I
 
 fn unreadable(stream: &str, has: &str) -> Fault {
     Fault::passing(
-        "listing-unreadable",
+        Code::ListingUnreadable,
         format!("Mimecast's listing of {stream} has {has}"),
         "the next run tries again; check what stands between here and Mimecast; if it stays so, \
          give this line to Mimecast's support",

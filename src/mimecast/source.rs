@@ -19,6 +19,7 @@ use super::batch_file::{BatchFile, Limits};
 use super::key::is_same_object;
 use super::pace::Pace;
 use crate::checkpoint::Cursor;
+use crate::codes::Code;
 use crate::http::{
     Clients, Failure, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after,
 };
@@ -104,7 +105,7 @@ impl MimecastSource {
         match allowed {
             Some(url) if self.api.clients.may_fetch(&url).await => Ok(url),
             _ => Err(Fault::passing(
-                "file-address-refused",
+                Code::FileAddressRefused,
                 format!(
                     "batch file {} is not at a public https address without user and password",
                     part.key
@@ -219,7 +220,7 @@ fn is_page(response: &reqwest::Response) -> bool {
 
 fn unreachable(part: &Part, failed: &str) -> Fault {
     Fault::passing(
-        "file-unreachable",
+        Code::FileUnreachable,
         format!("batch file {} cannot be downloaded: {failed}", part.key),
         "nothing is lost, the next run goes on from the same line; if it stays so, check that \
          this machine may reach the file's host over https",

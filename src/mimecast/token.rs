@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use secrecy::ExposeSecret;
 
 use super::api::{Api, Call, failure};
+use crate::codes::Code;
 use crate::http::{ErrorBody, Failure, Grant, Reply, Token, hold};
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::Deadline;
@@ -50,7 +51,7 @@ impl Api {
 fn refused(reply: &Reply) -> Fault {
     let (status, said) = (reply.status.as_u16(), ErrorBody::read(&reply.body));
     Fault::settings(
-        "mimecast-credentials",
+        Code::MimecastCredentials,
         format!("Mimecast refuses the client credentials ({status}): {said}"),
         "check MIMECAST_CLIENT_ID and MIMECAST_CLIENT_SECRET against the API 2.0 application in \
          Mimecast's console, and that MIMECAST_BASE_URL is its region",

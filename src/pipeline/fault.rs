@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::codes::Code;
 use crate::quarantine::QuarantineError;
 use crate::store::StoreError;
 
@@ -18,8 +19,8 @@ pub enum Interrupt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message}; {fix}")]
 pub struct Fault {
-    /// One word for it, stable: `docs/TROUBLESHOOTING.md` has a section for each.
-    pub code: &'static str,
+    /// One stable word for it.
+    pub code: Code,
     /// What happened, to which thing.
     pub message: String,
     /// What to do next.
@@ -31,16 +32,12 @@ pub struct Fault {
 
 impl Fault {
     /// Something that may be better at the next run.
-    pub fn passing(code: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub fn passing(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { code, message: message.into(), fix: fix.into(), settings: false }
     }
 
     /// Something that a person must mend.
-    pub fn settings(
-        code: &'static str,
-        message: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
+    pub fn settings(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { code, message: message.into(), fix: fix.into(), settings: true }
     }
 }
@@ -57,13 +54,13 @@ impl From<StoreError> for Interrupt {
         match error {
             StoreError::LeaseLost { .. } => Fault { message, ..lease_lost() },
             StoreError::Refused { .. } => Fault::settings(
-                "store-refused",
+                Code::StoreRefused,
                 message,
                 "check CHECKPOINT_URL, that the place exists, and that this identity may write \
                  to it",
             ),
             StoreError::Failed { .. } => Fault::passing(
-                "store-failed",
+                Code::StoreFailed,
                 message,
                 "check that the place of CHECKPOINT_URL is reachable and has room; nothing is \
                  lost, the next run goes on from the last checkpoint",
@@ -79,7 +76,7 @@ impl From<QuarantineError> for Interrupt {
         match error {
             QuarantineError::Store(error) => error.into(),
             QuarantineError::Full { .. } => Fault::settings(
-                "quarantine-full",
+                Code::QuarantineFull,
                 message,
                 "look at it with `mimecast-sentinel quarantine list`, send again what can be \
                  delivered by now with `mimecast-sentinel quarantine replay`, delete what nobody \
@@ -93,7 +90,7 @@ impl From<QuarantineError> for Interrupt {
 
 pub(super) fn lease_lost() -> Fault {
     Fault::passing(
-        "lease-lost",
+        Code::LeaseLost,
         "the lease on the checkpoint was lost",
         "another connector uses the same checkpoint: run one connector per checkpoint; nothing is \
          lost, but rows that were sent and not yet recorded may come again",
@@ -103,7 +100,7 @@ pub(super) fn lease_lost() -> Fault {
 /// What cannot happen: deflating into memory failed, or a thread of ours panicked.
 pub(super) fn internal(error: impl std::fmt::Display) -> Fault {
     Fault::passing(
-        "internal",
+        Code::Internal,
         format!("an internal step failed: {error}"),
         "this is a defect: report it with this line",
     )

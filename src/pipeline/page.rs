@@ -18,6 +18,7 @@ use super::source::{Content, OpenPart, Page, Part};
 use super::summary::Live;
 use super::{Connector, Run};
 use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
+use crate::codes::Code;
 use crate::quarantine::{FilePosition, Kept, Rejection};
 use crate::seams::Deadline;
 use crate::table::Stream;
@@ -168,7 +169,7 @@ impl PageReader {
         if page.at != self.cursor {
             let message = "the source dropped the page's token while the page was being read";
             let fix = "nothing to do: the next run starts again at the oldest day that it accepts";
-            return Err(Fault::passing("cursor-dropped", message, fix).into());
+            return Err(Fault::passing(Code::CursorDropped, message, fix).into());
         }
         Ok(page)
     }
@@ -252,7 +253,7 @@ impl Connector {
 
 fn forbidden(file: &str) -> Fault {
     Fault::passing(
-        "file-forbidden",
+        Code::FileForbidden,
         format!("batch file {file} was refused at the new addresses of {RELISTINGS} listings"),
         "the next run tries again from the same line; if it stays so, give the file's name to the \
          support of the source",

@@ -13,6 +13,7 @@ use super::page::{FileRead, PageReader};
 use super::read::{Filler, Step};
 use super::source::{OpenPart, Part, ReadError};
 use crate::checkpoint::{FileProgress, FileVersion, Position};
+use crate::codes::Code;
 use crate::quarantine::{FilePosition, Kept, QuarantineError, Rejection};
 use crate::store::ByteStream;
 use crate::table::{EventId, EventIdHasher};
@@ -304,7 +305,7 @@ pub(super) fn too_long(position: FilePosition, id: EventId, length: u64, kept: K
 
 fn unreadable(part: &Part, downloads: u32, error: &dyn std::fmt::Display) -> Fault {
     Fault::passing(
-        "file-unreadable",
+        Code::FileUnreadable,
         format!("batch file {}: {downloads} downloads in a row failed: {error}", part.key),
         "the next run tries again from the same line; check the network between here and the \
          file's host",

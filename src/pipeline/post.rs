@@ -12,6 +12,7 @@ use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::sink::{PostError, Sink};
 use super::summary::Live;
 use super::{Policy, Run};
+use crate::codes::Code;
 use crate::quarantine::{Quarantine, QuarantineError, Rejection};
 use crate::store::LeaseWatch;
 use crate::table::Table;
@@ -19,9 +20,6 @@ use crate::table::Table;
 /// From how many rows on a body that is refused whole points at the settings rather than at its
 /// rows.
 const ROWS_THAT_PROVE_A_SETTING: usize = 10;
-
-/// The code of a fault that [`Refused`](crate::checkpoint::Refused) counts.
-pub(super) const EVERY_ROW_REFUSED: &str = "every-row-refused";
 
 /// Quarantine records of one body that are written at the same time.
 const KEPT_AT_ONCE: usize = 4;
@@ -164,7 +162,7 @@ impl Poster {
         match refused.first() {
             Some((_, first)) if enough && !self.run.has_accepted(self.table) => {
                 Err(Fault::settings(
-                    EVERY_ROW_REFUSED,
+                    Code::EveryRowRefused,
                     format!(
                         "{} refuses every row of a body of {} ({} tried by themselves): {}",
                         self.sink.destination(self.table),

@@ -18,6 +18,7 @@ use super::page::FILE_GONE;
 use super::post::{Poster, Settled};
 use super::summary::Live;
 use crate::checkpoint::{Checkpoint, Position};
+use crate::codes::Code;
 use crate::seams::Clock;
 use crate::store::Lease;
 
@@ -153,7 +154,7 @@ impl Progress {
             && events != *in_file
         {
             return Err(Fault::passing(
-                "conservation-breach",
+                Code::ConservationBreach,
                 format!(
                     "batch file {}: {events} events read, but {in_file} delivered or quarantined",
                     delta.file
@@ -232,7 +233,7 @@ mod tests {
                 continue;
             }
             let Err(Interrupt::Fault(fault)) = end else { panic!("{second}: {end:?}") };
-            assert_eq!(fault.code, "conservation-breach");
+            assert_eq!(fault.code, Code::ConservationBreach);
             let said = format!("batch file f: 8 events read, but {} delivered", 3 + second);
             assert!(fault.message.contains(&said), "{fault}");
             assert!(!fault.settings);

@@ -30,6 +30,7 @@ use super::stream::log_failure;
 use super::summary::{Live, Outcome};
 use super::{Policy, Pool, Run};
 use crate::checkpoint::{FileVersion, Position};
+use crate::codes::Code;
 use crate::quarantine::{
     FilePosition, Found, Kept, Quarantine, Record, Rejection, in_quarantine, is_kept_file,
     is_kept_line, is_record,
@@ -166,7 +167,7 @@ impl Replay {
         let ours = self.sink.destination(stream.table);
         match checkpoint.map(|checkpoint| checkpoint.destination) {
             Some(theirs) if theirs != ours => Err(Fault::settings(
-                "another-destination",
+                Code::AnotherDestination,
                 format!(
                     "the last run of {} delivered to {theirs}, but this replay would go to {ours}",
                     stream.name

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::fault::{Fault, Interrupt};
 use super::{Connector, Policy, checkpoint_name};
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::codes::Code;
 use crate::store::{Lease, Store};
 use crate::table::Stream;
 
@@ -49,7 +50,7 @@ pub(super) async fn stored(
             CheckpointError::Newer { .. } => "install the newer release again",
             _ => "look at the file; `mimecast-sentinel state reset <stream>` begins again",
         };
-        Fault::settings("checkpoint-refused", format!("{} {error}", name_in(store, stream)), fix)
+        Fault::settings(Code::CheckpointRefused, format!("{} {error}", name_in(store, stream)), fix)
     })?;
     Ok(Some(checkpoint))
 }
@@ -74,7 +75,7 @@ impl Connector {
         if checkpoint.owner != owner {
             let name = name_in(self.store.as_ref(), stream);
             return Err(Fault::settings(
-                "checkpoint-of-another",
+                Code::CheckpointOfAnother,
                 format!("{name} belongs to {:?}, not to {owner:?}", checkpoint.owner),
                 format!(
                     "use another CHECKPOINT_URL for this account, or run `mimecast-sentinel state \

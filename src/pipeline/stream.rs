@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::body::{Body, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
 use super::page::{FileRead, PageReader};
-use super::post::{EVERY_ROW_REFUSED, Poster};
+use super::post::Poster;
 use super::progress::Progress;
 use super::read::Filler;
 use super::resume::{lease, release};
@@ -19,6 +19,7 @@ use super::source::Page;
 use super::summary::{Gap, Live, Outcome, StreamSummary};
 use super::{Connector, Run};
 use crate::checkpoint::{Checkpoint, Cursor, Position, Refused};
+use crate::codes::Code;
 use crate::table::Stream;
 
 /// Empty pages that are asked for in one run; the next run goes on behind them.
@@ -243,7 +244,7 @@ impl Pages<'_> {
             // It has read its share of rows, or another stream has: neither is stuck.
             Err(Interrupt::OutOfTime) if pull.run.has_read_enough() => Ok(Outcome::TimeLimit),
             Err(Interrupt::OutOfTime) => self.note_out_of_time(),
-            Err(Interrupt::Fault(fault)) if fault.code == EVERY_ROW_REFUSED => {
+            Err(Interrupt::Fault(fault)) if fault.code == Code::EveryRowRefused => {
                 let first = Refused { since: pull.connector.clock.now(), runs: 0 };
                 self.progress.checkpoint.refused.get_or_insert(first).runs += 1;
                 self.progress.touch();
@@ -272,7 +273,7 @@ impl Pages<'_> {
         progress.touch();
         match &progress.checkpoint.out_of_time_at {
             Some((at, _)) if again && at == LISTING => Err(Fault::passing(
-                "no-progress",
+                Code::NoProgress,
                 format!(
                     "two runs in a row ended while {} waited to list a page",
                     self.pull.stream.name
@@ -282,7 +283,7 @@ impl Pages<'_> {
             )
             .into()),
             Some((file, done)) if again => Err(Fault::settings(
-                "no-progress",
+                Code::NoProgress,
                 format!("batch file {file}: two runs in a row ended at {done} without a new one"),
                 "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it); where the log \
                  has 429s, wait instead",
@@ -380,7 +381,7 @@ fn since(checkpoint: &Checkpoint, from: Option<DateTime<Utc>>, to: DateTime<Utc>
 
 fn dropped_again(stream: &str) -> Fault {
     Fault::passing(
-        "cursor-dropped",
+        Code::CursorDropped,
         format!("the source refuses a page token of {stream} that it gave in this run"),
         "the next run begins again once more, and what it reads comes again; if it stays so, give \
          this line to the support of the source",
@@ -389,7 +390,7 @@ fn dropped_again(stream: &str) -> Fault {
 
 fn circle(stream: &str) -> Fault {
     Fault::passing(
-        "listing-circle",
+        Code::ListingCircle,
         format!("the page tokens of {stream} lead back to a page that this run has read"),
         "what was read is delivered, and the next run begins at this page again; if it stays so, \
          give this line to the support of the source",
@@ -399,13 +400,13 @@ fn circle(stream: &str) -> Fault {
 /// Says why a stream did not do its work, if it did not.
 pub(super) fn log_failure(stream: &str, outcome: Outcome, error: Option<&Fault>) {
     if let Some(Fault { code, message, fix, .. }) = error {
-        tracing::error!(stream, code, fix, "{message}");
+        tracing::error!(stream, code = code.as_str(), fix, "{message}");
     }
     if outcome == Outcome::Busy {
         // No error: the Functions host at times has two handlers for a while.
         tracing::warn!(
             stream,
-            code = "busy",
+            code = Code::Busy.as_str(),
             fix = "run one connector per checkpoint; nothing is lost",
             "another connector holds the lease on its checkpoint"
         );

@@ -188,6 +188,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::codes::Code;
 
     /// How a stream ended.
     #[derive(Clone, Copy, Debug)]
@@ -204,8 +205,12 @@ mod tests {
             End::Done => (Outcome::CaughtUp, None),
             End::Time => (Outcome::TimeLimit, None),
             End::Busy => (Outcome::Busy, None),
-            End::Failed => (Outcome::Failed, Some(Fault::passing("a-code", "It broke", "fix it"))),
-            End::Settings => (Outcome::Failed, Some(Fault::settings("b-code", "No", "set it"))),
+            End::Failed => {
+                (Outcome::Failed, Some(Fault::passing(Code::StoreFailed, "It broke", "fix it")))
+            }
+            End::Settings => {
+                (Outcome::Failed, Some(Fault::settings(Code::StoreRefused, "No", "set it")))
+            }
         };
         StreamSummary {
             stream: "mailflow".to_owned(),
@@ -291,7 +296,7 @@ mod tests {
                 r#""backfill_from":"2026-11-03","#,
                 r#""gap":{"from":"2026-11-10T00:00:00Z","to":"2026-11-10T01:00:00Z"},"#,
                 r#""lag_seconds":-2,"#,
-                r#""error":{"code":"b-code","message":"No","fix":"set it"}}]}"#,
+                r#""error":{"code":"store-refused","message":"No","fix":"set it"}}]}"#,
             ),
         );
         let words = [Outcome::CaughtUp, Outcome::Busy, Outcome::Failed].map(|o| json!(o));

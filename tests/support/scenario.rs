@@ -143,7 +143,7 @@ pub fn assert_caught_up(stream: &StreamSummary) {
 /// The code of the fault that ended the stream.
 #[track_caller]
 pub fn code(stream: &StreamSummary) -> &'static str {
-    stream.error.as_ref().unwrap_or_else(|| panic!("no fault: {stream:#?}")).code
+    stream.error.as_ref().unwrap_or_else(|| panic!("no fault: {stream:#?}")).code.as_str()
 }
 
 /// A rig of the stream `entities` whose first run stopped in the middle of the page: exactly the
