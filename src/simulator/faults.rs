@@ -64,7 +64,7 @@ pub enum Fault {
     Corrupt(usize),
     /// 200 with a text that is not JSON.
     NotJson,
-    /// This status with this body, as somebody who stands in the way answers.
+    /// This status with this body, as a proxy or firewall answers.
     Says(u16, Vec<u8>),
     /// 302 to this place.
     Redirect(String),
@@ -75,7 +75,7 @@ pub enum Fault {
     Slow(Duration),
 }
 
-/// Says for each request what goes wrong with it.
+/// Decides for each request what goes wrong with it.
 #[derive(Clone, Default)]
 pub struct FaultPlan {
     script: Vec<Scripted>,
@@ -117,7 +117,7 @@ impl FaultPlan {
         Self::default()
     }
 
-    /// Of a thousand requests about `per_mille` meet a passing fault of a kind that fits them.
+    /// About `per_mille` of a thousand requests meet a passing fault of a kind that fits them.
     /// Which ones depends on the seed, the request and how often it was made, not on the order in
     /// which different requests come in.
     pub fn seeded(seed: u64, per_mille: u16) -> Self {
@@ -151,7 +151,7 @@ impl FaultPlan {
         self
     }
 
-    /// Every body with a row of which `rule` is true is refused with a 400.
+    /// Every body that has a row for which `rule` is true is refused with a 400.
     #[must_use]
     pub fn poison(mut self, rule: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Self {
         self.poison = Some(Arc::new(rule));
@@ -208,7 +208,7 @@ impl Seeded {
 }
 
 /// A fault that goes away when the client does the right thing. Those that mean a wrong setting, a
-/// bad row or a bad file are only ever scripted: no client could tell them from the real thing.
+/// bad row or a bad file are only ever scripted: to a client they are real.
 fn passing(endpoint: Endpoint, rng: &mut fastrand::Rng) -> Fault {
     let throttled = match endpoint {
         Endpoint::Post | Endpoint::AzureToken => ("Retry-After", "0".to_owned()),

@@ -1,5 +1,5 @@
-//! Invented events, in the shapes that Mimecast's have. Names lie in the domains of RFC 2606,
-//! addresses in the blocks of RFC 5737 and RFC 3849, so that none of them belongs to anybody.
+//! Invented events, in the shapes that Mimecast's have. Names are of the domains of RFC 2606,
+//! addresses of the blocks of RFC 5737 and RFC 3849, so that none of them belongs to anybody.
 
 use std::fmt::Write;
 use std::ops::Range;

@@ -9,7 +9,7 @@
 
 mod azure;
 mod faults;
-mod ledger;
+mod history;
 mod made_up;
 mod mimecast;
 mod reply;
@@ -31,14 +31,14 @@ use crate::seams::Clock;
 use crate::table::CLOUD_INTEGRATED;
 
 pub use faults::{Endpoint, Fault, FaultPlan, Moment};
-pub use ledger::{Calls, Drawn};
+pub use history::{Calls, Drawn};
 pub use made_up::MadeUp;
 pub use serve::Handler;
 pub use world::{BatchFile, NextToken, Page, World};
 
 use state::{Shared, State};
 
-/// How a simulator behaves beside its world and its faults.
+/// How a simulator behaves, apart from its world and its faults.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Decides what "today" is for the retention, and the times written into tokens and listings.
@@ -47,7 +47,7 @@ pub struct Options {
     pub retention_days: Option<u32>,
     /// The text of that 400.
     pub retention_message: String,
-    /// The text of the 400 for a page token that is not known; `{token}` stands for the token.
+    /// The text of the 400 for a page token that is not known; `{token}` is replaced with the token.
     pub unknown_token_message: String,
     /// After how many further listings of its stream a signed URL expires. `None` is never.
     pub signature_listings: Option<u64>,

@@ -10,7 +10,7 @@ use chrono::NaiveDate;
 use tokio::time::Instant;
 
 use super::faults::Watch;
-use super::ledger::Landed;
+use super::history::Landed;
 use super::{BatchFile, Calls, Drawn, Endpoint, Fault, FaultPlan, Options, Page, World};
 
 pub(super) const CLIENT_ID: &str = "5f1d3c2e-8a47-4b0e-9c55-0d6a7be01c11";
@@ -68,7 +68,7 @@ pub(super) struct State {
     /// How many requests came in.
     requests: u64,
     rng: fastrand::Rng,
-    /// Which issue of page tokens is good.
+    /// Only page tokens of this issue are valid.
     pub(super) generation: u32,
     /// When a Mimecast access token ends.
     pub(super) mimecast_tokens: HashMap<String, Instant>,
@@ -132,12 +132,12 @@ impl State {
         self.files.extend(files.map(|file| (format!("{stream}/{}", file.name), file.clone())));
     }
 
-    /// `ci>` in front makes the token contain a `+`, which bites a client that does not escape it.
+    /// `ci>` in front makes the token contain a `+`, which a client that does not escape it loses.
     pub(super) fn page_token(&self, stream: &str, index: usize) -> String {
         STANDARD.encode(format!("ci>{stream}:{index}:{}", self.generation))
     }
 
-    /// The stream and index that a token of the good issue stands for.
+    /// The stream and index of a page token that is still valid.
     pub(super) fn read_page_token(&self, token: &str) -> Option<(String, usize)> {
         let text = String::from_utf8(STANDARD.decode(token).ok()?).ok()?;
         let mut parts = text.strip_prefix("ci>")?.rsplitn(3, ':');
@@ -147,7 +147,7 @@ impl State {
         (generation == self.generation).then_some((stream, index))
     }
 
-    /// Counts a request and says what goes wrong with it.
+    /// Counts a request and returns its fault.
     pub(super) fn meet(&mut self, endpoint: Endpoint, name: &str, identity: String) -> Fault {
         self.calls.count(endpoint, name);
         let attempt = self.attempts.entry((endpoint, identity.clone())).or_default();

@@ -55,13 +55,13 @@ impl World {
 pub struct Page {
     /// The day its events are of; what `dateRangeStartsAt` is compared with.
     pub day: NaiveDate,
-    /// Its files, in the order in which they are listed. A file may stand here twice.
+    /// Its files, in the order in which they are listed. A file may be here twice.
     pub files: Vec<BatchFile>,
     /// `isCaughtUp`; `None` leaves it out.
     pub caught_up: Option<bool>,
     /// What its `@nextPage` is.
     pub next: NextToken,
-    /// Answered instead of all this, as it stands.
+    /// Answered instead of all this, unchanged.
     pub verbatim: Option<Value>,
 }
 
@@ -189,7 +189,7 @@ pub(super) fn damage(bytes: &Bytes, at: usize) -> Bytes {
     damaged.into()
 }
 
-/// One gzip member. Writing to a `Vec` cannot fail; an empty one stands for the impossible.
+/// One gzip member. Writing to a `Vec` cannot fail; an empty one is for the impossible case.
 pub(super) fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
     encoder.write_all(text).and_then(|()| encoder.finish()).unwrap_or_default()

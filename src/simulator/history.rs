@@ -1,4 +1,4 @@
-//! What the simulator remembers of its clients.
+//! What clients asked of the simulator, and the rows that it accepted.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
