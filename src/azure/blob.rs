@@ -41,7 +41,7 @@ const ONE: Option<NonZero<usize>> = NonZero::new(1);
 /// The size of the blocks that a streamed object is sent in. 50,000 of them make a blob.
 const BLOCK_BYTES: usize = 4 << 20;
 
-/// What the container lets this program in for.
+/// What this program shows to the container.
 #[derive(Clone, Debug)]
 pub enum BlobAccess {
     /// A shared access signature: the query of a SAS URL, with or without its question mark.
@@ -116,8 +116,7 @@ impl BlobStore {
         Err(self.failed(action, format!("{name:?} cannot be the name of an object")))
     }
 
-    /// A blob's bytes, of which it may have `most`, and its version; under a lease, if one is
-    /// given.
+    /// The bytes of a blob, at most `most`, and its version; under a lease, if one is given.
     pub(super) async fn download(
         blob: &BlobClient,
         most: u64,
@@ -163,7 +162,7 @@ impl BlobStore {
         objects.map_err(fault)
     }
 
-    /// Makes an empty blob, so that it can be leased. One that is there by now is fine.
+    /// Makes an empty blob, so that it can be leased. One that exists already is fine.
     async fn create_empty(&self, blob: &BlobClient) -> Result<(), Error> {
         let options =
             BlobClientUploadOptions { if_none_match: Some("*".into()), ..Default::default() };

@@ -1,4 +1,4 @@
-//! What Blob Storage means by an error: whose doing it is, what a person can do, and its words.
+//! What an error of Blob Storage means: its cause, what a person can do, and its words.
 
 use azure_core::Error;
 use azure_core::error::ErrorKind;
@@ -21,9 +21,8 @@ pub(super) fn has_code(error: &Error, expected: StorageErrorCode) -> bool {
     code(error) == Some(expected.as_ref())
 }
 
-/// Whether the lease or the version that a request needs is another's by now: 412, or a conflict
-/// with a code about the lease. Other conflicts (a policy, another type of blob) are nobody's
-/// doing.
+/// Whether another writer has the lease or has changed the blob: 412, or a conflict with a code
+/// about the lease. Other conflicts (a policy, another type of blob) have other causes.
 pub(super) fn is_unmet_condition(error: &Error) -> bool {
     error.http_status() == Some(StatusCode::PreconditionFailed)
         || code(error).is_some_and(|code| code.starts_with("Lease"))
@@ -41,7 +40,7 @@ pub(super) fn said_by_storage(status: StatusCode, error: Error) -> String {
     said(&format!("HTTP {status} {code}: {words} {detail}"))
 }
 
-/// What to do about an answer that stays the same until somebody does something.
+/// What to do about an answer that stays the same until a person acts.
 pub(super) fn remedy(code: &str) -> Option<&'static str> {
     Some(match code {
         "ContainerNotFound" => "create the container, or correct CHECKPOINT_URL",

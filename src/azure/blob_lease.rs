@@ -23,7 +23,7 @@ use crate::store::{Lease, LeaseWatch, Store, StoreError, most_bytes};
 pub(super) const TERM: Duration = Duration::from_secs(60);
 /// From the start of one renewal to the next, so that two may fail.
 const RENEW_EVERY: Duration = Duration::from_secs(20);
-/// After a renewal that got no answer; the SDK has repeated it for 15 s by then.
+/// The wait after a renewal that got no answer. The SDK has already repeated it for 15 s.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// A lease on one blob. Each write carries its id and the version that it saw last.
@@ -199,8 +199,8 @@ enum Renewal {
     Unknown,
 }
 
-/// Whether the lease is another's by now, or the blob is gone with it. Of another answer, a role
-/// that was taken away or a policy, the lease knows nothing.
+/// Whether another holds the lease now, or the blob is gone. Other answers, about a role that was
+/// taken away or a policy, say nothing about the lease.
 fn is_lost(error: &Error) -> bool {
     is_unmet_condition(error) || has_code(error, StorageErrorCode::BlobNotFound)
 }

@@ -1,8 +1,8 @@
-//! Who this program is to Azure, and the tokens that prove it.
+//! The program's identity in Azure, and its tokens.
 //!
-//! Entra and the identity endpoint are asked by our own calls, since Microsoft's library reads
-//! fewer answers than there are (`expires_on` as text alone), repeats fewer, and holds a reply
-//! whatever its size. Only `az` is called by that library.
+//! Entra and the identity endpoint are asked by our own calls, since Microsoft's library does not
+//! read all answers (`expires_on` only as text), repeats fewer calls, and has no limit on a reply's
+//! size. Only `az` is called by that library.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,13 +30,14 @@ use crate::settings::CredentialSettings;
 /// The most that is read of a reply, or of a token file. A token has a few thousand bytes.
 const REPLY_LIMIT: usize = 64 * 1024;
 
-/// How long a token is asked for again before the caller hears of it. It waits with a lease of 60 s.
+/// How long getting a token is retried before the caller gets an error. The caller may hold a lease
+/// of 60 s.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How long a token lives that does not say so: the shortest that Entra gives by default.
+/// The assumed life of a token whose reply gives none: the shortest that Entra gives by default.
 const LIVES: Duration = Duration::from_secs(3_600);
 
-/// How an assertion is called (RFC 7523).
+/// The type of an assertion (RFC 7523).
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 impl CredentialSettings {
@@ -81,7 +82,7 @@ pub enum CredentialError {
         /// What to do.
         fix: &'static str,
     },
-    /// Nobody answered, or only that it cannot be done now.
+    /// There was no answer, or only one that may pass.
     #[error("{credential} got no token: {reason}. Check the way to {authority}, then try again")]
     Unavailable {
         /// Which one.
@@ -106,7 +107,7 @@ pub struct Credentials {
     pub http_without_proxy: reqwest::Client,
     /// How calls are repeated, for 15 s at most.
     pub retry: RetryPolicy,
-    /// What time it is, and how long to wait.
+    /// The clock, and the jitter of waits.
     pub seams: (Clock, Random),
 }
 
@@ -192,7 +193,7 @@ impl Credentials {
         Err(Failure::Passing { said, asked: retry_after(&reply.headers, now) })
     }
 
-    /// Whether an answer is a refusal, as opposed to one that passes, or to somebody else's page.
+    /// Whether an answer is a refusal, and not one that passes or a page of a proxy or firewall.
     fn refuses(&self, reply: &Reply) -> bool {
         let passes = match reply.status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => true,
@@ -202,7 +203,7 @@ impl Credentials {
             }
             _ => false,
         };
-        // Nothing stands between this program and the identity endpoint.
+        // There is no proxy between this program and the identity endpoint.
         let its_own = matches!(self.settings, CredentialSettings::ManagedIdentity { .. })
             || looks_like(&reply.body) == "JSON";
         reply.status.is_client_error() && !passes && its_own
@@ -266,8 +267,8 @@ impl AccessTokens {
     }
 }
 
-/// For Azure's own libraries, whose cache has its callers wait in turn for a token that does not
-/// come.
+/// For Azure's own libraries. Their cache makes its callers wait one after the other for a token
+/// that does not come.
 #[async_trait]
 impl Policy for AccessTokens {
     async fn send(

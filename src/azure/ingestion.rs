@@ -44,10 +44,10 @@ pub struct LogsIngestion {
     random: Random,
 }
 
-/// What is known of a body from the attempts to post it.
+/// What the attempts to post a body have shown.
 #[derive(Default)]
 struct Attempts {
-    /// After how many of them nobody knows whether the rows were taken.
+    /// How many of them may have been accepted without a clear answer.
     ambiguous: AtomicU64,
     /// Whether the token was renewed since the last answer.
     fresh: AtomicBool,
@@ -201,8 +201,8 @@ impl Sink for LogsIngestion {
     }
 }
 
-/// Whether what stands before Azure answered in its place, a proxy say: with another success, with
-/// a page, or with a 400 that is not JSON, which would else put rows into quarantine.
+/// Whether a proxy or firewall answered in Azure's place: with another success, with a page, or with
+/// a 400 that is not JSON, which would otherwise put rows into quarantine.
 fn is_somebody_elses(reply: &Reply) -> bool {
     let kind = looks_like(&reply.body);
     reply.status.is_success()
@@ -210,9 +210,9 @@ fn is_somebody_elses(reply: &Reply) -> bool {
         || (reply.status == StatusCode::BAD_REQUEST && kind != "JSON")
 }
 
-/// Whether Azure refuses the settings: by its code, or by the id of the rule. Of other words in its
-/// message none counts: Azure may quote a row there, and outsiders write what is in one. If it was a
-/// setting all the same, every row is refused, which the pipeline reports.
+/// Whether Azure refuses the settings: by its code, or by the id of the rule. Other words in its
+/// message do not count: Azure may quote a row there, and outsiders write what is in one. If it is a
+/// setting nevertheless, every row is refused, and the pipeline reports that.
 fn names_a_setting(said: &ErrorBody, rule: &str) -> bool {
     let code = said.code.to_lowercase();
     SETTINGS_WORDS.iter().any(|word| code.contains(word))

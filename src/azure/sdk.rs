@@ -1,4 +1,4 @@
-//! How this program uses Microsoft's SDK, whatever the service: transport, patience, words.
+//! How this program uses Microsoft's SDK: transport, retries, error texts.
 
 use std::error::Error;
 

@@ -1,5 +1,5 @@
-//! The way of Azure's own libraries to the network: our client, with what they lack. A reply is
-//! Azure's or refused, has an end, and asks for no long wait.
+//! The transport of Azure's own libraries: our client, with what they lack. A reply that is not
+//! Azure's is refused, and its size and the wait that it asks for are limited.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt, future};
 
 use crate::http::{ErrorBody, hold};
 
-/// How the names of headers begin that are Azure's: each answer of Azure Storage has some, such as
+/// The prefix of Azure's own headers: each answer of Azure Storage has some, such as
 /// `x-ms-request-id` (Common REST API response headers).
 const AZURES: &str = "x-ms-";
 
@@ -24,11 +24,11 @@ const REPLY_LIMIT: usize = 16 << 20;
 /// The most that is read of an error, or of an answer that has no content.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
-/// The largest blob that is believed in: as many blocks of 4 MiB as a blob may have. The SDK makes a
+/// The largest size of a blob that is accepted: as many blocks of 4 MiB as a blob may have. The SDK makes a
 /// list of all pieces as soon as a reply says how large the blob is.
 const LARGEST_BLOB: u64 = 50_000 * (4 << 20);
 
-/// The longest wait that an answer may ask for, in seconds: the SDK keeps to any.
+/// The longest wait that an answer may ask for, in seconds. The SDK has no limit of its own.
 const LONGEST_WAIT: u32 = 10;
 
 /// `http` as the transport of Azure's libraries.
@@ -94,8 +94,8 @@ pub(super) fn size_of_whole(headers: &Headers) -> Option<u64> {
     range.rsplit_once('/')?.1.parse().ok()
 }
 
-/// An answer of a proxy's or a firewall's, which has read and written nothing and says nothing of
-/// blobs and leases. The libraries repeat it, as they do where a connection broke off.
+/// An answer of a proxy or a firewall: nothing was read or written, and it says nothing about blobs
+/// and leases. The libraries retry it, as they do after a broken connection.
 fn somebody_elses(status: StatusCode, begin: Option<Bytes>) -> Error {
     let said = ErrorBody::read(&begin.unwrap_or_default());
     let message = format!(
@@ -105,7 +105,7 @@ fn somebody_elses(status: StatusCode, begin: Option<Bytes>) -> Error {
     Error::with_message(ErrorKind::Io, message)
 }
 
-/// The beginning of a body: an error says what matters there, and in its status and headers.
+/// The beginning of a body: in an error, the important part.
 fn shortened(body: PinnedStream) -> PinnedStream {
     let mut left = ANSWER_LIMIT;
     let begin = body.map_ok(move |mut chunk| {

@@ -16,7 +16,7 @@ use super::proxies::Proxies;
 use super::public_hosts::PublicHosts;
 use super::said;
 
-/// How long a connection may take to come about.
+/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a server may stay silent in the middle of a reply.
@@ -25,7 +25,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an API call may take in all.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The clients of this program. None of them follows redirects or decompresses by itself.
+/// The clients of this program. None of them follows redirects or decompresses.
 #[derive(Clone, Debug)]
 pub struct Clients {
     /// For APIs, and the transport of Azure's own libraries.
@@ -80,8 +80,8 @@ impl Clients {
     }
 
     /// Whether a file may be fetched from this address, which is `https` and public if it is a
-    /// number. Of a name, `files` judges what it resolves to when it connects to it, but behind a
-    /// proxy nobody would: there it is looked up here too. The proxy's own name is refused.
+    /// number. For a name, `files` checks the addresses when it connects. Behind a proxy it
+    /// does not connect, so the name is looked up here. The proxy's own name is refused.
     pub async fn may_fetch(&self, url: &Url) -> bool {
         self.loopback || !self.proxies.refuse(url).await
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{ErrorBody, Reply};
 
-/// How App Service has written `expires_on` before it wrote numbers (its API 2017-09-01).
+/// The form of `expires_on` in App Service's API 2017-09-01, before it was a number.
 const DATES: [&str; 2] = ["%m/%d/%Y %H:%M:%S %:z", "%m/%d/%Y %I:%M:%S %p %:z"];
 
 /// An access token.
@@ -43,7 +43,7 @@ impl Grant {
             let said = ErrorBody::read_json(&reply.body);
             said.map_or_else(|| error.to_string(), |said| format!("it says {said}"))
         })?;
-        // What cannot stand in a header is no token.
+        // A token must fit into a header.
         let token = answer.access_token.expose_secret().trim();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("its token cannot be one".to_owned());

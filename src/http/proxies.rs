@@ -1,5 +1,5 @@
-//! The proxies that the environment names, and what becomes of the check of a file's host behind
-//! one: the proxy resolves the names.
+//! The proxies that the environment names, and the check of a file's host behind one, where the
+//! proxy resolves the names.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use url::Url;
 use super::public_hosts::is_public;
 use super::secrets::hold;
 
-/// How long a name may take to be looked up. Behind a proxy there may be nobody who knows it.
+/// How long looking up a name may take. Behind a proxy there may be no name server that knows it.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
 /// How long the answer counts. Files are many, and their hosts are few.
 const COUNTS: Duration = Duration::from_secs(300);
 
-/// More hosts than this are remembered by nobody.
+/// The most hosts that are remembered.
 const MOST_HOSTS: usize = 1_000;
 
-/// Where calls go instead of straight to their hosts. As curl has it: `HTTPS_PROXY`, `HTTP_PROXY`,
+/// The proxies that calls go through. As in curl: `HTTPS_PROXY`, `HTTP_PROXY`,
 /// `ALL_PROXY` and `NO_PROXY`, also in lower case; but an empty one is unset, as all settings are.
 #[derive(Debug)]
 pub(super) struct Proxies {
@@ -55,7 +55,7 @@ impl Proxies {
             let proxy = proxy.trim();
             let scheme = if proxy.contains("://") { "" } else { "http://" };
             let url = format!("{scheme}{proxy}");
-            // With what a password may have been given in plain percent-encoded.
+            // A password may have been given with characters that belong percent-encoded.
             Url::parse(&url).map_or(url, String::from)
         };
         let (http, https) = (http.map(url), https.map(url));
@@ -95,14 +95,14 @@ impl Proxies {
     }
 
     /// Whether a file must not be fetched from this host: it is the proxy itself, or its name is
-    /// known here to lead into a private network. A name that only the proxy knows is the proxy's
-    /// to see to.
+    /// known here to lead into a private network. A name that only the proxy knows is for the
+    /// proxy to check.
     pub(super) async fn refuse(&self, url: &Url) -> bool {
         let Some(host) = url.host_str().map(|host| host.trim_end_matches('.')) else { return true };
         if self.have(host) {
             return true;
         }
-        // Where there is no proxy, the resolver judges the very addresses that are connected to.
+        // Without a proxy, the resolver checks the very addresses that are connected to.
         url.domain().is_some() && self.intercept(url.as_str()).is_some() && self.private(host).await
     }
 

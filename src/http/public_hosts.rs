@@ -11,7 +11,8 @@ use super::proxies::Proxies;
 /// Resolves with the system's resolver and leaves out what is not public. The check is on the very
 /// addresses that are connected to.
 pub(super) struct PublicHosts {
-    /// Whose own hosts may be private: no file is asked for there ([`Proxies::refuse`]).
+    /// The proxies, whose own hosts may be private. No file is fetched from them
+    /// ([`Proxies::refuse`]).
     pub(super) but: Arc<Proxies>,
 }
 
@@ -52,8 +53,8 @@ pub fn is_public(address: IpAddr) -> bool {
 
 /// The IPv4 address that a translator makes of an IPv6 one (NAT64): a network that has IPv6 alone
 /// reaches all of the IPv4 internet by such. Of the local prefix (RFC 8215), whose network chooses
-/// where in it the address stands (RFC 6052 §2.2), only the part that is zero at all other places,
-/// so that no other address can be meant than is judged here.
+/// where in it the address is (RFC 6052 §2.2), only the part that is zero at all other places,
+/// so that the address that is checked here is the only one that can be meant.
 fn translated(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     match v6.segments() {
         [0x64, 0xff9b, 0 | 1, 0, 0, 0, high, low] => {

@@ -12,7 +12,7 @@ use serde_json::error::Category;
 
 use super::describe;
 
-/// How a gzip stream begins (RFC 1952). No text does, so that it says more than a header.
+/// How a gzip stream begins (RFC 1952). No text does, so it is more reliable than a header.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// How often a body is unpacked: a gateway may pack what the server packed already.
@@ -41,7 +41,7 @@ pub enum ReplyError {
     /// The body is larger than it may be.
     #[error("the reply is larger than {0} bytes")]
     TooLarge(usize),
-    /// The body begins as gzip and is none.
+    /// The body begins as gzip but is not.
     #[error("the reply cannot be decompressed: {0}")]
     Gzip(std::io::Error),
 }
@@ -113,7 +113,7 @@ fn without_values(error: &str) -> String {
 }
 
 /// What a body is, by its beginning: `an HTML page`, `XML`, `JSON`, `plain text`, `binary` or
-/// `nothing`. What stands between this program and a server may answer in its place.
+/// `nothing`. A proxy or firewall may answer in the server's place.
 pub fn looks_like(body: &[u8]) -> &'static str {
     let text = without_bom(body).trim_ascii_start();
     let start = text[..text.len().min(LOOKED_AT)].to_ascii_lowercase();
@@ -296,7 +296,7 @@ mod tests {
         ] {
             assert_eq!(json::<Grant>(body.as_bytes()).unwrap_err().to_string(), expected);
         }
-        // Text is not JSON, whoever would take any shape of it.
+        // Text is not JSON, even where any shape of JSON is taken.
         assert_eq!(json::<Value>(b"blocked"), Err(NotJson::Other("plain text")));
     }
 }

@@ -46,13 +46,13 @@ pub enum Failure<E> {
         /// The wait that the server asks for. Such an attempt does not count.
         asked: Option<Duration>,
     },
-    /// The rate is limited, with the wait that the server asks for. It works, so that this is no
-    /// failure, nor does it count as an attempt.
+    /// The rate is limited, with the wait that the server asks for. The server works, so this is no
+    /// failure and does not count as an attempt.
     Throttled(Option<Duration>),
     /// The access token was refused, and the caller has discarded it. The first time another one is
     /// tried at once.
     TokenRefused(String),
-    /// The time was up before anything came of it.
+    /// The time was up before there was an answer.
     OutOfTime,
 }
 
@@ -69,7 +69,7 @@ impl<E> From<E> for Failure<E> {
     }
 }
 
-/// A call that failed until it was not repeated any more.
+/// A call that failed at every attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub struct GaveUp {
     /// How it failed last, for a person.
@@ -143,13 +143,13 @@ impl Retries {
     fn wait_after<E>(&mut self, failure: &Failure<E>) -> Option<Duration> {
         let at_least = self.policy.throttled_at_least;
         match failure {
-            // No run has so much time.
+            // No run lasts that long.
             Failure::Final(_) | Failure::OutOfTime => Some(Duration::MAX),
             Failure::Throttled(asked) => {
                 self.failed = None;
                 Some(asked.unwrap_or(self.policy.throttled).max(at_least))
             }
-            // It costs nothing; more of them must end.
+            // It is not counted as an attempt, but must not go on for ever.
             Failure::TokenRefused(_) if !std::mem::replace(&mut self.renewed, true) => {
                 Some(Duration::ZERO)
             }
@@ -186,7 +186,7 @@ mod tests {
 
     const FAR: Duration = Duration::from_secs(86_400);
 
-    /// What a call comes to whose attempts fail so in turn, and after how long each was made.
+    /// How a call ends whose attempts fail in these ways, and after how long each was made.
     async fn run(
         policy: RetryPolicy,
         time: Duration,

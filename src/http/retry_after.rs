@@ -9,7 +9,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 const RATE_LIMIT_RESET: [&str; 3] =
     ["x-ratelimit-reset", "x-rate-limit-reset", "x-mimecast-ratelimit-reset"];
 
-/// No server's word makes us wait longer than this; who waits checks the run's deadline besides.
+/// The longest wait that a server may ask for. The caller checks the run's deadline besides.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The wait that a reply asks for: `X-RateLimit-Reset` in milliseconds, else `Retry-After` in

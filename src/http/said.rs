@@ -5,23 +5,23 @@ use serde_json::Value;
 use super::reply::{json, looks_like};
 use super::secrets::strike_out;
 
-/// The longest text of somebody else's that is shown, in characters.
+/// The longest error text to repeat, in characters.
 const SHOWN: usize = 600;
 
-/// How much of a text is looked at, in characters or bytes.
+/// How much of a text is read, in characters or bytes.
 const LOOKED_AT: usize = 16 * 1024;
 
-/// A larger body is not read as JSON, of which a tree can take thirty times its bytes.
+/// A larger body is not read as JSON: parsed, it can take thirty times its bytes.
 const MOST_JSON: usize = 64 * 1024;
 
 /// A text that this program did not write itself, fit to be shown: without secrets and without the
-/// queries of addresses, which may be signed; on one line; nothing in it drives a terminal; of a
-/// bearable length.
+/// queries of addresses, which may be signed; on one line; without
+/// control characters; shortened.
 pub fn said(text: &str) -> String {
     shortened(&clean(text))
 }
 
-/// The same in its whole length.
+/// The same, not shortened.
 fn clean(text: &str) -> String {
     let looked_at: String = text.chars().take(LOOKED_AT).collect();
     let mut line = String::new();
@@ -43,7 +43,7 @@ fn shortened(line: &str) -> String {
     }
 }
 
-/// A word without what stands behind the `?` of each address in it.
+/// A word without what follows the `?` of each address in it.
 fn without_queries(word: &str) -> String {
     let Some((before, rest)) = word.split_once("://") else { return word.to_owned() };
     let end = rest.find(['"', '\'', '<', '>', '\\', ')']).unwrap_or(rest.len());

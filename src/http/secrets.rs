@@ -1,8 +1,8 @@
 //! The secrets that this process holds, so that they can be struck out of what others write: a
 //! server, or a gateway before it, may quote what it was sent when it refuses it.
 //!
-//! They are kept for the whole process, since an error's text is made far from the place that
-//! knows the secret.
+//! They are kept for the whole process, since an error's text is made far from where the secret is
+//! known.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,17 +13,17 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use smallvec::SmallVec;
 use url::form_urlencoded;
 
-/// What stands where a secret stood.
+/// What a secret is replaced with.
 const STRUCK: &str = "[secret]";
 
 /// A shorter one would strike out ordinary words. In bytes.
 const SHORTEST: usize = 6;
 
-/// So many bytes of a secret are struck out also where the rest of it is missing: texts are cut.
+/// This many bytes of a secret are struck out even where the rest is missing, since texts are cut.
 const PART: usize = 12;
 
-/// In how many ways a text is read at a time: an honest one is read in two or three, and one that is
-/// made of escapes alone must not take longer.
+/// In how many ways a text is decoded at a time. A normal one needs two or three; one made only of
+/// escapes must not take longer.
 const MOST_PLACES: usize = 8;
 
 /// How many tokens are remembered. A process uses a handful at a time, each for an hour.
@@ -145,7 +145,7 @@ fn end_of(secret: &[u8], text: &[u8], at: usize) -> Option<usize> {
     places.into_iter().max()
 }
 
-/// How many bytes at the beginning of `text` may stand for `byte`: several, since `%2541` is `%41`
+/// How many bytes at the beginning of `text` may mean `byte`: several answers, since `%2541` is `%41`
 /// encoded once, and `A` encoded twice.
 fn lengths(text: &[u8], byte: u8) -> SmallVec<[usize; 4]> {
     let mut lengths = SmallVec::new();

@@ -15,11 +15,10 @@ const EARLY: Duration = Duration::from_secs(300);
 /// How long after a renewal that failed the next one is tried, while the token lives.
 const RENEWED_AGAIN: Duration = Duration::from_secs(30);
 
-/// A token lives at least this long here, however short its life is said to be, so that a fresh one
-/// is used at least once.
+/// The shortest life that is assumed of a token, so that a fresh one is used at least once.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Nor longer than this, however long it is said to be.
+/// The longest life that is assumed of a token.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// An access token.
@@ -27,14 +26,14 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 pub struct Token {
     /// The token itself.
     pub secret: SecretString,
-    /// Counts the tokens of a cache: tells one from the next.
+    /// The number of the token in its cache.
     number: u64,
     renew_at: Instant,
     ends_at: Instant,
 }
 
-/// One token, fetched when it is first needed. Whoever asks while it is fetched waits for it, and
-/// shares the failure if there is none: a service that is down is not tried by one after the other.
+/// One token, fetched when it is first needed. Callers at the same time share one fetch and
+/// its failure, so that a service that is down is not tried once for each of them.
 #[derive(Debug)]
 pub struct TokenCache<E> {
     slot: Mutex<Slot<E>>,
