@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, NaiveDate, TimeDelta, Utc};
 
-/// No schedule that somebody wrote by hand is longer; in bytes.
+/// The longest schedule that is read, in bytes. One written by hand is never longer.
 const MAX_LENGTH: usize = 512;
 const SECONDS_PER_DAY: u64 = 86_400;
 /// After 400 years the Gregorian calendar repeats, weekdays included.
@@ -25,7 +25,7 @@ pub struct Schedule {
     smallest_gap: Duration,
 }
 
-/// Why a text is not a schedule. Each says what is accepted instead.
+/// Why a text is not a schedule. Each message says what is accepted instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
     /// It is longer than any sensible schedule.
@@ -163,7 +163,7 @@ static WEEKDAY: Field = Field {
 };
 
 impl Field {
-    /// The values that `text` stands for.
+    /// The values that `text` means.
     fn values(&self, text: &str) -> Result<BTreeSet<u32>, ScheduleError> {
         let mut values = BTreeSet::new();
         for item in text.split(',') {

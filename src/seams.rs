@@ -1,7 +1,7 @@
 //! Time and randomness: the only places where the program asks the machine for either, so that a
 //! test can put its own in. (The third seam, I/O, is sockets and the [`Store`] trait.)
 //!
-//! Wall-clock time is only ever *written down* (summaries, the day a backfill starts, rows without
+//! Wall-clock time is only ever *recorded* (summaries, the day a backfill starts, rows without
 //! a time of their own). Everything that waits or expires uses the monotonic
 //! [`tokio::time::Instant`], so that a clock that jumps neither ends a run nor a lease.
 //!

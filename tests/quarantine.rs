@@ -255,7 +255,7 @@ async fn assert_list_is_readable(program: &Program, records: &[Value]) {
     let refused = records.iter().find(|record| record["reason"] == "row-refused").unwrap();
     assert!(text(refused, "event_time").starts_with("2026-11-10T09:00:00"), "{refused}");
     let other = program.run(&["quarantine", "list", "urlclick"]).await;
-    other.assert_code(0).assert_stderr(&["nothing lies in", "quarantine/urlclick"]);
+    other.assert_code(0).assert_stderr(&["nothing is in", "quarantine/urlclick"]);
 }
 
 fn assert_each_landed_once(simulator: &Simulator, trouble: &Trouble, records: &[Value]) {
@@ -328,7 +328,7 @@ async fn a_replay_that_is_killed_after_its_post_is_done_again() {
     assert_eq!(listed(&program).await, Vec::<Value>::new());
     assert_eq!(replayed(&program, &[]).await, json!({"outcome": "caught_up", "streams": []}));
     let nothing = program.run(&["quarantine", "replay"]).await;
-    assert_eq!(nothing.assert_code(0).stdout, "nothing lies in quarantine\n");
+    assert_eq!(nothing.assert_code(0).stdout, "nothing is in quarantine\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use clap::{Args, Command, FromArgMatches};
 use mimecast_sentinel::settings::{
-    AzureCloud, BlobAccess, CredentialSettings, DryRunSettings, FUNCTIONS_PORT, RawSettings,
-    Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
+    AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT,
+    RawSettings, Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
 };
 use mimecast_sentinel::table::CLOUD_INTEGRATED;
 use secrecy::ExposeSecret;
@@ -338,7 +338,8 @@ fn credentials(pairs: Pairs<'_>) -> Result<(String, String), SettingsFaults> {
     };
     let blob = ("CHECKPOINT_URL", "https://acc.blob.core.windows.net/state");
     let settings = pull(&[LEAST, &[blob], pairs])?;
-    let StateLocation::Blob { access: BlobAccess::Identity(blobs), .. } = settings.state.location
+    let StateLocation::Blob { access: BlobAccessSettings::Identity(blobs), .. } =
+        settings.state.location
     else {
         panic!("{:?}", settings.state);
     };
@@ -485,8 +486,8 @@ fn state_lies_in_a_folder_or_a_container() {
         };
         assert_eq!(got.as_str(), container);
         match (access, sas) {
-            (BlobAccess::Sas(got), Some(sas)) => assert_eq!(got.expose_secret(), sas),
-            (BlobAccess::Identity(_), None) => {}
+            (BlobAccessSettings::Sas(got), Some(sas)) => assert_eq!(got.expose_secret(), sas),
+            (BlobAccessSettings::Identity(_), None) => {}
             other => panic!("{other:?}"),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::settings::{
-    AzureCloud, BlobAccess, CredentialSettings, DryRunSettings, FUNCTIONS_PORT, RawSettings,
+    AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT, RawSettings,
     ReplaySettings, Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
 };
 use secrecy::ExposeSecret;
@@ -234,7 +234,7 @@ fn check(settings: &Settings, today: NaiveDate) {
 
     if let StateLocation::Blob { container, access } = &state.location {
         let secure = container.scheme() == "https";
-        assert!(secure || (is_loopback(container) && matches!(access, BlobAccess::Sas(_))));
+        assert!(secure || (is_loopback(container) && matches!(access, BlobAccessSettings::Sas(_))));
         assert!(container.query().is_none() && container.fragment().is_none());
         assert!(container.username().is_empty() && container.password().is_none());
         let name = container.path().rsplit('/').next().unwrap();

@@ -36,7 +36,7 @@ const EVENTS_PER_FILE: usize = 50;
 /// Where the pull keeps its checkpoints, under the folder.
 const STATE: &str = "demo-state";
 
-/// What could lead the pull elsewhere beside the settings that have a flag, in upper case.
+/// Variables without a flag that could point the pull elsewhere, in upper case.
 const STRAY_PREFIXES: [&str; 4] = ["AZURE_", "MIMECAST_", "LOGS_INGESTION_", "IDENTITY_"];
 const STRAY: [&str; 4] = [FUNCTIONS_PORT, "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
@@ -85,7 +85,7 @@ impl Demo {
             let simulator = Arc::clone(&simulator);
             move || {
                 let rows = simulator.landed_count();
-                Done { rows, told: format!("{} of {} rows", HumanCount(rows), HumanCount(events)) }
+                Done { rows, text: format!("{} of {} rows", HumanCount(rows), HumanCount(events)) }
             }
         });
         let pulled = self.pull(&simulator, start).await;
@@ -96,7 +96,7 @@ impl Demo {
         if !violations.is_empty() {
             return Err(failed(format!("the simulator objects: {}", violations.join("; "))));
         }
-        self.tell(&rows, &summary, seconds)
+        self.print_results(&rows, &summary, seconds)
     }
 
     /// A folder for the rows that holds nothing else. Only what a demo left there is removed.
@@ -109,7 +109,7 @@ impl Demo {
                 Some(entry.ok()?.path()).filter(|path| *path != rows && *path != state)
             })
         {
-            let what = format!("{} is not of a demo; name another --folder", other.display());
+            let what = format!("{} is not from a demo; name another --folder", other.display());
             return Err(CommandError::Usage(what));
         }
         let removed = [if_there(std::fs::remove_file(&rows)), if_there(remove_dir_all(&state))];
@@ -165,7 +165,12 @@ impl Demo {
     }
 
     /// What landed, from when, how long it took, where it is, and what to try next.
-    fn tell(&self, rows: &Path, summary: &Value, seconds: f64) -> Result<u8, CommandError> {
+    fn print_results(
+        &self,
+        rows: &Path,
+        summary: &Value,
+        seconds: f64,
+    ) -> Result<u8, CommandError> {
         let text = std::fs::read_to_string(rows).map_err(failed)?;
         let mut landed: BTreeMap<String, (u64, String)> = BTreeMap::new();
         for row in text.lines() {
@@ -190,7 +195,7 @@ impl Demo {
     }
 }
 
-/// What is not there need not be removed.
+/// Removing what is not there is no error.
 fn if_there(removed: io::Result<()>) -> io::Result<()> {
     removed.or_else(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(()),

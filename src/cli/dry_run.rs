@@ -51,7 +51,7 @@ impl Rows {
         }
     }
 
-    /// Whether whoever read stdout has gone, as `head` does: that is not a failure.
+    /// Whether the reader of stdout has gone, as `head` does: that is not a failure.
     pub(super) fn reader_is_gone(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -78,7 +78,7 @@ impl Sink for Rows {
     }
 
     async fn post(&self, _: &Table, body: Bytes, _: Deadline) -> Posted {
-        // Whoever reads stdout may take his time; signals and the time limit must not wait for him.
+        // The reader of stdout may be slow; signals and the time limit must not wait for it.
         let printing = tokio::task::spawn_blocking(move || Self::print(&body));
         let printed = printing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         let answer = printed.map_err(|error| {

@@ -11,14 +11,14 @@ pub(super) fn escaped(text: &str) -> Cow<'_, str> {
 /// The same JSON: such a character is written as `\u…`, which means the same.
 pub(super) fn escaped_json(json: &str) -> Cow<'_, str> {
     replaced(json, |c, shown| match c {
-        // Valid JSON has it between values alone, where an escape would be none.
+        // Valid JSON has it only between values, where an escape is not allowed.
         '\r' => shown.push(' '),
         _ => shown.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}"))),
     })
 }
 
-/// Bytes as text on one line: as [`escaped`], with line feeds and tabs, and a byte that is no text
-/// as `\x…`.
+/// Bytes as text on one line: as [`escaped`], with line feeds and tabs escaped too, and a byte that
+/// is not text as `\x…`.
 pub(super) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

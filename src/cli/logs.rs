@@ -1,8 +1,8 @@
 //! Logs: one line of JSON per record in Functions, plain text elsewhere. Normal lines on stdout,
 //! failures on stderr, which the Functions host takes for errors.
 //!
-//! Whatever a record holds (a server's words, a key, a setting), it arrives as one line that nothing
-//! in it can alter: [`finished`] sees to that for all of them.
+//! Whatever a record holds (a server's words, a key, a setting), it is written as one line that
+//! nothing in it can break up: see [`finished`].
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
@@ -31,7 +31,7 @@ pub(super) const RUN_FINISHED: &str = "mimecast_sentinel::run_finished";
 /// The longest line, its end included. Application Insights cuts a longer one at so many characters,
 /// and what is left of its JSON cannot be read.
 const MAX_LINE_BYTES: usize = 32_768;
-/// Stands where something was cut off.
+/// Marks where something was cut off.
 const CUT: &str = " … (cut)";
 
 /// Where normal lines go.
@@ -39,7 +39,7 @@ const CUT: &str = " … (cut)";
 pub(super) enum Stdout {
     /// To stdout.
     Logs,
-    /// To stderr as well: stdout has something else to say.
+    /// To stderr as well: stdout is for the command's own output.
     Taken,
 }
 
@@ -128,7 +128,7 @@ fn finished(record: &str, form: Form, is_error: bool) -> String {
     }
 }
 
-/// Where the longest text stands that may be cut: in JSON the inside of a string.
+/// The place of the longest text that may be cut: in JSON the inside of a string.
 fn longest_text(record: &str, form: Form) -> Option<Range<usize>> {
     if form == Form::Text {
         return Some(0..record.trim_end_matches('\n').len());
@@ -170,7 +170,7 @@ fn whole(text: &str, form: Form, most: usize) -> usize {
 }
 
 /// The same JSON without the letters "warn" in any case, by which the Functions host takes a line of
-/// stderr for a warning. Whoever reads it as JSON sees no difference.
+/// stderr for a warning. Read as JSON it means the same.
 fn without_warn(json: &str) -> String {
     let mut line = String::with_capacity(json.len());
     for (at, c) in json.char_indices() {
@@ -200,8 +200,8 @@ fn escaped(text: &str) -> String {
     printable(text.as_bytes())
 }
 
-/// Starts logging. Other crates are only heard from `WARN` on: their debug lines may hold what must
-/// not be logged.
+/// Starts logging. Of other crates only warnings and errors are logged: their debug lines may hold
+/// secrets.
 pub(super) fn start(level: Level, stdout: Stdout) {
     let filter =
         EnvFilter::new(format!("warn,mimecast_sentinel={level},{RUN_FINISHED}={}", Level::INFO));

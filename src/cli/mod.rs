@@ -59,10 +59,10 @@ pub(crate) const DONE: u8 = 0;
 pub(crate) const NOTHING_DONE: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 
-/// Why a command ended before its work.
+/// Why a command ended before its work was done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// Told line by line.
+    /// Shown line by line.
     #[error("the settings are wrong:\n{0}")]
     Settings(#[from] SettingsFaults),
     /// A question was not answered, or an argument makes no sense.

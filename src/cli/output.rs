@@ -11,7 +11,7 @@ pub(super) fn say(text: &str) -> Result<(), CommandError> {
     print(&escaped(text))
 }
 
-/// The same for JSON, which stays the same JSON.
+/// The same for JSON, whose meaning stays the same.
 pub(super) fn say_json(json: &str) -> Result<(), CommandError> {
     print(&escaped_json(json))
 }

@@ -55,7 +55,7 @@ impl Package {
     }
 }
 
-/// The same bytes for the same binary: no time and no order of a file system is in it.
+/// The same bytes for the same binary: it holds no time and no order of a file system.
 fn zip(binary: &[u8]) -> zip::result::ZipResult<Vec<u8>> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)

@@ -14,12 +14,12 @@ const EVERY: Duration = Duration::from_millis(100);
 /// The bar on the screen, if there is one.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// How far something is.
+/// How far a command is.
 pub(super) struct Done {
-    /// How many of the rows that are expected.
+    /// Rows so far.
     pub(super) rows: u64,
-    /// The same and more, in words.
-    pub(super) told: String,
+    /// The text beside the bar.
+    pub(super) text: String,
 }
 
 /// Shows what `look` says until it is dropped. `rows` is how many are expected, if that is known.
@@ -70,10 +70,10 @@ async fn draw(bar: ProgressBar, is_end_known: bool, look: impl Fn() -> Done) {
     let mut ticks = interval(EVERY);
     loop {
         ticks.tick().await;
-        let Done { rows, told } = look();
-        bar.set_message(told);
+        let Done { rows, text } = look();
+        bar.set_message(text);
         bar.set_position(rows);
-        // Shown from the first word on.
+        // Shown only once it has a text.
         if bar.is_hidden() {
             bar.set_draw_target(ProgressDrawTarget::stderr());
         }

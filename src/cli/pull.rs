@@ -85,11 +85,11 @@ fn done(summaries: &[Live]) -> Done {
         summaries.iter().map(|summary| summary.with(count)).sum()
     };
     let rows = sum(|summary| summary.rows_delivered);
-    let told = format!(
+    let text = format!(
         "{} events read ({}), {} rows delivered",
         HumanCount(sum(|summary| summary.events_read)),
         HumanBytes(sum(|summary| summary.bytes_read)),
         HumanCount(rows),
     );
-    Done { rows, told }
+    Done { rows, text }
 }

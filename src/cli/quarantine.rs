@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::escape::printable;
 use super::logs::{self, Stdout};
 use super::output::{note, say, say_json};
-use super::report::told;
+use super::report::in_words;
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
@@ -69,20 +69,20 @@ enum Action {
 
 const IDENTITY: &str = "\
 A blob container without a SAS is opened as the managed identity, where there is one, or as the
-same identity that `pull` uses; `mimecast-sentinel pull --help` tells which.";
+same identity that `pull` uses; `mimecast-sentinel pull --help` says which.";
 
 const LISTED: &str = "\
 The time is the event's own, where its line can be read. The line itself is printed by `show` alone.
 
 A blob container without a SAS is opened as the managed identity, where there is one, or as the
-same identity that `pull` uses; `mimecast-sentinel pull --help` tells which.";
+same identity that `pull` uses; `mimecast-sentinel pull --help` says which.";
 
 const REPLAYED: &str = "\
-A row keeps its EventId, so that one that comes twice counts once. Records of delivered rows
-(oversize-field) are not sent. The stream's lease is taken: a run in progress is waited for, up to
-a minute. Azure is spoken to as by `pull`; Mimecast is not asked, and its secret not needed.
+A row keeps its EventId, so a row that comes twice counts once. Records of delivered rows
+(oversize-field) are not sent. It takes the stream's lease, and waits up to a minute for a run
+in progress. It sends to Azure as `pull` does; it needs no connection to Mimecast and no secret of it.
 
-Exit codes: as those of `pull`. Records that stay are no failure.";
+Exit codes are those of `pull`. Records that stay are no failure.";
 
 /// Leaves the settings out of the help that do not matter where nothing is posted.
 fn only_state(arg: Arg) -> Arg {
@@ -125,9 +125,9 @@ fn open(settings: &RawSettings) -> Result<Quarantine, CommandError> {
     Ok(Quarantine::new(Wiring::new(false)?.store(&state.location)?))
 }
 
-/// A record as it is told: without its line.
+/// A record as JSON, with its name and the event's time.
 #[derive(Serialize)]
-struct Told<'a> {
+struct Printed<'a> {
     name: &'a str,
     event_time: Option<String>,
     #[serde(flatten)]
@@ -162,7 +162,7 @@ async fn list(
         return Err(CommandError::Failed(what));
     }
     if listed == 0 {
-        note(&format!("nothing lies in {}", location(quarantine, stream)));
+        note(&format!("nothing is in {}", location(quarantine, stream)));
     }
     Ok(DONE)
 }
@@ -173,8 +173,8 @@ const REMEDY: &str =
 fn print(name: &str, record: Record<'_>, json: bool) -> Result<(), CommandError> {
     let event_time = event_time(&record);
     if json {
-        let told = Told { name, event_time, record: record.without_original() };
-        return say_json(&serde_json::to_string(&told).map_err(failed)?);
+        let listed = Printed { name, event_time, record: record.without_original() };
+        return say_json(&serde_json::to_string(&listed).map_err(failed)?);
     }
     let Record { reason, line, file, .. } = &record;
     let (state, time) = (state(&record), event_time.as_deref().unwrap_or("-"));
@@ -220,8 +220,8 @@ async fn show(quarantine: &Quarantine, name: String, json: bool) -> Result<u8, C
     })?;
     let event_time = event_time(&record);
     if json {
-        let told = Told { name: &name, event_time, record };
-        say_json(&serde_json::to_string_pretty(&told).map_err(failed)?)?;
+        let shown = Printed { name: &name, event_time, record };
+        say_json(&serde_json::to_string_pretty(&shown).map_err(failed)?)?;
         return Ok(DONE);
     }
     let (kept, bytes) = match record.kept() {
@@ -272,7 +272,7 @@ async fn replay(
 /// A small table, one line a stream, and how it ended.
 fn report(summary: &ReplaySummary) -> String {
     if summary.streams.is_empty() {
-        return "nothing lies in quarantine".to_owned();
+        return "nothing is in quarantine".to_owned();
     }
     let mut lines = vec![format!("{:<9}  {:>14}  stay in quarantine", "stream", "rows delivered")];
     lines.extend(summary.streams.iter().map(|replayed| {
@@ -283,12 +283,12 @@ fn report(summary: &ReplaySummary) -> String {
             remarks.push("-".to_owned());
         }
         if *outcome != Outcome::CaughtUp {
-            remarks.push(told(*outcome).to_owned());
+            remarks.push(in_words(*outcome).to_owned());
         }
         format!("{stream:<9}  {rows_delivered:>14}  {}", printable(remarks.join(", ").as_bytes()))
     }));
     if summary.streams.iter().any(|stream| !stream.stay.is_empty()) {
-        lines.push("`mimecast-sentinel quarantine list` tells which".to_owned());
+        lines.push("`mimecast-sentinel quarantine list` shows them".to_owned());
     }
     lines.join("\n")
 }

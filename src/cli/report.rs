@@ -13,7 +13,7 @@ pub(super) fn report(summary: &RunSummary, done: &str) -> String {
     let seconds = (summary.finished_at - summary.started_at).num_milliseconds() as f64 / 1000.0;
     let rows = summary.total(|stream| stream.rows_delivered);
     let unit = if rows == 1 { "row" } else { "rows" };
-    lines.push(format!("{rows} {unit} {done} in {seconds:.2} s: {}", told(summary.outcome)));
+    lines.push(format!("{rows} {unit} {done} in {seconds:.2} s: {}", in_words(summary.outcome)));
     lines.join("\n")
 }
 
@@ -35,7 +35,7 @@ fn line(stream: &StreamSummary) -> String {
         remarks.push(format!("events from {from} to {to} may be missing"));
     }
     if stream.outcome != Outcome::CaughtUp {
-        remarks.push(told(stream.outcome).to_owned());
+        remarks.push(in_words(stream.outcome).to_owned());
     }
     if !remarks.is_empty() {
         line.push_str("  ");
@@ -44,7 +44,7 @@ fn line(stream: &StreamSummary) -> String {
     line
 }
 
-pub(super) fn told(outcome: Outcome) -> &'static str {
+pub(super) fn in_words(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::CaughtUp => "caught up",
         Outcome::TimeLimit => "stopped before the end; the next run goes on",

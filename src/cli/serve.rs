@@ -24,7 +24,7 @@ use crate::settings::{FUNCTIONS_PORT, RawSettings, Settings, is_loopback, proces
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The least time between the beginnings of two runs, however many ticks there are. A schedule's are
-/// 10 minutes apart; more come from people, and from whoever else is on this machine.
+/// 10 minutes apart; people, and other programs on this machine, can send more.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Run as the custom handler of Azure Functions; elsewhere, pull on SCHEDULE until stopped
@@ -54,7 +54,7 @@ impl Serve {
         let stop = stop_on_signal();
         stop_when_orphaned(&stop);
         if !self.settings.has_schedule() {
-            // No fault: a function.json of somebody's own may have another schedule in it.
+            // No fault: a changed function.json may have another schedule in it.
             tracing::warn!(
                 "SCHEDULE is not set: where function.json names it, as the packaged one does, the \
                  Functions host disables the function and there is never a tick; set it"
@@ -119,8 +119,8 @@ fn pulls(connector: Connector, time_limit: Duration, stop: CancellationToken) ->
     Job { run, pause: PAUSE, time_limit }
 }
 
-/// As that of a pull, but a stream that is busy is none that failed: the host at times starts a
-/// second handler beside the first, whose run goes on, so that another one does the work.
+/// As that of a pull, but a stream that is busy has not failed: the host sometimes starts a second
+/// handler beside the first, whose run goes on and does the work.
 fn exit_code(summary: &RunSummary) -> u8 {
     let fine = |outcome: Outcome| outcome.is_done() || outcome == Outcome::Busy;
     match summary.streams.iter().all(|stream| fine(stream.outcome)) {
@@ -129,10 +129,10 @@ fn exit_code(summary: &RunSummary) -> u8 {
     }
 }
 
-/// The settings are wrong: that is reported now, since there may never be a tick (the host takes no
-/// `SCHEDULE` that it cannot read), and again at each tick, until somebody corrects them. The
-/// process does not end, since the host would only start it again and again.
+/// Reports wrong settings now and again at each tick, until somebody corrects them.
 fn reports(faults: String) -> Job {
+    // Now, since there may never be a tick: the host has none for a `SCHEDULE` that it cannot read.
+    // The process does not end, since the host would only start it again and again.
     let report = move || {
         for fault in faults.lines() {
             tracing::error!(code = Code::Settings.as_str(), "{fault}");
@@ -144,7 +144,7 @@ fn reports(faults: String) -> Job {
         let summary = serde_json::json!({ "outcome": "failed" });
         async { RunEnd { exit_code: USAGE, summary } }.boxed()
     });
-    // It spends nothing, and ends at once.
+    // Such a run makes no call and ends at once.
     Job { run, pause: Duration::ZERO, time_limit: Duration::MAX }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn stop_on_signal() -> CancellationToken {
 
 /// Cancels `stop` once the process that started this one is gone. The Functions host sends no
 /// signal: one that dies, or that shuts down during a run of more than 10 s, leaves its handler
-/// behind, which nobody would ever end.
+/// behind, and nothing else would ever end it.
 #[cfg(unix)]
 pub(super) fn stop_when_orphaned(stop: &CancellationToken) {
     use std::os::unix::process::parent_id;

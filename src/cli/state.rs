@@ -28,7 +28,7 @@ enum Action {
         #[command(flatten)]
         settings: RawSettings,
     },
-    /// Clear a stream's checkpoint: the next run begins anew, at the first day
+    /// Clear a stream's checkpoint: the next run starts over at the first day
     #[command(mut_args = only_state, after_help = IDENTITY)]
     Reset {
         /// The stream: entities, mailflow or urlclick
@@ -41,12 +41,12 @@ enum Action {
     },
 }
 
-/// What is said of the settings that are not shown.
+/// About the settings that are not shown.
 const IDENTITY: &str = "\
 A blob container without a SAS is opened as the managed identity, where there is one, or as the
-same identity that `pull` uses; `mimecast-sentinel pull --help` tells which.";
+same identity that `pull` uses; `mimecast-sentinel pull --help` says which.";
 
-/// Leaves the settings out of the help that do not matter here.
+/// Hides the settings in the help that do not matter here.
 fn only_state(arg: Arg) -> Arg {
     let matters = ["checkpoint_url", "log_level", "yes", "stream"].contains(&arg.get_id().as_str())
         || arg.get_id().as_str().starts_with("azure_");
@@ -58,7 +58,7 @@ impl State {
         let (Action::Show { settings } | Action::Reset { settings, .. }) = &self.action;
         logs::start(settings.log_level(), Stdout::Taken);
         let state = StateSettings::resolve(settings, &process_env)?;
-        // Checkpoints never come from this machine's files by name: the flag is for batch files.
+        // The argument is about batch files alone.
         let store = Wiring::new(false)?.store(&state.location)?;
         match self.action {
             Action::Show { .. } => show(store.as_ref()).await,
@@ -91,7 +91,7 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
         return Ok(DONE);
     }
     Err(CommandError::Usage(format!(
-        "{}; install the release that wrote it, or begin anew with `state reset <stream>`",
+        "{}; install the release that wrote it, or start over with `state reset <stream>`",
         unreadable.join("; ")
     )))
 }
@@ -114,11 +114,13 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
         )));
     };
     lease.clear().await.map_err(failed)?;
-    // What a run that was killed did not tell goes with the checkpoint that remembered it.
+    // The checkpoint that is cleared may be all that knows of rows that a killed run quarantined.
     if Checkpoint::parse(&checkpoint).is_ok_and(|checkpoint| !checkpoint.unreported.is_nothing()) {
-        note("rows of it lie in quarantine that no log tells: `mimecast-sentinel quarantine list`");
+        note(
+            "it has rows in quarantine that no log reports: see `mimecast-sentinel quarantine list`",
+        );
     }
-    let what = "the next run begins anew and delivers again what Mimecast keeps";
+    let what = "the next run starts over and delivers again what Mimecast keeps";
     say(&format!("{name} is cleared: {what}"))?;
     Ok(DONE)
 }

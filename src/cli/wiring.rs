@@ -1,4 +1,4 @@
-//! Settings → a connector: the one place that names the vendors together.
+//! Builds a connector from the settings: the one place that names the vendors together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl Wiring {
         Ok(Replay {
             streams: streams.iter().map(with_format).collect(),
             sink: Arc::new(self.sink(&settings.ingestion)),
-            // It only writes over what is there: without a limit, else a full one could not be
+            // No limit: it only overwrites what is there, and with one a full quarantine could not be
             // emptied.
             quarantine: Quarantine::new(Arc::clone(&store)),
             store,
@@ -106,7 +106,7 @@ impl Wiring {
         )
     }
 
-    /// Where checkpoints and quarantine lie.
+    /// Where checkpoints and quarantine are kept.
     pub(super) fn store(&self, location: &StateLocation) -> Result<Arc<dyn Store>, CommandError> {
         let (container, access) = match location {
             StateLocation::Folder(path) => {
@@ -119,8 +119,8 @@ impl Wiring {
             StateLocation::Blob { container, access } => (container, access),
         };
         let access = match access {
-            settings::BlobAccess::Sas(sas) => BlobAccess::Sas(sas.clone()),
-            settings::BlobAccess::Identity(identity) => {
+            settings::BlobAccessSettings::Sas(sas) => BlobAccess::Sas(sas.clone()),
+            settings::BlobAccessSettings::Identity(identity) => {
                 BlobAccess::Identity(Arc::new(self.credentials(identity)))
             }
         };

@@ -36,7 +36,7 @@ use tracing::{Instrument, error, error_span, info, warn};
 
 pub use timer::Tick;
 
-/// Where the host calls: the name of the folder that `function.json` lies in.
+/// Where the host calls: the name of the folder that has `function.json`.
 const FUNCTION: &str = "/CloudIntegrated";
 /// The host's id of an invocation, by which its own log lines are found.
 const INVOCATION_ID: &str = "x-azure-functions-invocationid";
@@ -53,7 +53,7 @@ const MAX_BUFFER_BYTES: usize = 32 * 1024;
 /// answer. The host replaces its idle connections after 75 s: ours must not be the first to close,
 /// or a tick might be on its way.
 const HEAD_TIME: Duration = Duration::from_secs(120);
-/// How long accepting rests when it fails, as it does while no file can be opened.
+/// The wait after a connection could not be accepted, as when no file can be opened.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// How long clients have, once the last run ended after a stop, to take their answers.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ pub async fn serve(listener: TcpListener, job: Job, stop: CancellationToken) {
     };
     tokio::select! {
         () = connections.shutdown() => {}
-        // A client that keeps its connection open without a word does not hold the program.
+        // A client that keeps its connection open and silent does not hold up the program.
         () = last_run_ended => {}
     }
     // A run whose client went away has no connection that would have been waited for.
@@ -233,8 +233,8 @@ impl Handler {
             }
             Err(_) => {
                 error!(
-                    "the run broke off in a panic, a defect of this program: please report it with \
-                     the message above; the next tick starts a new run"
+                    "the run broke off in a panic; this is a bug: please report it with the message \
+                     above; the next tick starts a new run"
                 );
                 refusal(StatusCode::INTERNAL_SERVER_ERROR, "run broken off by a panic")
             }

@@ -10,7 +10,7 @@ pub struct Tick {
     /// The host's id of the invocation.
     pub invocation_id: Option<String>,
     /// Whether the run is late: nobody was there when it was due. However many ticks were missed,
-    /// one such run stands for them.
+    /// there is one such run.
     pub past_due: bool,
     /// When the schedule fired last, if it ever did.
     pub last: Option<DateTime<Utc>>,

@@ -43,7 +43,7 @@ const ALLOCATIONS: usize = 160;
 /// One line that was not delivered, or not whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Where it stood.
+    /// Its place.
     pub position: FilePosition,
     /// The id of the event, 32 hexadecimal digits; empty where a file, not a line, is meant.
     pub event_id: String,
@@ -51,7 +51,7 @@ pub struct Rejection {
     pub reason: &'static str,
     /// What was wrong, in a sentence.
     pub detail: String,
-    /// Whether the row was delivered all the same (Azure cuts an oversize column).
+    /// Whether the row was delivered nevertheless (Azure cuts an oversize column).
     pub delivered: bool,
     /// What is kept of it.
     pub kept: Kept,
@@ -119,7 +119,7 @@ pub struct Record<'a> {
     /// The line, where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     original_base64: Option<String>,
-    /// Where the file lies, where it is kept whole.
+    /// The name of the file, where it is kept whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     file_kept_as: Option<String>,
 }
@@ -129,23 +129,23 @@ pub struct Record<'a> {
 pub struct Found {
     /// Its name in the store.
     pub name: String,
-    /// What it holds, or why that cannot be told.
+    /// What it holds, or why that cannot be read.
     pub record: Result<Record<'static>, String>,
 }
 
 impl Quarantine {
-    /// Quarantine in `store`. It may hold as much as that.
+    /// Quarantine in `store`, without a limit of its own.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store, room: None }
     }
 
-    /// The same that may hold so many bytes.
+    /// The same with a limit, in bytes.
     #[must_use]
     pub fn of_at_most(self, bytes: u64) -> Self {
         Self { room: Some(Arc::new(Room::of(bytes))), ..self }
     }
 
-    /// A run begins: what quarantine holds by now is counted when it is first needed.
+    /// A run begins: what quarantine holds is counted again when it is first needed.
     pub async fn count_anew(&self) {
         if let Some(room) = &self.room {
             room.count_anew().await;
@@ -172,7 +172,7 @@ impl Quarantine {
         Ok(self.store.write(&name, Bytes::from(bytes)).await?)
     }
 
-    /// Keeps a whole batch file as it comes, and says as what. It is durable on return.
+    /// Keeps a whole batch file as it comes, and returns its name. It is durable on return.
     pub async fn keep_file(
         &self,
         stream: &str,
@@ -210,7 +210,7 @@ impl Quarantine {
         Ok(name)
     }
 
-    /// The names of all that is in `folder`, which is [`in_quarantine`] or below it: records, and
+    /// The names of all objects in `folder`, which is [`in_quarantine`] or below it: records, and
     /// files that are kept whole. Those of one batch file follow one another.
     pub fn names<'a>(&'a self, folder: &'a str) -> Names<'a> {
         self.store.names(folder)
@@ -296,7 +296,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A record that was edited, or moved, is none: what it says is not what was received.
+    /// Refuses a record that was edited or moved: it no longer holds what was received.
     fn parse(name: &str, bytes: &[u8]) -> Result<Self, String> {
         let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let kept = record.file_kept_as.as_deref();
@@ -324,7 +324,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Whether it stands for one event, and not for a whole file.
+    /// Whether it is about one event, and not about a whole file.
     pub fn is_event(&self) -> bool {
         !self.event_id.is_empty()
     }
@@ -337,7 +337,7 @@ impl<'a> Record<'a> {
 }
 
 impl Rejection {
-    /// Whether it stands for one event that was read, and not for a whole file.
+    /// Whether it is about one event that was read, and not about a whole file.
     pub fn is_event(&self) -> bool {
         !self.event_id.is_empty()
     }

@@ -1,5 +1,5 @@
-//! What records and files in quarantine are called: by what they hold, so that the same has one
-//! name.
+//! The names of records and files in quarantine. They are made from the content, so that the same
+//! content always has the same name.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::FilePosition;
 use crate::checkpoint::FileVersion;
 
-/// Where the records of a stream, or of all streams, are.
+/// The folder of a stream's records, or of all records.
 pub fn in_quarantine(stream: Option<&str>) -> String {
     stream.map_or_else(|| "quarantine/".to_owned(), |stream| format!("quarantine/{stream}/"))
 }
@@ -48,8 +48,8 @@ fn folder(stream: &str, file: &str) -> String {
     format!("{}{}", in_quarantine(Some(stream)), hash(file))
 }
 
-/// What tells a record from others of the same line: two contents of one file may break at one
-/// line.
+/// What distinguishes a record from others of the same line: two contents of one file may break at
+/// the same line.
 pub(super) fn tail<'a>(
     event_id: &'a str,
     reason: &'a str,

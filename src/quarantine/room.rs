@@ -1,4 +1,4 @@
-//! How much quarantine may hold, and what comes of more.
+//! The limit on what quarantine holds.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::store::{ByteStream, Store, StoreError};
 /// Why something is not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum QuarantineError {
-    /// It would take quarantine over what it may hold.
+    /// It would exceed the limit.
     #[error(
         "quarantine in {location} holds {used} of the {most} bytes that QUARANTINE_MAX_BYTES \
          allows, and there is no room for {name}"
@@ -37,7 +37,7 @@ pub enum QuarantineError {
 /// The bytes that quarantine may hold, those of all streams, and those that it holds.
 ///
 /// They are counted once in a run, when the first are to be kept; then what is written is added.
-/// What is written over is so counted twice until the next run.
+/// What is overwritten is counted twice until the next run.
 pub(super) struct Room {
     most: u64,
     used: Mutex<Option<u64>>,

@@ -1,4 +1,4 @@
-//! Where rows go, and as whom Azure is spoken to.
+//! Where rows are sent, and the identity that sends them.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,8 @@ const TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
 const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
 const IDENTITY_HEADER: &str = "IDENTITY_HEADER";
 
-/// Which of Azure's separate clouds. The names of the sovereign ones are Microsoft's, untried.
+/// Which of Azure's separate clouds. The addresses of the sovereign ones are from Microsoft's
+/// documentation and were never tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AzureCloud {
     /// The global one.
@@ -99,7 +100,7 @@ pub enum CredentialSettings {
         tenant_id: String,
         /// The application.
         client_id: String,
-        /// Holds that token; read anew each time, since it is replaced.
+        /// Holds that token; read each time, since it is replaced.
         token_file: PathBuf,
     },
     /// The identity of the app, found through `IDENTITY_ENDPOINT` and `IDENTITY_HEADER`.
@@ -111,7 +112,7 @@ pub enum CredentialSettings {
         /// The user-assigned identity; without it the system-assigned one.
         client_id: Option<String>,
     },
-    /// Whoever did `az login` on this machine.
+    /// The person who ran `az login` on this machine.
     AzureCli,
 }
 
@@ -169,7 +170,7 @@ fn cloud(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<AzureCloud> {
     })
 }
 
-/// Without a `cloud`, whose own fault is told, the endpoint may be in any.
+/// Without a valid `cloud`, which is a fault of its own, the endpoint may be in any.
 fn endpoint(text: &str, cloud: Option<AzureCloud>, on_loopback: bool) -> Result<Url, Wrong> {
     let suffix = cloud.unwrap_or(AzureCloud::Public).ingestion_suffix();
     let fix = format!(
@@ -318,7 +319,7 @@ fn managed_identity(
     })
 }
 
-/// The last resort, but not where something else was clearly meant.
+/// The last resort, but not where the other settings show that another identity was meant.
 fn azure_cli(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<CredentialSettings> {
     if given(&raw.azure_client_id).is_some() {
         let problem = format!("it is set, but neither {SECRET} nor {TOKEN_FILE} is");

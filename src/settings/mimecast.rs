@@ -1,4 +1,4 @@
-//! What is read from Mimecast, and as whom.
+//! What is read from Mimecast, and with which application.
 
 use chrono::{Days, NaiveDate};
 use secrecy::SecretString;

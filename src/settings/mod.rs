@@ -1,9 +1,8 @@
 //! Environment variables and flags → settings that are valid.
 //!
 //! [`RawSettings`] is what was given. [`Settings`], [`DryRunSettings`], [`ReplaySettings`] and
-//! [`StateSettings`] are what a command needs, and exist only if all of it is right; else there are
-//! [`SettingsFaults`], which tell everything that is wrong at once. An empty value is unset,
-//! everywhere.
+//! [`StateSettings`] are what a command needs, and exist only if all of it is right. Otherwise
+//! [`SettingsFaults`] report everything that is wrong at once. An empty value is unset, everywhere.
 
 mod azure;
 mod mimecast;
@@ -23,8 +22,8 @@ pub use mimecast::{EVENT_TYPES, FileLimits, MimecastSettings};
 pub use origin::is_loopback;
 pub use raw::RawSettings;
 use reader::Reader;
-pub use reader::{Fault, SettingsFaults};
-pub use state::{BlobAccess, StateLocation};
+pub use reader::{SettingFault, SettingsFaults};
+pub use state::{BlobAccessSettings, StateLocation};
 
 use crate::schedule::Schedule;
 
@@ -44,7 +43,7 @@ pub struct Settings {
     pub mimecast: MimecastSettings,
     /// Where rows go.
     pub ingestion: IngestionSettings,
-    /// Where checkpoints and quarantine lie.
+    /// Where checkpoints and quarantine are kept.
     pub state: StateSettings,
     /// The bytes that quarantine may hold, those of all streams.
     pub quarantine_max_bytes: u64,
@@ -74,7 +73,7 @@ pub struct ReplaySettings {
     pub limits: FileLimits,
     /// Where rows go.
     pub ingestion: IngestionSettings,
-    /// Where quarantine lies.
+    /// Where quarantine is kept.
     pub state: StateSettings,
     /// After this time nothing new is posted.
     pub run_time_limit: Duration,
@@ -82,12 +81,12 @@ pub struct ReplaySettings {
     pub max_rows: u64,
 }
 
-/// What commands that look at checkpoints and quarantine need: where they lie.
+/// What commands that look at checkpoints and quarantine need.
 #[derive(Clone, Debug)]
 pub struct StateSettings {
-    /// Where they lie.
+    /// Where they are kept.
     pub location: StateLocation,
-    /// What is valid but hardly meant; to be logged once.
+    /// What is valid but probably a mistake; to be logged once.
     pub warnings: Vec<String>,
 }
 
@@ -100,7 +99,7 @@ impl Settings {
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
         let base_url = mimecast::base_url(raw, &mut reader);
-        // A base URL that is wrong tells its own fault, and no others for its sake.
+        // A base URL that is wrong is one fault. It must not cause others.
         let on_loopback = base_url.as_ref().is_none_or(is_loopback);
         let mimecast = mimecast::read(raw, base_url, today, &mut reader);
         let schedule = run::schedule(raw, &mut reader);

@@ -1,5 +1,5 @@
-//! The proxies of the environment. The client that reads them would go straight to the hosts where
-//! it cannot use one, without a word: here that is a fault.
+//! The proxies of the environment. The HTTP client silently connects directly where it cannot use
+//! a proxy; here such a proxy is a fault.
 
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;

@@ -1,4 +1,4 @@
-//! The settings as given, before anybody has looked at them.
+//! The settings as given, before they are checked.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ Secrets, which are read from the environment alone:
 
 Azure is spoken to as the first of these that is set: AZURE_CLIENT_SECRET,
 AZURE_FEDERATED_TOKEN_FILE, the managed identity (IDENTITY_ENDPOINT, which the platform sets), or
-else whoever did `az login`. A flag goes before its variable, and an empty value is unset.";
+else the login of `az login`. A flag overrides its variable, and an empty value is unset.";
 
 /// Every setting that is not a secret, from its flag or else from its environment variable.
 ///
@@ -24,8 +24,8 @@ else whoever did `az login`. A flag goes before its variable, and an empty value
 /// `AZURE_CLIENT_SECRET` and what the platform sets for its own identity (`IDENTITY_ENDPOINT`,
 /// `IDENTITY_HEADER`) are taken from the environment alone.
 ///
-/// A command flattens them after its own flags, which would else stand under their heading in its
-/// help. `Debug` shows no value: `CHECKPOINT_URL` may hold a SAS.
+/// A command flattens them after its own flags; otherwise its flags would be listed under the
+/// settings' headings in its help. `Debug` shows no value: `CHECKPOINT_URL` may hold a SAS.
 #[allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "the comments are also the help's text")]
 #[derive(Args, Clone, Default)]
 #[command(after_help = SECRETS)]
@@ -65,7 +65,7 @@ pub struct RawSettings {
     /// How much to log: ERROR, WARNING, INFO, DEBUG or TRACE [default: INFO]
     #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL", help_heading = RUN)]
     pub log_level: Option<String>,
-    /// Where checkpoints and quarantine lie: a folder, file:///… or the URL of a blob container; a
+    /// Where checkpoints and quarantine are kept: a folder, file:///… or the URL of a blob container; a
     /// URL with a SAS only in the environment [default: ./mimecast-sentinel-state; required in
     /// Azure Functions]
     #[arg(long, env = "CHECKPOINT_URL", hide_env_values = true, value_name = "URL", help_heading = RUN)]

@@ -1,4 +1,4 @@
-//! Reads settings one by one and keeps every fault, so that all are told at once.
+//! Reads settings one by one and keeps every fault, so that all are reported at once.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 /// What is wrong with one setting. Never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct SettingFault {
     /// The setting's name, e.g. `START_DATE`.
     pub setting: &'static str,
     /// What is wrong: a sentence without its full stop.
@@ -16,7 +16,7 @@ pub struct Fault {
     pub fix: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for SettingFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}. {}", self.setting, self.problem, self.fix)
     }
@@ -24,11 +24,11 @@ impl fmt::Display for Fault {
 
 /// All that is wrong with the settings. Shown as one line for each fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SettingsFaults(Vec<Fault>);
+pub struct SettingsFaults(Vec<SettingFault>);
 
 impl SettingsFaults {
     /// The faults, in the order in which the settings are documented.
-    pub fn faults(&self) -> &[Fault] {
+    pub fn faults(&self) -> &[SettingFault] {
         &self.0
     }
 }
@@ -67,7 +67,7 @@ pub(super) fn given(value: &Option<String>) -> Option<&str> {
 /// The environment, and the faults so far. A method that returns `None` has recorded a fault.
 pub(super) struct Reader<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
-    faults: Vec<Fault>,
+    faults: Vec<SettingFault>,
 }
 
 impl<'a> Reader<'a> {
@@ -90,9 +90,9 @@ impl<'a> Reader<'a> {
         self.env(super::FUNCTIONS_PORT).is_some()
     }
 
-    /// Records a fault; the same one is told once.
+    /// Records a fault; the same one is reported once.
     pub(super) fn fault(&mut self, setting: &'static str, wrong: Wrong) {
-        let fault = Fault { setting, problem: wrong.problem, fix: wrong.fix };
+        let fault = SettingFault { setting, problem: wrong.problem, fix: wrong.fix };
         if !self.faults.contains(&fault) {
             self.faults.push(fault);
         }
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
         parse(given(value).unwrap_or(default)).map_err(|wrong| self.fault(setting, wrong)).ok()
     }
 
-    /// A setting that must be given; `fix` tells where to find its value.
+    /// A setting that must be given; `fix` says where to find its value.
     pub(super) fn required<T>(
         &mut self,
         setting: &'static str,

@@ -1,4 +1,4 @@
-//! When a run starts, how long it may take, and how much it tells.
+//! When a run starts, how long it may take, and how much it logs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -55,8 +55,7 @@ fn level(text: &str) -> Option<Level> {
 }
 
 impl RawSettings {
-    /// `LOG_LEVEL`, or `INFO` where it is unset or not a level: faults must be told before it is
-    /// known that there are none.
+    /// `LOG_LEVEL`, or `INFO` where it is unset or not a level.
     pub fn log_level(&self) -> Level {
         given(&self.log_level).and_then(level).unwrap_or(Level::INFO)
     }

@@ -1,4 +1,4 @@
-//! Where checkpoints and quarantine lie.
+//! Where checkpoints and quarantine are kept.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ const BLOB_SUFFIXES: [&str; 4] = [
 ];
 const FIX: &str = "Set it to https://<account>.blob.core.windows.net/<container>, or to a folder.";
 
-/// Where checkpoints and quarantine lie. Shown without its SAS.
+/// Where checkpoints and quarantine are kept. Shown without its SAS.
 #[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 #[derive(Clone, Debug)]
 pub enum StateLocation {
@@ -32,14 +32,14 @@ pub enum StateLocation {
     Blob {
         /// The container's URL, without a query.
         container: Url,
-        /// Who may use it.
-        access: BlobAccess,
+        /// With what it is opened.
+        access: BlobAccessSettings,
     },
 }
 
-/// By what right a container is used.
+/// With what a container is opened.
 #[derive(Clone, Debug)]
-pub enum BlobAccess {
+pub enum BlobAccessSettings {
     /// The URL's query with the signature, without its `?`.
     Sas(SecretString),
     /// A role of this identity. Only over `https`.
@@ -81,13 +81,13 @@ pub(super) fn read(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<StateLo
             reader.fault(NAME, Wrong { problem: problem.to_owned(), fix: fix.to_owned() });
             return None;
         }
-        Some(sas) => BlobAccess::Sas(sas),
-        None => BlobAccess::Identity(identity(raw, Purpose::Blobs, reader)?),
+        Some(sas) => BlobAccessSettings::Sas(sas),
+        None => BlobAccessSettings::Identity(identity(raw, Purpose::Blobs, reader)?),
     };
     Some(StateLocation::Blob { container, access })
 }
 
-/// `QUARANTINE_MAX_BYTES`, from 1 MB on: that a few records find room in any case.
+/// `QUARANTINE_MAX_BYTES`: at least 1 MB, which a few records always fit into.
 pub(super) fn quarantine_max_bytes(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<u64> {
     reader.optional(
         "QUARANTINE_MAX_BYTES",
