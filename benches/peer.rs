@@ -55,7 +55,7 @@ enum Role {
         #[arg(long)]
         tls: bool,
     },
-    /// Serves the events with a fault, and tells what became of each event
+    /// Serves the events with a fault, and prints what became of each event
     Faulty(faulty::Faulty),
     /// Inflates the events' files, deflates the bytes of their rows, on one thread, and no more
     Floor {
@@ -184,26 +184,26 @@ async fn serve(
     tls: bool,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
-    let mut told = settings(&simulator);
+    let mut given = settings(&simulator);
     let folder = tempfile::tempdir()?;
     // TLS ends with it.
     let _port = if tls {
         let certificates = faulty::tls::Certificates::write(folder.path());
         let port = certificates.serve(&simulator).await;
         simulator.serve_files_at(port.url());
-        told["MIMECAST_BASE_URL"] = port.url().into();
-        told["LOGS_INGESTION_ENDPOINT"] = port.url().into();
-        told["SSL_CERT_FILE"] = certificates.ca.display().to_string().into();
+        given["MIMECAST_BASE_URL"] = port.url().into();
+        given["LOGS_INGESTION_ENDPOINT"] = port.url().into();
+        given["SSL_CERT_FILE"] = certificates.ca.display().to_string().into();
         Some(port)
     } else {
         None
     };
-    tell(&told)?;
+    send(&given)?;
     let mut lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());
     while let Some(line) = lines.await? {
         line?;
         let calls = simulator.calls();
-        tell(&json!({
+        send(&json!({
             "rows": simulator.landed_count(),
             "posts": calls.posts,
             "accepted_posts": calls.accepted_posts,
@@ -234,7 +234,7 @@ fn settings(simulator: &Simulator) -> Value {
 fn floor(events: &Events, level: u32) -> Result<(), Box<dyn std::error::Error>> {
     let files: Vec<_> = events.files().into_iter().flat_map(|(_, files)| files).collect();
     let rows = rows(&files)?;
-    tell(&json!("ready"))?;
+    send(&json!("ready"))?;
     stdin().lock().read_line(&mut String::new())?;
     let mut buffer = vec![0; 64 * 1024];
     let (mut read, mut inflated, mut sent) = (0, 0, 0);
@@ -255,7 +255,7 @@ fn floor(events: &Events, level: u32) -> Result<(), Box<dyn std::error::Error>> 
         sent += gzip.finish()?.len();
     }
     let deflated = rows.len();
-    tell(&json!({"bytes_read": read, "bytes_inflated": inflated, "bytes_deflated": deflated,
+    send(&json!({"bytes_read": read, "bytes_inflated": inflated, "bytes_deflated": deflated,
                  "bytes_sent": sent}))?;
     stdin().lock().read_line(&mut String::new())?;
     Ok(())
@@ -270,7 +270,7 @@ async fn requests(events: &Events) -> Result<(), Box<dyn std::error::Error>> {
     let host = simulator.url().trim_start_matches("http://");
     let mut connection = TcpStream::connect(host)?;
     connection.set_nodelay(true)?;
-    tell(&json!("ready"))?;
+    send(&json!("ready"))?;
     stdin().lock().read_line(&mut String::new())?;
     let mut buffer = vec![0; 64 * 1024];
     let mut read = 0;
@@ -288,7 +288,7 @@ async fn requests(events: &Events) -> Result<(), Box<dyn std::error::Error>> {
         }
         read += filled;
     }
-    tell(&json!({"requests": requests.len(), "bytes_read": read}))?;
+    send(&json!({"requests": requests.len(), "bytes_read": read}))?;
     stdin().lock().read_line(&mut String::new())?;
     Ok(())
 }
@@ -351,7 +351,8 @@ fn rows(files: &[BatchFile]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     Ok(rows)
 }
 
-fn tell(value: &Value) -> std::io::Result<()> {
+/// Prints one line for the program that started this one.
+fn send(value: &Value) -> std::io::Result<()> {
     let mut out = stdout().lock();
     writeln!(out, "{value}")?;
     out.flush()

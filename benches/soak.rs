@@ -32,11 +32,11 @@ const STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
 const TICK: Duration = Duration::from_secs(70);
 /// Ticks without new pages that a backlog may need at the end.
 const LAST_TICKS: u32 = 12;
-/// Of a thousand requests so many meet a fault.
+/// Requests in a thousand that meet a fault.
 const FAULTS_PER_MILLE: u16 = 30;
-/// One row in so many is refused by the ingestion endpoint.
+/// The ingestion endpoint refuses one row in this many.
 const POISON: u128 = 10_000;
-/// One file in so many is no whole gzip.
+/// One file in this many is no whole gzip.
 const DAMAGED: u32 = 60;
 /// More rows than any body holds.
 const ROWS_OF_A_BODY: u64 = 2_500;
@@ -135,9 +135,9 @@ async fn main() -> Result<ExitCode, Failure> {
 
 /// One tick, and how many streams failed in it. Prints what the host would show as an error.
 async fn tick(host: &mut HostSimulator) -> (Invocation, u64) {
-    let told = host.lines().len();
+    let before = host.lines().len();
     let invocation = host.tick("CloudIntegrated").await;
-    let errors = host.lines().split_off(told).into_iter();
+    let errors = host.lines().split_off(before).into_iter();
     let errors = errors.filter(|(level, _)| matches!(level, Level::Warning | Level::Error));
     let mut failed_streams = 0;
     for (_, line) in errors {
@@ -244,7 +244,7 @@ impl Feed {
     }
 }
 
-/// What the host was told.
+/// The summary that the host got.
 #[derive(Default)]
 struct Ticks {
     succeeded: u64,
@@ -283,11 +283,11 @@ impl std::fmt::Display for Ticks {
     }
 }
 
-/// Who is where, by the event's id.
+/// What became of each event, by its id.
 #[derive(Default)]
 struct Oracle {
     events: HashMap<u128, Fate>,
-    /// The events of each damaged file, until it lies in quarantine whole.
+    /// The events of each damaged file, until it is in quarantine whole.
     damaged: HashMap<Bytes, Vec<u128>>,
     kept_files: u64,
     foreign: u64,
@@ -298,12 +298,12 @@ struct Fate {
     given: u32,
     landed: u32,
     refused: bool,
-    /// It is in a damaged file that lies in quarantine: then it need not have landed.
+    /// It is in a damaged file that is in quarantine: then it need not have landed.
     kept: bool,
 }
 
 impl Oracle {
-    /// Each event of the page must land or lie in quarantine.
+    /// Each event of the page must land or be in quarantine.
     fn expect(&mut self, page: NewPage) {
         for id in page.events {
             self.events.entry(id).or_default().given += 1;
@@ -353,10 +353,10 @@ impl Oracle {
         Ok(())
     }
 
-    /// Events that are nowhere.
+    /// Events that neither landed nor are in quarantine.
     fn open(&self) -> usize {
-        let nowhere = |fate: &&Fate| fate.landed == 0 && !fate.refused && !fate.kept;
-        self.events.values().filter(nowhere).count()
+        let lost = |fate: &&Fate| fate.landed == 0 && !fate.refused && !fate.kept;
+        self.events.values().filter(lost).count()
     }
 
     /// Prints what became of the events; whether it is as promised.

@@ -51,7 +51,7 @@ fn page<L: AsRef<[u8]>>(files: &[(&str, &[L])]) -> Page {
     files.fold(Page::new(day()), Page::file)
 }
 
-/// A connector for one stream, of which one file has these lines.
+/// A connector for one stream whose one file has these lines.
 async fn one_file<L: AsRef<[u8]>>(lines: &[L], faults: FaultPlan) -> Rig {
     with_clock(World::default().page(STREAM, page(&[("a.json.gz", lines)])), faults).await
 }
@@ -86,7 +86,7 @@ fn landed(rig: &Rig) -> Vec<String> {
     rows.iter().map(|row| row["EventId"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Nothing landed, nothing lies in quarantine, and the next run begins where this one did.
+/// Nothing landed, nothing is in quarantine, and the next run begins where this one did.
 #[track_caller]
 fn assert_nothing_moved(rig: &Rig) {
     assert_eq!(rig.simulator.landed_count(), 0);
@@ -327,10 +327,10 @@ mod status_400 {
         let mut rig = with_clock(world, poison(&bad)).await;
         rig.options.types.push("urlclick");
         let through = Arc::new(Notify::new());
-        let told = Arc::clone(&through);
+        let notify = Arc::clone(&through);
         let store = WatchedStore::new(Arc::new(FolderStore::new(rig.state())), move |_, call| {
             if *call == Call::Release("checkpoints/urlclick.json".to_owned()) {
-                told.notify_one();
+                notify.notify_one();
             }
             Act::Pass
         });
@@ -350,7 +350,7 @@ mod status_400 {
         assert_landed_once(&rig, &good);
     }
 
-    /// `lag_seconds` and the checkpoint tell of what was delivered.
+    /// `lag_seconds` and the checkpoint are about what was delivered.
     #[tokio::test]
     async fn a_400_to_the_newest_row_leaves_the_newest_delivered_one() {
         let old = json!({"timestamp": AT, "n": 1}).to_string();
@@ -390,7 +390,7 @@ mod status_413 {
         assert_eq!(records[0]["original"], lines[0]);
     }
 
-    /// A body holds it by no means, so Azure is not asked.
+    /// No body can hold it, so Azure is not asked.
     #[tokio::test]
     async fn a_413_is_not_provoked_by_a_row_that_no_body_can_hold() {
         let long = json!({"timestamp": AT, "unknown": "x".repeat(1_000_000)}).to_string();
@@ -604,7 +604,7 @@ mod passing_failures {
     }
 }
 
-/// 204 alone is success: a page of a proxy in the way, say, took no rows.
+/// 204 alone is success: a proxy that answers with a page, say, took no rows.
 #[tokio::test]
 async fn another_success_is_somebody_elses_and_the_post_is_repeated() {
     let lines = events(3);
@@ -661,7 +661,7 @@ mod long_columns {
         assert_eq!(rig.checkpoint(STREAM).totals.rows_quarantined, 0);
     }
 
-    /// Its record says so, else nobody would ever replay it.
+    /// Its record says so; otherwise nobody would ever replay it.
     #[tokio::test]
     async fn a_column_over_65_536_bytes_of_a_row_that_is_refused_was_not_delivered() {
         let lines = [with_subject(10), with_subject(65_537)];

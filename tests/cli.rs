@@ -151,9 +151,9 @@ async fn a_dry_run_whose_rows_nobody_reads_on_can_be_stopped() {
     // A reader that takes one row and keeps the pipe open: it is full long before the body's end.
     let mut rows = BufReader::new(dry.stdout.take().unwrap()).lines();
     assert!(rows.next_line().await.unwrap().is_some());
-    let mut told = BufReader::new(dry.stderr.take().unwrap()).lines();
+    let mut log = BufReader::new(dry.stderr.take().unwrap()).lines();
     crate::support::program::signal(&dry, "TERM");
-    while !told.next_line().await.unwrap().unwrap().contains("stopping") {}
+    while !log.next_line().await.unwrap().unwrap().contains("stopping") {}
     crate::support::program::signal(&dry, "TERM");
     ended(dry).await.assert_code(130);
 }
@@ -187,7 +187,7 @@ async fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_lies_in_the_documented_folder_by_default() {
+async fn state_is_in_the_documented_folder_by_default() {
     let simulator = calm().await;
     let program = Program::of(&simulator).unset("CHECKPOINT_URL");
     program.run(&["pull"]).await.assert_code(0);
@@ -378,7 +378,7 @@ impl Drop for TinyDisk {
 // Settings
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_faults_of_the_settings_are_told_at_once() {
+async fn all_faults_of_the_settings_are_reported_at_once() {
     let program = Program::bare()
         .set("MIMECAST_CLIENT_ID", "")
         .set("MIMECAST_CLIENT_SECRET", "  ")
@@ -559,7 +559,7 @@ async fn a_container_with_a_sas_keeps_the_state() {
 
 // Logs and the bar
 
-/// Everything that makes the program talk.
+/// What makes the program log as much as it can.
 fn noisy() -> FaultPlan {
     FaultPlan::none()
         .once(Endpoint::MimecastToken, Fault::ServerError)
@@ -662,7 +662,7 @@ async fn a_terminal_shows_a_bar_for_what_takes_longer_than_a_second() {
 // The state
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_is_shown_as_json_and_reset_after_a_word() {
+async fn state_is_shown_as_json_and_reset_after_a_confirmation() {
     let simulator = calm().await;
     let program = Program::of(&simulator);
     let none = program.run(&["state", "show"]).await;
@@ -826,8 +826,8 @@ async fn a_demo_touches_nothing_that_is_not_its_own() {
         file.assert_code(1).assert_stderr(&["file cannot be made", "name another --folder"]);
         assert_eq!(std::fs::read_to_string(root.join(kept)).unwrap(), "mine");
     }
-    let nowhere = program.run(&["demo", "--folder", "/proc/nowhere"]).await;
-    nowhere.assert_code(1).assert_stderr(&["/proc/nowhere cannot be made"]);
+    let refused = program.run(&["demo", "--folder", "/proc/absent"]).await;
+    refused.assert_code(1).assert_stderr(&["/proc/absent cannot be made"]);
     // An empty folder that is there already is fine.
     std::fs::create_dir(root.join("empty")).unwrap();
     program.run(&["demo", "--folder", "empty"]).await.assert_code(0);

@@ -1,4 +1,4 @@
-//! The promise, held against seeded faults of every kind: every event landed or lies in quarantine,
+//! The promise, held against seeded faults of every kind: every event landed or is in quarantine,
 //! nothing foreign landed, the same event has the same id, and duplicates stay within their bound.
 
 use std::collections::{HashMap, HashSet};

@@ -131,8 +131,8 @@ fn counts(landed: &[u64]) -> BTreeMap<u64, usize> {
     counts
 }
 
-/// Each row has landed as often as `before`, and once more if it comes again; what is no row lies in
-/// quarantine, and nothing else does.
+/// Each row has landed as often as `before`, and once more if it comes again; what is no row is in
+/// quarantine, and nothing else is.
 fn assert_safe(
     outside: &Outside,
     plan: &Staged,
@@ -184,7 +184,7 @@ async fn survives(plan: &Staged, deaths: &[Death]) -> usize {
     bodies
 }
 
-/// The effects of a run that nothing befalls.
+/// The effects of a run without a fault.
 async fn effects(plan: &Staged) -> Vec<Effect> {
     let stage = Stage::new(plan.clone());
     let run = stage.run(None).await.unwrap();
@@ -331,7 +331,7 @@ async fn replays(pulled: &Stage, plan: &Staged, death: Death) -> usize {
     again.len()
 }
 
-/// A world whose events were pulled, and of which some lie in quarantine.
+/// A world whose events were pulled; some are in quarantine.
 async fn pulled() -> Stage {
     let stage = Stage::new(troubled());
     assert_eq!(stage.run(None).await.unwrap().outcome, Outcome::CaughtUp);

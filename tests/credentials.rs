@@ -544,7 +544,7 @@ async fn the_persons_login_is_asked_once_per_token() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_person_who_is_not_logged_in_is_told_so() {
+async fn a_person_who_is_not_logged_in_gets_an_error_that_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let script = "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1";
     let child_said = said(&child("az", &[("PATH", &fake_az(folder.path(), script))]).await);

@@ -54,7 +54,7 @@ fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     })
 }
 
-/// What stands between backquotes at the beginning of a cell.
+/// The text between backquotes at the beginning of a cell.
 fn code(cell: &str) -> Option<&str> {
     cell.strip_prefix('`')?.split('`').next()
 }
@@ -120,7 +120,7 @@ fn no_room_uses_one_above_it() {
         }
         for used in allowed.iter().filter(|used| **used != "–") {
             let below = MAY_USE.iter().position(|(name, _)| name == used).unwrap();
-            assert!(below > at, "{used} stands above {room} in the table");
+            assert!(below > at, "{used} is above {room} in the table");
         }
     }
 }
@@ -144,7 +144,7 @@ fn the_map_has_the_same_rooms_and_arrows() {
 }
 
 #[test]
-fn every_setting_stands_in_its_document_with_its_default() {
+fn every_setting_is_documented_with_its_default() {
     let document = read("docs/SETTINGS.md");
     let table: BTreeMap<&str, Vec<&str>> =
         rows(&document).filter_map(|cells| Some((code(cells[0])?, cells))).collect();
@@ -211,7 +211,7 @@ fn every_reason_in_quarantine_has_its_row() {
 }
 
 #[test]
-fn every_fault_of_the_settings_is_told_in_its_words() {
+fn every_fault_of_the_settings_is_documented_in_its_words() {
     let document = on_one_line(&read("docs/TROUBLESHOOTING.md"));
     let mut checked = 0;
     for (file, source) in sources() {
@@ -220,12 +220,12 @@ fn every_fault_of_the_settings_is_told_in_its_words() {
         }
         for marker in ["wrong(", "problem = ", "problem: ", "Err(", "#[error("] {
             for words in literals_after(&source, marker) {
-                // The longest piece between what is filled in, up to where the mend begins.
+                // The longest piece between what is filled in, up to where the fix begins.
                 let pieces =
                     words.split(['{', '}', '"', '`']).map(|piece| piece.trim_matches([' ', ':']));
                 let pieces = pieces.map(|piece| piece.split([';', ',']).next().unwrap().trim());
                 let piece = pieces.max_by_key(|piece| piece.len()).unwrap();
-                assert!(document.contains(piece), "src/{file}: {words:?} is not told");
+                assert!(document.contains(piece), "src/{file}: {words:?} is not documented");
                 checked += 1;
             }
         }
@@ -233,7 +233,7 @@ fn every_fault_of_the_settings_is_told_in_its_words() {
     assert!(checked > 30, "only {checked} faults were found");
 }
 
-/// One that `tests/all.rs` does not name is compiled by nobody.
+/// One that `tests/all.rs` does not name is not compiled.
 #[test]
 fn every_file_of_tests_is_in_the_program_of_tests() {
     let program = read("tests/all.rs");
@@ -276,7 +276,7 @@ fn table_document() -> String {
         "# {}\n\n\
          The columns of the table. Rows are posted to the stream `{}`. This page is\n\
          generated from `src/table/cloud_integrated.rs`:\n\
-         `UPDATE_DOCS=1 cargo test --test all docs::` writes it anew.\n\n\
+         `UPDATE_DOCS=1 cargo test --test all docs::` writes it again.\n\n\
          A column whose value an event does not have is empty. The type in brackets is that in the \
          stream, where\nthe rule's transform makes another of it.\n\n\
          | column | type | from | meaning |\n|---|---|---|---|\n",
@@ -335,7 +335,7 @@ fn every_link_leads_to_a_file() {
             }
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
             let path = if file.is_empty() { root().join(&name) } else { folder.join(file) };
-            assert!(path.exists(), "{name} links to {link}, which is not there");
+            assert!(path.exists(), "{name} links to {link}, which does not exist");
             let target = std::fs::read_to_string(&path).unwrap();
             let headings = target.lines().filter(|line| line.starts_with('#'));
             let anchors: Vec<String> = headings
@@ -343,7 +343,7 @@ fn every_link_leads_to_a_file() {
                 .map(|line| line.replace(' ', "-").replace(['`', '(', ')', ',', '\''], ""))
                 .collect();
             let found = heading.is_empty() || anchors.iter().any(|anchor| anchor == heading);
-            assert!(found, "{name} links to {link}, a heading that is not there");
+            assert!(found, "{name} links to {link}, a heading that does not exist");
         }
     }
 }
@@ -389,7 +389,7 @@ fn each_file(folder: &Path, check: &mut impl FnMut(&Path, &str)) {
     }
 }
 
-/// Whoever registers such an account would supply what people deploy from there.
+/// Anyone who registers such an account would supply what people deploy from there.
 #[test]
 fn no_file_names_an_account_that_nobody_owns() {
     let mut checked = 0;

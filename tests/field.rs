@@ -1,4 +1,4 @@
-//! Inputs that were reported about products of this kind, and their like: what stands in the way and
+//! Inputs that were reported about products of this kind, and their like: what is in between and
 //! answers in Mimecast's place, failures that look like an end, answers that mean something else.
 
 use std::io::Write as _;
@@ -49,7 +49,7 @@ async fn backlog_with(faults: FaultPlan) -> (Rig, Vec<String>) {
     (Rig::new(world, faults).await.only("entities"), lines)
 }
 
-// What stands in the way is taken for Mimecast.
+// A proxy's or firewall's answer is taken for Mimecast's.
 
 #[tokio::test]
 async fn a_page_in_place_of_every_file_moves_nothing() {
@@ -296,7 +296,7 @@ async fn a_failure_until_the_time_is_up_is_a_failure() {
     assert_eq!((code(&run.streams[0]), run.exit_code()), ("mimecast-unauthorized", 1));
 }
 
-/// tokio's time, paused, goes on by itself while nothing else does.
+/// tokio's time, paused, goes on while nothing else does.
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_drips_until_the_time_is_up_is_a_failure() {
     for path in [TOKEN, LISTING] {

@@ -804,7 +804,7 @@ fn the_simulator_converts_values_as_the_host_does() {
 }
 
 // The handler as a program of its own. This test binary is the program: it runs the one test below,
-// which does nothing unless it is told what to be.
+// which does nothing unless it is given a role.
 
 const FAKE: &str = "FAKE_WORKER";
 

@@ -1,8 +1,8 @@
 //! The promise, held against made-up histories: several runs over a small world, in which anything
 //! may go wrong at both ends at any time. What must have landed is known; when the trouble is over,
-//! it has, or lies in quarantine.
+//! it has, or is in quarantine.
 //!
-//! All of the connector is real but the store. Time is tokio's, paused: it goes on by itself when
+//! All of the connector is real but the store. Time is tokio's, paused: it goes on when
 //! nothing else does, so that a timeout of a minute takes milliseconds. `PROPTEST_CASES` sets how
 //! many histories are tried. A failing one is made small and printed, with the line that repeats it;
 //! those that failed once are in the file beside this one, and tried first.
@@ -160,7 +160,7 @@ fn page_plan() -> impl Strategy<Value = PagePlan> {
         .prop_map(|(files, next, caught_up)| PagePlan { files, next, caught_up })
 }
 
-/// Faults of which at most a row, never an event, may come to harm.
+/// Faults that may harm a row at most, never an event.
 fn fault(endpoint: Endpoint) -> BoxedStrategy<Fault> {
     let slow = (1..100u64).prop_map(|seconds| Fault::Slow(Duration::from_secs(seconds)));
     let cut = (0..2_000usize).prop_map(Fault::CutShort);
@@ -432,9 +432,9 @@ struct Played<'a> {
     rig: Rig,
     store: MemoryStore,
     happened: Arc<AtomicU64>,
-    /// The request at which something is told, counted from the run's first.
+    /// The request at which `reached` is notified, counted from the run's first.
     due: Arc<Mutex<Due>>,
-    told: Arc<Notify>,
+    reached: Arc<Notify>,
     jumps: Arc<Mutex<Vec<i64>>>,
     /// Pages whose files were not listed for a while.
     emptied: BTreeSet<(usize, usize)>,
@@ -453,15 +453,15 @@ struct Due {
 impl<'a> Played<'a> {
     async fn play(history: &'a History, tools: Arc<Tools>) -> Result<(), TestCaseError> {
         let given = history.given();
-        let (happened, told) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+        let (happened, reached) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
         let due: Arc<Mutex<Due>> = Arc::default();
         let jumps: Arc<Mutex<Vec<i64>>> = Arc::default();
-        let rig = rig(history, &given, tools, (&happened, &told, &due, &jumps)).await;
+        let rig = rig(history, &given, tools, (&happened, &reached, &due, &jumps)).await;
         let passing = tokio::spawn(pass_time(Arc::clone(&happened)));
         let store = MemoryStore::default();
         let (emptied, begun) = (BTreeSet::new(), BTreeSet::new());
         let mut played =
-            Self { history, given, rig, store, happened, due, told, jumps, emptied, begun };
+            Self { history, given, rig, store, happened, due, reached, jumps, emptied, begun };
         let judged = played.all().await;
         passing.abort();
         judged
@@ -529,7 +529,7 @@ impl<'a> Played<'a> {
             let dead = tokio::select! {
                 ended = &mut running => return Some(ended.unwrap()),
                 () = hung.notified() => true,
-                () = self.told.notified() => dies,
+                () = self.reached.notified() => dies,
             };
             if dead {
                 self.due.lock().unwrap().dead = true;
@@ -582,8 +582,8 @@ impl<'a> Played<'a> {
         (self.rig.simulator.landed_count(), self.rig.simulator.calls().lost_rows)
     }
 
-    /// Whether events are safe: landed, in quarantine by themselves or with their file, or told to
-    /// be gone with it.
+    /// Whether events are safe: landed, in quarantine alone or with their file, or reported as
+    /// gone with it.
     fn safe(&self) -> impl Fn(&Listed, u64) -> bool {
         let landed = self.landed();
         let mut kept = BTreeSet::new();
@@ -637,7 +637,7 @@ impl<'a> Played<'a> {
         }
     }
 
-    /// What a checkpoint knows of must not go without a word.
+    /// What a checkpoint knows of must not be lost silently.
     fn remember(&mut self) {
         for (_, bytes) in self.store.objects("checkpoints/") {
             let keys = Checkpoint::parse(&bytes).unwrap().files.into_keys();
@@ -716,7 +716,7 @@ impl<'a> Played<'a> {
     fn check_conserved(&self, run: RunSummary) -> Result<(), TestCaseError> {
         let mut violations = self.rig.simulator.violations();
         // A flipped bit can make a number that is JSON and beyond what most readers hold: it is
-        // delivered as it stands, and who refuses it is the sink.
+        // delivered as it is, and the sink refuses it.
         let too_large = |violation: &String| violation.contains("number out of range");
         violations.retain(|violation| !(self.history.has_damage() && too_large(violation)));
         prop_assert!(violations.is_empty(), "{violations:#?}");
@@ -746,14 +746,14 @@ type Hooks<'a> =
     (&'a Arc<AtomicU64>, &'a Arc<Notify>, &'a Arc<Mutex<Due>>, &'a Arc<Mutex<Vec<i64>>>);
 
 async fn rig(history: &History, given: &Given, tools: Arc<Tools>, hooks: Hooks<'_>) -> Rig {
-    let (happened, told, due, jumps) = hooks;
+    let (happened, reached, due, jumps) = hooks;
     let mut plan = FaultPlan::seeded(history.seed, history.per_mille);
     for (endpoint, fault) in &history.script {
         plan = plan.once(*endpoint, fault.clone());
     }
     let refused = given.refused.clone();
     let plan = plan.poison(move |row| refused.contains(row["EventId"].as_str().unwrap()));
-    let (happened, told, due) = (Arc::clone(happened), Arc::clone(told), Arc::clone(due));
+    let (happened, reached, due) = (Arc::clone(happened), Arc::clone(reached), Arc::clone(due));
     let plan = plan.watch(move |_, moment| {
         happened.fetch_add(1, Ordering::Relaxed);
         let mut due = due.lock().unwrap();
@@ -761,7 +761,7 @@ async fn rig(history: &History, given: &Given, tools: Arc<Tools>, hooks: Hooks<'
         if due.at == Some((due.seen, moment)) {
             due.at = None;
             due.dead = due.dies;
-            told.notify_one();
+            reached.notify_one();
         }
         !due.dead
     });
@@ -848,12 +848,12 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn every_event_lands_or_lies_in_quarantine_whatever_happens(history in history(false)) {
+    fn every_event_lands_or_is_quarantined_whatever_happens(history in history(false)) {
         try_out(&history)?;
     }
 
     #[test]
-    fn every_event_lands_or_lies_in_quarantine_where_each_row_is_a_body_of_its_own(history in history(true)) {
+    fn every_event_lands_or_is_quarantined_where_each_row_is_a_body_of_its_own(history in history(true)) {
         try_out(&history)?;
     }
 }

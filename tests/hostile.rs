@@ -18,18 +18,18 @@ use crate::support::enemy::{Answer, Enemy, FILE, LISTING, TOKEN, enemy, ok, rig_
 use crate::support::program::{Ended, Program, ended, signal};
 use crate::support::scenario::{code, events, page};
 
-/// What a run may take, in MiB, of which some 20 are the unoptimised program itself.
+/// What a run may take, in MiB. Some 20 of them are the unoptimised program itself.
 const MOST_MIB: u64 = 64;
 
-/// Runs `pull`, asks it to stop once it has told `enough`, and watches its memory.
+/// Runs `pull`, asks it to stop once it has logged `enough`, and watches its memory.
 async fn pull(program: &Program, enough: &str) -> Ended {
     let mut child = program.command(&["pull", "--json"]).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id().unwrap());
-    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let (mut stderr, mut peak) = (String::new(), 0);
     loop {
         tokio::select! {
-            line = told.next_line() => {
+            line = log.next_line() => {
                 let Some(line) = line.unwrap() else { break };
                 if line.contains(enough) && !stderr.contains(enough) {
                     signal(&child, "TERM");
@@ -51,7 +51,7 @@ async fn pull(program: &Program, enough: &str) -> Ended {
     ended
 }
 
-/// What no run tells.
+/// What no run logs.
 const NOTHING: &str = "\0";
 
 fn stream(ended: &Ended) -> Value {
@@ -83,7 +83,7 @@ fn gzip(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-// What lies in a batch file.
+// What is in a batch file.
 
 /// Pulls a page of one file of these bytes and one of two events.
 async fn pull_file(bytes: Vec<u8>) -> (Program, Ended) {
@@ -127,7 +127,7 @@ async fn a_line_of_100_mb_is_kept_with_its_file_and_the_lines_around_it_land() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_nested_100000_deep_is_kept_and_told() {
+async fn json_nested_100000_deep_is_quarantined_and_reported() {
     const DEEP: usize = 100_000;
     let lines = [
         format!("{{\"a\":{}{}}}", "[".repeat(DEEP), "]".repeat(DEEP)),
@@ -178,11 +178,11 @@ async fn a_listing_of_a_million_files_is_no_listing() {
         (gzipped(&short), too_large),
         (gzipped(&none), "JSON of another shape"),
     ];
-    for (answer, told) in cases {
+    for (answer, words) in cases {
         let enemy = enemy(LISTING, answer).await;
         let (_simulator, program) = reading_from(&enemy).await;
-        let ended = pull(&program, told).await;
-        ended.assert_code(0).assert_stderr(&[told]);
+        let ended = pull(&program, words).await;
+        ended.assert_code(0).assert_stderr(&[words]);
         assert_eq!(stream(&ended)["outcome"], "time_limit");
     }
     // With time for all attempts.
@@ -239,8 +239,8 @@ async fn a_listing_that_never_ends_is_left() {
     let answer = Answer::Endless(ok("", b"{\"value\":["), vec![b' '; 1 << 16]);
     let enemy = enemy(LISTING, answer).await;
     let (_simulator, program) = reading_from(&enemy).await;
-    let told = "the reply is larger than 4194304 bytes";
-    pull(&program, told).await.assert_code(0).assert_stderr(&[told]);
+    let words = "the reply is larger than 4194304 bytes";
+    pull(&program, words).await.assert_code(0).assert_stderr(&[words]);
     assert_eq!(code(&rig_at(&enemy).await.pull_one().await), "mimecast-unreachable");
 }
 
@@ -256,8 +256,8 @@ async fn a_batch_file_that_never_ends_is_left_and_fills_no_disk() {
         ended.assert_code(1);
         let stream = stream(&ended);
         assert_eq!(stream["error"]["code"], "file-unreadable");
-        let told = stream["error"]["message"].to_string();
-        assert!(told.contains("1048576") && told.contains("1 downloads"), "{stream}");
+        let message = stream["error"]["message"].to_string();
+        assert!(message.contains("1048576") && message.contains("1 downloads"), "{stream}");
         assert_eq!(stream["rows_delivered"], simulator.landed_count());
         assert!(!program.state().join("quarantine").exists() || quarantined(&program).is_empty());
     }

@@ -1,4 +1,4 @@
-//! The sink by itself: what becomes of a body that cannot be posted before the run's time is up.
+//! The sink alone: what becomes of a body that cannot be posted before the run's time is up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -34,7 +34,7 @@ struct Given {
     /// The lines of each file, by stream and page.
     files: Vec<(&'static str, usize, String, Vec<String>)>,
     refused: String,
-    /// What cannot become a row, with the reason for which it lies in quarantine.
+    /// What cannot become a row, with the reason in its record.
     undeliverable: BTreeMap<String, &'static str>,
 }
 
@@ -120,7 +120,7 @@ fn landed(simulator: &Simulator) -> BTreeMap<String, usize> {
     counts
 }
 
-/// What lies in quarantine, and why; and how many whole files.
+/// What is in quarantine, and why; and how many whole files.
 fn quarantined(program: &Program) -> (BTreeMap<String, String>, usize) {
     let (mut records, mut files) = (BTreeMap::new(), 0);
     for stream in STREAMS {

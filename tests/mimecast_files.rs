@@ -1,4 +1,4 @@
-//! Batch files, their lines and events, end to end against the simulator: what lands, what lies in
+//! Batch files, their lines and events, end to end against the simulator: what lands, what is in
 //! quarantine, and where reading goes on.
 
 use std::io::Write as _;
@@ -52,7 +52,7 @@ fn downloads(rig: &Rig, name: &str) -> u64 {
     rig.simulator.calls().downloads.get(&format!("entities/{name}")).copied().unwrap_or_default()
 }
 
-/// Where progress stands in a file, whose key ends with `name`.
+/// The progress in a file whose key ends with `name`.
 fn progress(rig: &Rig, name: &str) -> Option<Position> {
     let files = rig.checkpoint("entities").files;
     files.iter().find(|(key, _)| key.ends_with(name)).map(|(_, progress)| progress.done)
@@ -60,7 +60,7 @@ fn progress(rig: &Rig, name: &str) -> Option<Position> {
 
 // Events: what lands.
 
-/// The rows of one file of these lines, by a connector whose clock stands.
+/// The rows of one file of these lines, by a connector whose clock does not move.
 async fn rows_of(lines: &[&str]) -> Vec<Value> {
     let world = World::default().page("entities", page_of("a.json.gz", lines));
     let options = Options { clock: clock_at("2026-11-15T10:00:00Z"), ..Options::default() };
@@ -328,8 +328,8 @@ async fn the_limit_of_a_line_is_exact() {
     assert_eq!(reasons(&rig), [("line-too-long".to_owned(), 2)]);
 }
 
-/// A file that cannot be read to its end: its first `delivered` lines landed, the rest lies in
-/// quarantine as `bytes`, told with `reason`, and the page went on.
+/// A file that cannot be read to its end: its first `delivered` lines landed, the rest is in
+/// quarantine as `bytes` with `reason`, and the page went on.
 fn assert_kept_whole(rig: &Rig, lines: &[String], more: &[String], reason: &str, bytes: &[u8]) {
     rig.assert_no_violations();
     let landed = landed_ids(rig);
@@ -462,8 +462,8 @@ async fn a_copy_that_breaks_off_is_made_again() {
             let case = format!("{reason}, {breaks} times: {stream:#?}");
             if fails {
                 assert_eq!(code(&stream), "file-unreadable", "{case}");
-                let told = &stream.error.as_ref().unwrap().message;
-                assert!(told.contains("5 downloads in a row failed"), "{case}");
+                let message = &stream.error.as_ref().unwrap().message;
+                assert!(message.contains("5 downloads in a row failed"), "{case}");
                 assert_eq!(downloads(&rig, "a.json.gz"), (before + breaks) as u64, "{case}");
                 assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty(), "{case}");
                 assert_eq!(rig.simulator.landed_count() as u64, stream.rows_delivered, "{case}");
@@ -572,7 +572,7 @@ async fn a_file_whose_host_fails_for_a_moment_is_asked_for_again() {
 // Addresses that expire.
 
 #[tokio::test]
-async fn an_expired_address_is_had_anew_and_reading_goes_on_at_the_same_line() {
+async fn an_expired_address_is_listed_again_and_reading_goes_on_at_the_same_line() {
     let lines = events(5, "entities", 300);
     let file = || BatchFile::of_lines("a.json.gz", &lines);
     let half = file().bytes.len() / 2;
@@ -765,7 +765,7 @@ async fn until_listed(rig: &Rig, listings: u64) {
 }
 
 #[tokio::test]
-async fn a_half_read_file_that_is_gone_is_looked_for_told_and_passed() {
+async fn a_half_read_file_that_is_gone_is_looked_for_reported_and_passed() {
     let lines = events(5, "entities", 15);
     let rig = stopped_after(4, half_read_world(&lines)).await;
     let b = BatchFile::of_lines("b.json.gz", &lines[10..13]);
@@ -781,7 +781,7 @@ async fn a_half_read_file_that_is_gone_is_looked_for_told_and_passed() {
 
     let stream = rig.pull_one().await;
     assert_caught_up(&stream);
-    assert_eq!((stream.events_read, stream.gap), (0, None), "it is told once");
+    assert_eq!((stream.events_read, stream.gap), (0, None), "it is reported once");
 }
 
 fn assert_gone(rig: &Rig, stream: &mimecast_sentinel::pipeline::StreamSummary, delivered: u64) {
@@ -871,9 +871,9 @@ async fn a_half_read_file_that_is_listed_again_goes_on() {
     assert_landed(&rig, &lines);
 }
 
-/// Its address is refused, and the fresh listing no longer has it: it was listed, so its loss is told.
+/// Its address is refused, and the fresh listing no longer has it: it was listed, so its loss is reported.
 #[tokio::test]
-async fn a_file_that_goes_before_it_was_begun_is_told_and_passed() {
+async fn a_file_that_is_gone_before_it_was_begun_is_reported_and_passed() {
     let lines = events(5, "entities", 13);
     let faults = FaultPlan::none().matching("a.json.gz", 1, Endpoint::File, Fault::Expired);
     let rig = Rig::new(half_read_world(&lines), faults).await.only("entities");
@@ -913,7 +913,7 @@ async fn finished_files_of_a_page_are_not_read_again() {
     assert_eq!(downloads(&rig, "a.json.gz"), 1);
 }
 
-// Where files may be, and what is never told.
+// Where files may be, and what is never shown.
 
 /// A source that reads from the real Mimecast: its files must be public.
 fn public_source(rig: &Rig) -> MimecastSource {
@@ -962,7 +962,7 @@ async fn only_public_https_addresses_are_connected_to() {
     assert_eq!(rig.simulator.violations(), [""; 0]);
 }
 
-/// The names of a machine that resolve to itself stand for any name whose owner lets it resolve to
+/// The names of a machine that resolve to itself are here for any name whose owner lets it resolve to
 /// a private address, at once or only when it is asked again: each connection is made to an address
 /// that was resolved, and judged, for that connection.
 #[tokio::test]
@@ -996,7 +996,7 @@ async fn a_listing_that_leads_into_the_own_network_is_not_followed() {
 }
 
 /// Everything that the simulator may have given out as a token or signature: its numbers come from
-/// a seed. One that was asked for tells whether that is still so.
+/// a seed. One that was asked for checks whether that is still so.
 async fn given_out(rig: &Rig) -> Vec<String> {
     let mut rng = fastrand::Rng::with_seed(0);
     let numbers: Vec<String> = (0..2_000).map(|_| format!("{:032x}", rng.u128(..))).collect();
@@ -1049,9 +1049,9 @@ async fn no_secret_and_no_signature_is_written_anywhere() {
     let unauthorized = Fault::Unauthorized("token_expired".to_owned());
     let faults = faults.once(Endpoint::Listing, unauthorized);
     let rig = Rig::new(world, faults).await.only("entities");
-    let mut told = String::new();
+    let mut shown = String::new();
     for _ in 0..3 {
-        told += &serde_json::to_string(&rig.pull().await).unwrap();
+        shown += &serde_json::to_string(&rig.pull().await).unwrap();
     }
     // And faults that end a stream.
     rig.simulator.add_page("entities", page_of("z.json.gz", &lines));
@@ -1060,24 +1060,24 @@ async fn no_secret_and_no_signature_is_written_anywhere() {
             rig.simulator.script(Endpoint::File, fault.clone());
         }
         let run = rig.pull().await;
-        told += &format!("{run:?}{}", serde_json::to_string(&run).unwrap());
+        shown += &format!("{run:?}{}", serde_json::to_string(&run).unwrap());
     }
-    assert!(told.contains("file-unreachable") && told.contains("file-forbidden"), "{told}");
-    told += &log.text();
-    told += &std::fs::read_to_string(rig.state().join("checkpoints/entities.json")).unwrap();
+    assert!(shown.contains("file-unreachable") && shown.contains("file-forbidden"), "{shown}");
+    shown += &log.text();
+    shown += &std::fs::read_to_string(rig.state().join("checkpoints/entities.json")).unwrap();
     let records = rig.quarantined();
     assert_eq!(records.len(), 2);
-    told += &Value::from(records).to_string();
+    shown += &Value::from(records).to_string();
 
-    assert!(told.contains("downloading the file again") && told.contains("a.json.gz"));
+    assert!(shown.contains("downloading the file again") && shown.contains("a.json.gz"));
     let secret = rig.simulator.client_secret();
     let escaped: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let mut forbidden = vec![secret.to_owned(), escaped, "X-Amz".to_owned(), "Bearer".to_owned()];
     forbidden.extend(given_out(&rig).await);
     for word in forbidden {
-        if let Some(at) = told.find(&word) {
-            let from = told.floor_char_boundary(at.saturating_sub(300));
-            panic!("{word} is told: {}", &told[from..at + word.len()]);
+        if let Some(at) = shown.find(&word) {
+            let from = shown.floor_char_boundary(at.saturating_sub(300));
+            panic!("{word} is shown: {}", &shown[from..at + word.len()]);
         }
     }
 }

@@ -395,7 +395,7 @@ async fn each_stream_has_a_chain_of_its_own() {
     }
 }
 
-/// A server that answers as Mimecast would and writes down what it was asked, to the letter.
+/// A server that answers as Mimecast would and records exactly what it was asked.
 async fn recorder(file: Vec<u8>) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -461,7 +461,7 @@ async fn requests_are_worded_as_the_api_wants_them() {
     assert!(has(&asked[2], "accept-encoding: identity"), "{}", asked[2]);
     let authorized = asked[2].to_ascii_lowercase().contains("authorization");
     assert!(!authorized, "{}", asked[2]);
-    assert_eq!(rig.simulator.landed_count(), 4, "a page that is not the one in hand is read");
+    assert_eq!(rig.simulator.landed_count(), 4, "a page that is not the current one is read");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -500,8 +500,8 @@ async fn the_files_of_a_page_and_its_next_token_come_from_the_same_reply() {
     rig.simulator.set_page("entities", 0, second);
     drop(go_on);
     assert_caught_up(&pulled.await.unwrap());
-    // The first reply's `b` and its token are gone with it, and that is told of `b`; `a` was not
-    // read twice.
+    // The first reply's `b` and its token are gone with it, and the loss of `b` is reported; `a` was
+    // not read twice.
     assert_eq!(reasons(&rig), [("file-gone".to_owned(), 1)]);
     assert_landed(&rig, &[&lines[..40], &lines[50..]].concat());
     assert_eq!(rig.checkpoint("entities").cursor, start_at(rig.options.start));
@@ -581,7 +581,7 @@ async fn at_most_seven_days_are_tried() {
 
 #[tokio::test]
 async fn the_resolved_day_does_not_slide() {
-    // The message speaks of seven days; eight and more are accepted all the same.
+    // The message says seven days, but eight and more are accepted.
     let now = Arc::new(std::sync::Mutex::new(TODAY.parse::<DateTime<Utc>>().unwrap()));
     let clock = Clock::from_fn({
         let now = Arc::clone(&now);
@@ -608,7 +608,7 @@ async fn the_resolved_day_does_not_slide() {
         *now.lock().unwrap() += TimeDelta::days(1);
     }
     assert_landed(&rig, &lines[..1]);
-    // It is told when it is no longer accepted: what was not read by then is lost.
+    // It is reported when it is no longer accepted: what was not read until then is lost.
     let stream = rig.pull_one().await;
     assert_caught_up(&stream);
     assert_eq!(stream.backfill_from, Some(day("2026-11-11")));
@@ -629,7 +629,7 @@ async fn a_first_day_that_is_accepted_costs_one_call() {
 }
 
 #[tokio::test]
-async fn a_forgotten_token_starts_again_at_the_oldest_day_and_tells_the_gap() {
+async fn a_forgotten_token_starts_again_at_the_oldest_day_and_reports_the_gap() {
     for message in ["Invalid nextPage token '{token}'", "the range has expired", ""] {
         let (world, lines) = ten_days();
         let options = Options {
@@ -764,7 +764,7 @@ async fn no_more_calls_are_made_than_the_pace_allows() {
     assert_done(&run);
     let stream = &run.streams[0];
     assert_eq!((stream.outcome, run.outcome), (Outcome::TimeLimit, Outcome::TimeLimit));
-    // Repetitions count: three pages are had with five calls.
+    // Repetitions count: three pages take five calls.
     assert_eq!(rig.simulator.calls().all_listings(), 5);
     assert_eq!(stream.rows_delivered, 6);
     rig.options.calls_per_15_minutes = 100;

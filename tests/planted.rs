@@ -45,7 +45,7 @@ async fn a_link_is_not_followed() {
         for target in [&is_there, &is_not] {
             let link = program.state().join(place);
             symlink(target, &link).unwrap();
-            // A link that leads nowhere is no checkpoint either.
+            // A dangling link is no checkpoint either.
             refused(&simulator, &program, place, "it is a link").await;
             fs::remove_file(&link).unwrap();
         }

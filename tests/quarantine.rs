@@ -27,10 +27,10 @@ use crate::support::scenario::{events, ids, landed_ids, page, page_of};
 
 const STREAM: &str = "mailflow";
 
-/// Sets the terminal's title, is right-to-left, and is no text.
+/// Sets the terminal's title, turns text right-to-left, and has bytes that are not text.
 const HOSTILE: &[u8] = b"{\"\x1b]0;owned\x07 \xc2\x9b31m \xe2\x80\xae \xff\x7f";
 
-/// Rows that the simulator refuses, as long as it is told to.
+/// Rows that the simulator refuses, as long as it should.
 #[derive(Clone)]
 struct Refused(Arc<AtomicBool>);
 
@@ -110,7 +110,7 @@ struct Trouble {
 fn trouble() -> Trouble {
     let good = events(1, STREAM, 10);
     let mut refused = events(2, STREAM, 3);
-    // Its line ends in `\r\r\n`, of which one `\r` is the line's own.
+    // Its line ends in `\r\r\n`, and one `\r` is the line's own.
     refused[1] += "\r";
     let wide = format!(r#","x":"{}"}}"#, "w".repeat(70_000));
     refused[2] = refused[2].replacen('{', &format!(r#"{{"subject":"{}","#, "s".repeat(70_000)), 1);
@@ -198,8 +198,8 @@ async fn every_kind_of_record_is_listed_shown_and_sent_again() {
     let again = program.run(&["quarantine", "replay"]).await;
     again.assert_code(0);
     let stay = "1 corrupt-file, 1 file-gone, 1 invalid-utf8, 1 row-too-large";
-    for told in ["mailflow ", " 0  ", stay, "quarantine list"] {
-        assert!(again.stdout.contains(told), "no {told:?} in {again:#?}");
+    for part in ["mailflow ", " 0  ", stay, "quarantine list"] {
+        assert!(again.stdout.contains(part), "no {part:?} in {again:#?}");
     }
     assert_eq!(simulator.landed_count(), landed_before);
     assert_eq!(listed(&program).await, records);
@@ -207,7 +207,7 @@ async fn every_kind_of_record_is_listed_shown_and_sent_again() {
     assert_eq!(now, checkpoint);
 }
 
-/// A record of which nothing is left.
+/// A record whose content is gone.
 async fn keep_gone(program: &Program) {
     let gone = Rejection {
         position: FilePosition { stream: STREAM.into(), file: "https://x/gone".into(), line: 7 },
@@ -246,8 +246,8 @@ async fn assert_list_is_readable(program: &Program, records: &[Value]) {
     for (line, record) in plain.stdout.lines().zip(records) {
         let place = format!("line {} of {}", record["line"], text(record, "file"));
         let time = format!("  {}  ", record["event_time"].as_str().unwrap_or("-"));
-        for told in [text(record, "name"), text(record, "reason"), &time, &place] {
-            assert!(line.contains(told), "no {told} in {line}");
+        for part in [text(record, "name"), text(record, "reason"), &time, &place] {
+            assert!(line.contains(part), "no {part} in {line}");
         }
         assert_eq!(line.contains(" undelivered "), record["delivered"] == false, "{line}");
         assert!(line.contains(text(record, "event_id")), "{line}");
@@ -277,7 +277,7 @@ fn base64(text: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(text).unwrap()
 }
 
-/// A simulator with ten events, of which it refuses one; pulled.
+/// A simulator with ten events that refuses one of them; pulled.
 async fn one_refused() -> (Simulator, Program, Refused, String) {
     let lines = events(1, STREAM, 10);
     let (refused, plan) = Refused::plan(ids(&lines[3..4]));
@@ -363,7 +363,7 @@ async fn nothing_is_sent_to_another_destination_than_the_last_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_was_edited_or_moved_is_told_and_stays() {
+async fn a_record_that_was_edited_or_moved_is_reported_and_stays() {
     let (simulator, program, refused, line) = one_refused().await;
     refused.no_longer();
     let path = program.state().join(text(&listed(&program).await[0], "name"));
@@ -456,7 +456,7 @@ async fn azurite_names(azurite: &Azurite, container: &url::Url) -> Vec<String> {
     BlobStore::new(container.clone(), access, &azurite.http).unwrap().list("").await.unwrap()
 }
 
-// What takes a hand in the store or in time.
+// What interferes with the store or with time.
 
 /// A replay of what `rig` has pulled.
 async fn replay_on(rig: &Rig, store: Arc<dyn Store>) -> ReplaySummary {
@@ -479,7 +479,7 @@ fn replay_to(rig: &Rig, sink: Arc<dyn Sink>, store: Arc<dyn Store>) -> Replay {
     }
 }
 
-/// A replay of which every row is refused, while something happens `meanwhile`.
+/// A replay in which every row is refused, while something happens `meanwhile`.
 async fn replay_refused(rig: &Rig, meanwhile: impl Fn() + Send + Sync + 'static) -> StreamReplay {
     let sink = HookedSink::new(rig.connector().sink, move |_| {
         meanwhile();
@@ -505,7 +505,7 @@ async fn rig_with_one_refused() -> (Rig, Vec<String>) {
     (rig, lines)
 }
 
-/// Mimecast may have forgotten the file by then, or its addresses may have expired.
+/// Mimecast may no longer have the file, or its addresses may have expired.
 #[tokio::test]
 async fn a_refused_row_is_quarantined_whole_though_its_file_is_served_only_once() {
     let lines = events(1, STREAM, 40);
@@ -711,7 +711,7 @@ async fn two_contents_of_one_file_are_both_kept_and_both_sent_again() {
     assert_eq!(landed, ids(&[first, second].concat()).into_iter().collect());
 }
 
-/// The only record of `rig`, and where it lies.
+/// The only record of `rig`, and its path.
 fn only_record(rig: &Rig) -> (PathBuf, Value) {
     let record = rig.quarantined().remove(0);
     let kept = rig.state().join(text(&record, "file_kept_as"));

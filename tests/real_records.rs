@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::support::rig::Rig;
 
-/// Nine events as they stand in batch files: five `entities`, four `mailflow`. They are not ours to
-/// publish, so they lie beside the project.
+/// Nine events as they are in batch files: five `entities`, four `mailflow`. They are not ours to
+/// publish, so they are kept beside the project.
 const RECORDS: &str = "../shared/fixtures/mimecast/ci-events.ndjson";
 
 /// What the row of an event must be, written from the table's description and not from its code.

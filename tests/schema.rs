@@ -1,6 +1,6 @@
 //! The committed descriptions of the table say what the code says.
 //!
-//! After a change to the columns, `WRITE_SCHEMA=1 cargo test --test all schema::` writes them anew.
+//! After a change to the columns, `WRITE_SCHEMA=1 cargo test --test all schema::` writes them again.
 
 use std::path::Path;
 

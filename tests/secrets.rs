@@ -1,4 +1,4 @@
-//! No secret is told. Everything that the program does, and everything that can go wrong with it,
+//! No secret is shown. Everything that the program does, and everything that can go wrong with it,
 //! is done at the highest log level, with every kind of secret that there is; then all that it
 //! said, all files that it left, and its command lines are searched.
 
@@ -39,10 +39,10 @@ const PERSONS_TOKEN: &str = "persons.canary";
 
 /// All that was said or left behind.
 #[derive(Default)]
-struct Told(String);
+struct Output(String);
 
-impl Told {
-    /// What the operating system tells everybody about a process.
+impl Output {
+    /// What the operating system shows everybody about a process.
     fn command_line(&mut self, process: Option<u32>) {
         if cfg!(target_os = "linux") {
             let line = std::fs::read(format!("/proc/{}/cmdline", process.unwrap())).unwrap();
@@ -50,7 +50,7 @@ impl Told {
         }
     }
 
-    /// Runs a command to its end, and takes down what it says and leaves.
+    /// Runs a command to its end, and records what it says and leaves.
     async fn run(&mut self, program: Program, args: &[&str]) -> Ended {
         let program = loud(program);
         let ended = program.run(args).await;
@@ -78,8 +78,8 @@ fn loud(program: Program) -> Program {
     program.set("LOG_LEVEL", "TRACE").set("RUST_LOG", "trace").set("RUST_BACKTRACE", "full")
 }
 
-/// Whatever must not be told: each secret, as it is and as a form or a query has it, and the words
-/// that stand before one.
+/// What must not be shown: each secret, as it is and as a form or a query has it, and the words
+/// before one.
 fn secrets(simulator: &Simulator, sas: &str) -> Vec<String> {
     let signature = form_urlencoded::parse(sas.as_bytes()).find(|(name, _)| name == "sig");
     let signature = signature.unwrap().1.into_owned();
@@ -140,18 +140,18 @@ fn azure_cli(folder: &Path) -> String {
 }
 
 /// A run with all kinds of failures, looked at and forgotten; then what ends a run.
-async fn pulls() -> Told {
-    let mut told = Told::default();
+async fn pulls() -> Output {
+    let mut output = Output::default();
     let noisy = faulty(noise()).await;
     let folder = TempDir::new().unwrap();
     let state = folder.path().join("state").display().to_string();
     let program = || Program::of(&noisy).set("CHECKPOINT_URL", &state);
-    told.run(program(), &["pull"]).await.assert_code(3);
-    told.run(program(), &["pull", "--json"]).await.assert_code(3);
-    told.files(folder.path());
-    told.run(program(), &["state", "show"]).await.assert_code(0);
-    told.run(program(), &["state", "reset", "entities", "--yes"]).await.assert_code(0);
-    told.run(program(), &["pull", "--dry-run"]).await.assert_code(3);
+    output.run(program(), &["pull"]).await.assert_code(3);
+    output.run(program(), &["pull", "--json"]).await.assert_code(3);
+    output.files(folder.path());
+    output.run(program(), &["state", "show"]).await.assert_code(0);
+    output.run(program(), &["state", "reset", "entities", "--yes"]).await.assert_code(0);
+    output.run(program(), &["pull", "--dry-run"]).await.assert_code(3);
     for (endpoint, fault, code) in [
         (Endpoint::Post, Fault::Forbidden, 2),
         (Endpoint::Post, Fault::Unauthorized("InvalidToken".to_owned()), 2),
@@ -160,24 +160,24 @@ async fn pulls() -> Told {
         (Endpoint::MimecastToken, Fault::Forbidden, 2),
     ] {
         let simulator = faulty(refuses(endpoint, fault)).await;
-        told.run(Program::of(&simulator), &["pull"]).await.assert_code(code);
+        output.run(Program::of(&simulator), &["pull"]).await.assert_code(code);
     }
     let simulator = faulty(FaultPlan::none()).await;
     let wrong = Program::of(&simulator).set("MIMECAST_CLIENT_SECRET", WRONG_SECRET);
-    told.run(wrong, &["pull"]).await.assert_code(2).assert_stderr(&["mimecast-credentials"]);
+    output.run(wrong, &["pull"]).await.assert_code(2).assert_stderr(&["mimecast-credentials"]);
     // Nobody listens there; the run gives up when its time is up.
     let proxy = format!("http://me:{PROXY_PASSWORD}@127.0.0.1:1");
     let behind =
         Program::of(&simulator).set("HTTP_PROXY", &proxy).set("RUN_TIME_LIMIT_SECONDS", "2");
-    let behind = told.run(behind, &["pull"]).await;
+    let behind = output.run(behind, &["pull"]).await;
     behind.assert_code(1);
     assert!(behind.stdout.contains("could not connect"), "{behind:#?}");
-    told
+    output
 }
 
 /// Every identity there is, accepted and refused.
-async fn identities() -> Told {
-    let mut told = Told::default();
+async fn identities() -> Output {
+    let mut output = Output::default();
     let simulator = faulty(FaultPlan::none()).await;
     let folder = TempDir::new().unwrap();
     let certificates = Certificates::write(folder.path());
@@ -191,49 +191,53 @@ async fn identities() -> Told {
             .set("SSL_CERT_FILE", &certificates.ca.display().to_string())
     };
     let by_secret = |secret| application().set("AZURE_CLIENT_SECRET", secret);
-    told.run(by_secret(simulator.client_secret()), &["pull"]).await.assert_code(0);
-    let refused = told.run(by_secret(WRONG_SECRET), &["pull"]).await;
+    output.run(by_secret(simulator.client_secret()), &["pull"]).await.assert_code(0);
+    let refused = output.run(by_secret(WRONG_SECRET), &["pull"]).await;
     refused.assert_code(2).assert_stderr(&["azure-credentials", "AADSTS7000215"]);
 
     let file = folder.path().join("assertion");
     std::fs::write(&file, ASSERTION).unwrap();
     let file = file.display().to_string();
-    told.run(application().set("AZURE_FEDERATED_TOKEN_FILE", &file), &["pull"]).await;
+    output.run(application().set("AZURE_FEDERATED_TOKEN_FILE", &file), &["pull"]).await;
     assert_eq!(simulator.assertions(), [ASSERTION]);
 
     #[cfg(unix)]
     {
         let person = anonymous().set("PATH", &azure_cli(folder.path()));
         // Not a token of the simulator's Entra.
-        told.run(person, &["pull"]).await.assert_code(2).assert_stderr(&["ingestion-unauthorized"]);
-        told.0 += &std::fs::read_to_string(folder.path().join("called")).unwrap();
+        output
+            .run(person, &["pull"])
+            .await
+            .assert_code(2)
+            .assert_stderr(&["ingestion-unauthorized"]);
+        output.0 += &std::fs::read_to_string(folder.path().join("called")).unwrap();
     }
-    told
+    output
 }
 
 /// As the Functions host starts it: a tick that fails, and settings that are wrong.
-async fn served() -> Told {
-    let mut told = Told::default();
+async fn served() -> Output {
+    let mut output = Output::default();
     let simulator = faulty(noise()).await;
     let right = Program::of(&simulator);
     let wrong = Program::of(&simulator).set("SCHEDULE", "often").unset("LOGS_INGESTION_RULE_ID");
     for program in [right, wrong] {
         let program = loud(program);
         let mut host = HostSimulator::start(Path::new(EXE), &["serve"], &program.env()).await;
-        told.command_line(host.worker().id());
+        output.command_line(host.worker().id());
         let tick = host.tick("CloudIntegrated").await;
         assert!(matches!(tick, Invocation::Failed(_)), "{tick:?}");
         for (_, line) in host.scale_in().await {
-            writeln!(told.0, "{line}").unwrap();
+            writeln!(output.0, "{line}").unwrap();
         }
-        told.files(program.folder.path());
+        output.files(program.folder.path());
     }
-    told
+    output
 }
 
 /// With a container's SAS: one that works, one without the rights, and one at a place that is none.
-async fn containers(sas_of_all: &str) -> Told {
-    let mut told = Told::default();
+async fn containers(sas_of_all: &str) -> Output {
+    let mut output = Output::default();
     let simulator = faulty(FaultPlan::none()).await;
     let nowhere = format!("{}/account/container?{sas_of_all}", simulator.url());
     let mut places = vec![(nowhere, 1)];
@@ -246,42 +250,42 @@ async fn containers(sas_of_all: &str) -> Told {
     }
     for (place, code) in places {
         let program = || Program::of(&simulator).set("CHECKPOINT_URL", &place);
-        told.run(program(), &["pull"]).await.assert_code(code);
-        told.run(program(), &["state", "show"]).await;
+        output.run(program(), &["pull"]).await.assert_code(code);
+        output.run(program(), &["state", "show"]).await;
     }
-    told
+    output
 }
 
 /// Settings that are refused while the secrets beside them are right, secrets that are not where
 /// they belong, and the demo, which has secrets of its own.
-async fn bad_settings(sas: &str) -> Told {
-    let mut told = Told::default();
+async fn bad_settings(sas: &str) -> Output {
+    let mut output = Output::default();
     let simulator = faulty(FaultPlan::none()).await;
     let secretive = || {
         Program::of(&simulator)
             .set("AZURE_CLIENT_SECRET", simulator.client_secret())
             .set("CHECKPOINT_URL", &format!("https://acc.blob.core.windows.net/state?{sas}"))
     };
-    told.run(secretive(), &["pull", "--help"]).await.assert_code(0);
-    told.run(secretive().set("START_DATE", "soon"), &["pull"]).await.assert_code(2);
-    told.run(secretive(), &["state", "reset", "nothing"]).await;
+    output.run(secretive(), &["pull", "--help"]).await.assert_code(0);
+    output.run(secretive().set("START_DATE", "soon"), &["pull"]).await.assert_code(2);
+    output.run(secretive(), &["state", "reset", "nothing"]).await;
     let part = format!("acc.blob.core.windows.net/state?{sas}");
     for place in [format!("ftp://{part}"), part.clone(), format!("https://a:b@{part}")] {
         let program = secretive().set("CHECKPOINT_URL", &place);
-        told.run(program, &["pull"]).await.assert_code(2).assert_stderr(&["CHECKPOINT_URL"]);
+        output.run(program, &["pull"]).await.assert_code(2).assert_stderr(&["CHECKPOINT_URL"]);
     }
     for name in ["MIMECAST_BASE_URL", "LOGS_INGESTION_ENDPOINT", "AZURE_AUTHORITY_HOST"] {
         for place in [format!("https://h/?{sas}"), format!("https://u:{WRONG_SECRET}@h")] {
             let program = secretive().set(name, &place);
-            told.run(program, &["pull"]).await.assert_code(2).assert_stderr(&[name]);
+            output.run(program, &["pull"]).await.assert_code(2).assert_stderr(&[name]);
         }
     }
-    told.run(Program::bare(), &["demo"]).await.assert_code(0);
-    told
+    output.run(Program::bare(), &["demo"]).await.assert_code(0);
+    output
 }
 
 /// A server that answers each request with this status and everything it was sent; as Azure Storage
-/// words it, and as plain text to whoever does not speak like one of its clients.
+/// words it, and as plain text to all but its clients.
 async fn echo(status: u16) -> u16 {
     async fn answer(status: StatusCode, request: Request) -> impl IntoResponse {
         let (parts, body) = request.into_parts();
@@ -321,7 +325,7 @@ enum Asked {
 }
 
 /// A pull whose `asked` echoes everything, and where that is the state, a look at it.
-async fn echoed(asked: Asked, status: u16, sas: &str) -> Told {
+async fn echoed(asked: Asked, status: u16, sas: &str) -> Output {
     let plan = |endpoint| refuses(endpoint, Fault::Echo(status));
     let simulator = faulty(match asked {
         Asked::Mimecast(endpoint) => plan(endpoint),
@@ -337,7 +341,7 @@ async fn echoed(asked: Asked, status: u16, sas: &str) -> Told {
     std::fs::write(&file, ASSERTION).unwrap();
     let state = folder.path().join("state").display().to_string();
     let port = echo(status).await;
-    // A 403 ends a run by itself.
+    // A 403 alone ends a run.
     let limit = if status == 403 { "60" } else { "2" };
     let program = || {
         let program = Program::of(&simulator)
@@ -368,7 +372,7 @@ async fn echoed(asked: Asked, status: u16, sas: &str) -> Told {
             }
         }
     };
-    let mut told = Told::default();
+    let mut output = Output::default();
     let commands: &[&[&str]] = match asked {
         // A 500 is repeated for a while.
         Asked::Storage if status != 500 => {
@@ -377,11 +381,11 @@ async fn echoed(asked: Asked, status: u16, sas: &str) -> Told {
         _ => &[&["pull", "--json"]],
     };
     for args in commands {
-        told.run(program(), args).await;
+        output.run(program(), args).await;
     }
     std::fs::remove_file(file).unwrap();
-    told.files(folder.path());
-    told
+    output.files(folder.path());
+    output
 }
 
 /// How the Base64 of any text has `secret` in it.
@@ -414,34 +418,35 @@ async fn what_a_server_echoes_is_struck_out() {
         Asked::Proxy,
     ];
     let cases = asked.into_iter().flat_map(|asked| [400, 401, 403, 500].map(|s| (asked, s)));
-    let told = stream::iter(cases.collect::<Vec<_>>()).map(|(asked, status)| {
+    let output = stream::iter(cases.collect::<Vec<_>>()).map(|(asked, status)| {
         let sas = sas.clone();
         async move { (asked, status, echoed(asked, status, &sas).await.0) }
     });
-    let told: Vec<_> = told.buffer_unordered(36).collect().await;
-    assert_eq!(told.len(), 36);
-    for (asked, status, told) in told {
+    let output: Vec<_> = output.buffer_unordered(36).collect().await;
+    assert_eq!(output.len(), 36);
+    for (asked, status, output) in output {
         for needle in &needles {
-            if let Some(at) = told.find(needle) {
-                let from = told.floor_char_boundary(at.saturating_sub(500));
-                let said = &told[from..at + needle.len()];
+            if let Some(at) = output.find(needle) {
+                let from = output.floor_char_boundary(at.saturating_sub(500));
+                let said = &output[from..at + needle.len()];
                 panic!("{needle} of {asked:?} is shown after {status}: {said}");
             }
         }
         // What a file's server says is not repeated at all.
         let quoted = status == 403 && !matches!(asked, Asked::Mimecast(Endpoint::File));
-        assert!(!quoted || told.contains("[secret]"), "{asked:?} {status}: {told}");
+        assert!(!quoted || output.contains("[secret]"), "{asked:?} {status}: {output}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_told_whatever_happens() {
+async fn no_secret_is_shown_whatever_happens() {
     let simulator = faulty(FaultPlan::none()).await;
     let sas = sas("rwdlc");
     let secrets = secrets(&simulator, &sas);
     let (pulls, identities, served, containers, bad_settings) =
         tokio::join!(pulls(), identities(), served(), containers(&sas), bad_settings(&sas));
-    let told = [pulls, identities, served, containers, bad_settings].map(|told| told.0).concat();
+    let output =
+        [pulls, identities, served, containers, bad_settings].map(|output| output.0).concat();
 
     // It was all there.
     let signs = [
@@ -459,12 +464,12 @@ async fn no_secret_is_told_whatever_happens() {
         "Cloud_Integrated_CL.ndjson",
     ];
     for sign in signs {
-        assert!(told.contains(sign), "{sign:?} is missing in {told}");
+        assert!(output.contains(sign), "{sign:?} is missing in {output}");
     }
     for secret in secrets {
-        if let Some(at) = told.find(&secret) {
-            let from = told.floor_char_boundary(at.saturating_sub(500));
-            panic!("{secret} is told: {}", &told[from..at + secret.len()]);
+        if let Some(at) = output.find(&secret) {
+            let from = output.floor_char_boundary(at.saturating_sub(500));
+            panic!("{secret} is shown: {}", &output[from..at + secret.len()]);
         }
     }
 }

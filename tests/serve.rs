@@ -153,7 +153,7 @@ async fn a_tick_pulls_and_hands_back_the_summary() {
     }
 }
 
-/// All of 127.0.0.0/8 is this machine on Linux, so that its other addresses tell what a listener on
+/// All of 127.0.0.0/8 is this machine on Linux, so that its other addresses show what a listener on
 /// all addresses would have taken.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
@@ -245,7 +245,7 @@ async fn wrong_settings_are_reported_at_the_start_and_at_each_tick_and_end_nothi
     assert!(!text(&lines).contains("canary"));
 }
 
-/// The host starts the program and never calls it: nobody would hear of it at a tick.
+/// The host starts the program and never calls it, so that no tick would report it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_that_the_host_refuses_is_reported_at_the_start() {
     let simulator = calm().await;
@@ -330,9 +330,9 @@ async fn ticks_of_another_process_start_one_run_a_minute() {
     assert_eq!(simulator.calls(), calls);
 }
 
-/// The pace is the connector's, of which a process has one: not that of a run.
+/// The pace is kept by the connector, one for a process, and not by a run.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_ticks_no_more_calls_are_spent_than_the_pace_allows() {
+async fn ticks_from_anyone_spend_no_more_calls_than_the_pace_allows() {
     let mut rig = Rig::new(world(1), FaultPlan::none()).await;
     rig.options.calls_per_15_minutes = 8;
     // Shorter than 15 minutes, so that no run waits for its turn.
@@ -450,7 +450,7 @@ async fn no_secret_is_logged_at_any_level() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_none_or_taken_is_told() {
+async fn a_port_that_is_invalid_or_taken_is_reported() {
     let simulator = calm().await;
     let none = Program::of(&simulator).set("FUNCTIONS_CUSTOMHANDLER_PORT", "x");
     none.run(&["serve"]).await.assert_code(2).assert_stderr(&["FUNCTIONS_CUSTOMHANDLER_PORT"]);
@@ -553,7 +553,7 @@ async fn an_orphan_in_the_middle_of_a_run_keeps_its_progress_and_ends() {
     let (host, handler) = host_apart(limits, &program).await;
     let tick = start_tick(&host);
     until("the first rows", || simulator.landed_count() > 0).await;
-    // From here on it cannot come to its end by itself.
+    // From here on it cannot end on its own.
     door.store(false, Ordering::Relaxed);
     assert_eq!(host.shut_down(tick).await, None);
     handler.ended().await;

@@ -220,7 +220,7 @@ fn bad_values_are_refused_by_name_and_with_the_reason() {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let faults = faulty(pull(&[&[
         ("START_DATE", "tomorrow\nor later"),
         ("SCHEDULE", "@hourly"),
@@ -248,7 +248,7 @@ fn all_faults_are_told_at_once() {
 }
 
 #[test]
-fn a_fault_is_told_once_and_draws_no_others() {
+fn a_fault_is_reported_once_and_causes_no_others() {
     // Both the rule and the blobs need the tenant.
     let blob = ("CHECKPOINT_URL", "https://acc.blob.core.windows.net/state");
     let secret = ("AZURE_CLIENT_SECRET", CANARY);
@@ -457,7 +457,7 @@ fn location(url: &str) -> Result<StateLocation, SettingsFaults> {
 }
 
 #[test]
-fn state_lies_in_a_folder_or_a_container() {
+fn state_is_in_a_folder_or_a_container() {
     for (given, expected) in [
         ("", "./mimecast-sentinel-state"),
         ("state", "state"),

@@ -10,7 +10,7 @@ use mimecast_sentinel::simulator::{FaultPlan, Simulator};
 
 use crate::support::program::{Program, events, landed, simulator, skipped};
 
-/// The library, made anew; `None`, with a line that says so, where nothing can make it.
+/// The library, built again; `None`, with a line that says so, where nothing can make it.
 fn share() -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/share.c");
     let made = tempfile::Builder::new().suffix(".so").tempfile_in(env!("CARGO_TARGET_TMPDIR"));

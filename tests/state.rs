@@ -173,7 +173,7 @@ mod progress {
     use super::*;
 
     /// The rows of one page's file `f`, at most five, so that none waits in a blocked thread and a
-    /// paused clock goes on by itself.
+    /// paused clock goes on.
     fn one_file(lines: u64) -> Memory {
         Memory::new(MemorySource::default().page(&[("f", &numbered(0..lines))]))
     }
@@ -391,7 +391,7 @@ mod quarantine {
         let checkpoint = rig.checkpoint(STREAM);
         assert_eq!(line_of(&checkpoint, "a.json.gz"), Some(Position::Line(3)));
         let version = &checkpoint.files.values().next().unwrap().version;
-        assert!(version.size.is_some() && version.etag.is_some(), "of which content that is true");
+        assert!(version.size.is_some() && version.etag.is_some(), "the content that it is about");
         assert_eq!(run.streams[0].rows_quarantined, 0);
 
         let run = rig.pull().await;
@@ -474,13 +474,13 @@ mod crashes {
         for hanging in (0..54).step_by(3).chain([50, 53]) {
             let memory = memory();
             let hung = Arc::new(Notify::new());
-            let tell = Arc::clone(&hung);
+            let notify = Arc::clone(&hung);
             // Those behind it are on their way, as far as they may.
             let last = hanging.max((hanging + 3).min(if hanging < 51 { 50 } else { 53 }));
             let last = if last == NO_ROW as u64 { last - 1 } else { last };
             let connector = memory.hooked(memory.folder(), move |n, _| {
                 if n == last {
-                    tell.notify_one();
+                    notify.notify_one();
                 }
                 async move { if n == hanging { pending().await } else { refuse(n) } }
             });
@@ -589,7 +589,7 @@ mod time_limit {
         assert_eq!(landed(&rig), ids(&lines));
     }
 
-    /// Runs until the body with number `at` runs out of time; by then all `last` are in flight.
+    /// Runs until the body with number `at` runs out of time; all `last` are in flight then.
     async fn out_of_time_at(memory: &Memory, at: usize, last: usize) -> RunSummary {
         let all_in_flight = Arc::new(Notify::new());
         let connector = memory.hooked(memory.folder(), move |_, number| {
@@ -648,11 +648,11 @@ mod leases {
     pub(super) async fn is_held_by_one(rig: &Rig, lines: &[String], store: Arc<dyn Store>) {
         let (entered, gate) = (Arc::new(Notify::new()), CancellationToken::new());
         let mut first = rig.connector_on(Arc::clone(&store));
-        let (tell, wait) = (Arc::clone(&entered), gate.clone());
+        let (notify, wait) = (Arc::clone(&entered), gate.clone());
         first.sink = Arc::new(HookedSink::new(first.sink, move |post| {
             // All three streams are at work.
             if post.number == 3 {
-                tell.notify_one();
+                notify.notify_one();
             }
             let wait = wait.clone();
             async move {
@@ -719,9 +719,9 @@ mod leases {
         let run = pull(&connector).await;
         let fault = fault(&run, 1);
         assert_eq!(fault.code.as_str(), "lease-lost");
-        // Three bodies are recorded by then.
-        let told = ["one connector per checkpoint", "sent and not yet recorded may come again"];
-        assert!(told.iter().all(|told| fault.fix.contains(told)), "{fault}");
+        // Three bodies are recorded already.
+        let words = ["one connector per checkpoint", "sent and not yet recorded may come again"];
+        assert!(words.iter().all(|words| fault.fix.contains(words)), "{fault}");
         assert_eq!(rig.simulator.calls().posts, 4, "no further body is posted");
         let saved = store.read(&checkpoint_name(STREAM)).await.unwrap().unwrap();
         let saved = Checkpoint::parse(&saved).unwrap();
@@ -805,7 +805,7 @@ mod leases {
         }
     }
 
-    /// Else a run would say that all is well, and its progress would be nowhere.
+    /// Otherwise a run would report success, and its progress would be lost.
     #[tokio::test]
     async fn a_lease_that_is_lost_before_the_last_save_is_reported() {
         let memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..3))]));

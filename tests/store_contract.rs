@@ -35,7 +35,7 @@ use crate::support::{entra_tls, own_process};
 trait Place: Send + Sync {
     fn store(&self) -> &dyn Store;
 
-    /// Takes the lease away from whoever has it.
+    /// Takes the lease away from its holder.
     async fn break_lease(&self, name: &str);
 }
 
@@ -166,7 +166,7 @@ async fn one_lease_at_a_time(store: &dyn Store) {
     assert!(store.lease("lease/a").await.unwrap().is_none());
     let other = store.lease("lease/b").await.unwrap().unwrap();
     assert!(first.held() && other.held());
-    // Whoever still watches it does not keep it.
+    // A watch does not keep it.
     let watch = first.watch();
     first.release().await.unwrap();
     let second = store.lease("lease/a").await.unwrap().unwrap();
@@ -232,11 +232,11 @@ async fn clearing_removes_and_releases(place: &dyn Place) {
 
     let mut lease = store.lease("c/a").await.unwrap().unwrap();
     assert_eq!(lease.read().await.unwrap(), None);
-    lease.write("anew".into()).await.unwrap();
+    lease.write("again".into()).await.unwrap();
     place.break_lease("c/a").await;
     let other = store.lease("c/a").await.unwrap().unwrap();
     assert_lost(lease.clear().await);
-    assert_eq!(store.read("c/a").await.unwrap().unwrap(), "anew");
+    assert_eq!(store.read("c/a").await.unwrap().unwrap(), "again");
     other.release().await.unwrap();
 }
 
@@ -504,7 +504,7 @@ async fn a_change_under_the_very_same_lease_is_not_overwritten() {
     assert_eq!(store.read("a").await.unwrap().unwrap(), theirs);
 }
 
-/// What lies between a store and Azurite and loses answers.
+/// A proxy between a store and Azurite that loses answers.
 struct Proxy {
     port: u16,
     swallow: Arc<AtomicBool>,
@@ -643,7 +643,7 @@ async fn a_dropped_lease_is_free_at_once() {
     assert!(folder.store.lease("a").await.unwrap().is_some());
 }
 
-/// Nor is it an empty one: a run would begin anew.
+/// Nor is it an empty one: a run would start over.
 #[tokio::test]
 async fn a_folder_that_cannot_be_one_is_refused_by_its_path() {
     let parent = tempfile::tempdir().unwrap();
@@ -666,7 +666,7 @@ async fn a_folder_that_cannot_be_one_is_refused_by_its_path() {
     }
 }
 
-/// It is told, and not tried for ever. (In `/proc` nobody makes a file.)
+/// It is reported, and not tried for ever. (In `/proc` nobody makes a file.)
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_folder_that_takes_no_file_is_a_failure() {
@@ -678,7 +678,7 @@ async fn a_folder_that_takes_no_file_is_a_failure() {
     }
 }
 
-/// In a container each process has the same id, and begins to count anew.
+/// In a container each process has the same id, and counts from the start.
 #[tokio::test]
 async fn what_a_crash_left_half_written_is_in_nobodys_way() {
     // Drafts are counted from 0 in each process.
@@ -695,7 +695,7 @@ async fn what_a_crash_left_half_written_is_in_nobodys_way() {
     assert_eq!(folder.store.read("a").await.unwrap().unwrap(), "new");
 }
 
-/// Whoever guesses a draft's name gets nothing written elsewhere.
+/// Guessing a draft's name makes nothing be written elsewhere.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_link_in_place_of_a_draft_or_of_an_object_is_not_written_through() {

@@ -147,7 +147,7 @@ impl Ended {
 }
 
 #[test]
-fn all_parts_stand_in_one_table_and_what_was_skipped_before_it() {
+fn all_parts_are_in_one_table_after_what_was_skipped() {
     let ended = Stage::new().run(&[]);
     assert_eq!(ended.code, 0, "{:#?}", ended.lines);
     // One is ignored, one said that it was skipped, which the harness takes for passed.

@@ -15,7 +15,7 @@ const ALERT: u8 = 21;
 /// The extension `supported_versions` (RFC 8446 §4.2.1).
 const SUPPORTED_VERSIONS: u16 = 43;
 
-/// The clients as they are in operation. An address instead of a name passes by the resolver of
+/// The clients as they are in operation. An address instead of a name bypasses the resolver of
 /// that for files; before it comes to that, `MimecastSource` refuses such addresses.
 fn clients() -> [(&'static str, reqwest::Client); 3] {
     let Clients { api, files, local, .. } = Clients::new(false).unwrap();
@@ -74,7 +74,7 @@ fn tls_1_1() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_peer_with_tls_1_1_is_refused_and_told_nothing() {
+async fn a_peer_with_tls_1_1_is_refused_and_sent_nothing() {
     for (name, client) in clients() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("https://{}/", listener.local_addr().unwrap());

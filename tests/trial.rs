@@ -1,4 +1,4 @@
-//! What README.md and the documents have people type, typed: each block of shell as it stands, with an
+//! What README.md and the documents have people type, typed: each block of shell as it is, with an
 //! `az` that knows the real client's commands and options (`tests/azure-cli`), and the real program
 //! against the simulator.
 #![cfg(unix)]
@@ -53,7 +53,7 @@ fn section(heading: &str) -> String {
     rest.split("\n## ").next().unwrap().to_owned()
 }
 
-/// What stands between backquotes and begins with `az`.
+/// The text between backquotes that begins with `az`.
 fn commands_in_text(text: &str) -> String {
     let spans = text.split('`').skip(1).step_by(2);
     let commands = spans.filter(|span| span.starts_with("az ") || span.starts_with("az\n"));
@@ -187,7 +187,7 @@ async fn the_trial_of_the_readme_works_word_for_word() {
         ["resource show", "properties.immutableId", simulator.rule_id()],
         ["account get-access-token", "-", &token],
     ];
-    // What the real tenant has by itself.
+    // What the real tenant already has.
     let program =
         Program::bare().set("MIMECAST_BASE_URL", simulator.url()).set("START_DATE", "2020-01-01");
     let typed = type_in(program, &(build.to_owned() + &trial), &typed_in, &az_says).await;
@@ -212,7 +212,7 @@ async fn the_trial_of_the_readme_works_word_for_word() {
     assert!(values(deployed, "--parameters").contains(&"PackageUri="), "{deployed:?}");
     let workspace = format!("WorkspaceResourceId={WORKSPACE}");
     assert!(values(deployed, "--parameters").contains(&&*workspace), "{deployed:?}");
-    // One role, on the rule alone, for whoever is signed in.
+    // One role, on the rule alone, for the signed-in user.
     let [role] = of("role assignment create")[..] else { panic!("{:?}", typed.calls) };
     assert_eq!(values(role, "--role"), ["Monitoring Metrics Publisher"]);
     assert_eq!(values(role, "--scope"), [RULE]);

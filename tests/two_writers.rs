@@ -78,7 +78,7 @@ impl Recorded {
     }
 }
 
-/// One page of two files, each of which is a body.
+/// One page of two files, each a body.
 fn two_bodies() -> MemorySource {
     MemorySource::default().page(&[("f", &numbered(0..1)), ("g", &numbered(1..2))])
 }
@@ -159,7 +159,7 @@ mod every_interleaving {
                 look_every: 1,
                 gzip_level: 0,
                 save_after: Duration::from_secs(3600),
-                // Three tries, of which the last is after a term.
+                // Three tries; the last is after a term.
                 lease_wait: TERM + Duration::from_secs(5),
                 lease_poll: RENEW_EVERY,
                 ..Policy::default()
@@ -378,7 +378,8 @@ mod every_interleaving {
                     bytes => rows_behind(&Checkpoint::parse(bytes).unwrap(), &source),
                 };
                 if rows.iter().any(|row| recorded.contains(row)) {
-                    let what = format!("{who} posts {rows:?} of which {recorded:?} is recorded");
+                    let what =
+                        format!("{who} posts {rows:?}, and {recorded:?} of them is recorded");
                     broken.lock().unwrap().push(what);
                 }
             }
@@ -566,7 +567,7 @@ mod chosen_interleavings {
             "stopped",
             "caught up",
         ),
-        // or with all done: its release does not let go what B has by then.
+        // or with all done: its release does not release what B holds now.
         (
             "A lease, A read, A save, A post 0, A save, A post 1, A save, A save, lost, B lease, \
              A ends, C is busy, B ends",

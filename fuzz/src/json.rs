@@ -1,6 +1,6 @@
 //! JSON by RFC 8259, read by recursion and kept whole: what the row writer is held against.
 
-/// A value, and how it stands in the text.
+/// A value, and its text.
 pub struct Value<'a> {
     pub text: &'a str,
     pub shape: Shape<'a>,

@@ -50,10 +50,10 @@ fuzz_target!(|input: &[u8]| {
     }
     let ended = match given.1.as_str() {
         // Somebody else's answer, which only the tests know from Mimecast's.
-        told if told.starts_with("Foreign") => return,
+        end if end.starts_with("Foreign") => return,
         "" => "whole",
-        told if told.starts_with("Broken") => "broken",
-        told if told.starts_with("Damaged") => "damaged",
+        end if end.starts_with("Broken") => "broken",
+        end if end.starts_with("Damaged") => "damaged",
         _ => "too large",
     };
     let too_large = text.len() as u64 > limits.1;
@@ -100,9 +100,9 @@ fn unpacked(mut file: &[u8], text: &mut Vec<u8>) -> bool {
     true
 }
 
-/// One record, as far as it can be told.
+/// What is compared of one record.
 #[derive(Debug, PartialEq)]
-struct Told {
+struct Compared {
     line: u64,
     id: EventId,
     original: Vec<u8>,
@@ -110,32 +110,32 @@ struct Told {
     row: Vec<u8>,
 }
 
-fn read(limits: (u64, u64), input: Pieces, skip: u64) -> (Vec<Told>, String) {
+fn read(limits: (u64, u64), input: Pieces, skip: u64) -> (Vec<Compared>, String) {
     let open = open_records(limits.0, limits.1, Clock::from_fn(|| DateTime::UNIX_EPOCH));
     let mut reader = open(Box::new(input), skip);
-    let mut told = Vec::new();
+    let mut records = Vec::new();
     loop {
         let mut row = Vec::new();
         match reader.next(&mut row) {
-            Ok(Some(record)) => told.push(Told {
+            Ok(Some(record)) => records.push(Compared {
                 line: record.line,
                 id: EventId(record.id),
                 original: record.original.to_vec(),
                 kind: format!("{:?}", record.kind),
                 row,
             }),
-            Ok(None) => return (told, String::new()),
-            Err(error @ ReadError::Broken(_)) => return (told, format!("Broken: {error}")),
-            Err(error) => return (told, format!("{error:?}")),
+            Ok(None) => return (records, String::new()),
+            Err(error @ ReadError::Broken(_)) => return (records, format!("Broken: {error}")),
+            Err(error) => return (records, format!("{error:?}")),
         }
     }
 }
 
-/// What the lines of a text must be told as.
-fn lines(text: &[u8], limit: u64, skip: u64) -> Vec<Told> {
+/// What the lines of a text must be read as.
+fn lines(text: &[u8], limit: u64, skip: u64) -> Vec<Compared> {
     let text = text.strip_suffix(b"\n").map_or_else(|| text.to_vec(), <[u8]>::to_vec);
     let none = text.is_empty();
-    let mut told = Vec::new();
+    let mut records = Vec::new();
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let blank = line.iter().all(u8::is_ascii_whitespace);
@@ -159,9 +159,9 @@ fn lines(text: &[u8], limit: u64, skip: u64) -> Vec<Told> {
                 (line.to_vec(), format!("Rejected({:?}, {:?})", why.as_str(), why.to_string()))
             }
         };
-        told.push(Told { line: number, id, original, kind, row });
+        records.push(Compared { line: number, id, original, kind, row });
     }
-    told
+    records
 }
 
 /// The text in up to four gzip members.

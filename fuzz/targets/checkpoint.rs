@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Delta, FileProgress, FileVersion, Position};
+use mimecast_sentinel::checkpoint::{
+    Checkpoint, Cursor, Delta, FileProgress, FileVersion, Position,
+};
 
 fuzz_target!(|input: &[u8]| {
     let end = input.iter().position(|byte| *byte == 0xff).unwrap_or(input.len());
@@ -20,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     for step in steps.chunks_exact(4) {
         let delta = delta(step, &files, &model);
         let before = checkpoint.clone();
-        // The table that stands at `Delta`.
+        // The table at `Delta`.
         let at = match model.get(&delta.file) {
             Some(known) if known.version == delta.version => known.done,
             _ => Position::Line(0),

@@ -28,7 +28,7 @@ fuzz_target!(|body: &[u8]| {
         check(&part.key, part.address.expose_secret());
     }
     // `serde_json` reads no number beyond f64 and nothing nested deeper than 128 levels, which may
-    // stand where nobody looks.
+    // be where nothing reads them.
     let Some(reply) = read.ok().filter(|_| !has_serde_jsons_own_key(body)) else { return };
     let files = field(&reply, "value", 0).as_array().map(Vec::as_slice).unwrap_or_default();
     assert_eq!(page.parts.len(), files.len());
@@ -70,7 +70,7 @@ fn is_page(reply: &Value, body: &[u8]) -> bool {
         && !repeats_a_key
 }
 
-/// The name of a file tells where it lies, and nothing that opens it.
+/// The name of a file says where it is, and nothing that opens it.
 fn check(key: &str, address: &str) {
     let (name, url) = (Url::parse(key).unwrap(), Url::parse(address).unwrap());
     assert_eq!((name.scheme(), name.host()), (url.scheme(), url.host()));

@@ -51,7 +51,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Lets a few bytes that no JSON has stand for what is long or deep, which fuzzing rarely finds.
+/// Replaces a few bytes that no JSON has with what is long or deep, which fuzzing rarely finds.
 fn grown(input: &[u8]) -> Vec<u8> {
     let mut line = Vec::new();
     let mut left = 3;
@@ -83,7 +83,7 @@ struct Expected {
     oversize: Vec<&'static str>,
 }
 
-/// The row, or the reasons of which one must be given.
+/// The row, or the possible reasons, one of which must be given.
 fn expected(line: &[u8], id: &str) -> Result<Expected, Vec<RejectReason>> {
     let text = std::str::from_utf8(line).map_err(|_| vec![RejectReason::InvalidUtf8])?;
     let event = parse(text).ok_or(vec![RejectReason::NotJson])?;
@@ -116,7 +116,7 @@ fn row(fields: &[(Value<'_>, Value<'_>)], depth: usize, id: &str) -> Expected {
         .filter(|ms| (946_684_800_000..4_102_444_800_000).contains(ms));
     let (mut columns, mut taken, mut oversize) = (Vec::new(), Vec::new(), Vec::new());
     for column in CLOUD_INTEGRATED.columns {
-        // Columns of fields stand as their fields do, and ours behind them.
+        // Columns of fields are in the order of their fields, and ours follow.
         let place = fields.iter().position(|(key, _)| {
             matches!(column.from, From::Field(name) if key.string().as_deref() == Some(name))
         });

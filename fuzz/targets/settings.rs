@@ -1,4 +1,4 @@
-//! Settings are taken only if they are what the program relies on; faults tell what is wrong, each
+//! Settings are taken only if they are what the program relies on; faults say what is wrong, each
 //! in one line, and never a secret.
 //!
 //! The input is an environment: `NAME=value` on each line, over values that are good.
@@ -10,13 +10,14 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::settings::{
-    AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT, RawSettings,
-    ReplaySettings, Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
+    AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT,
+    RawSettings, ReplaySettings, Settings, SettingsFaults, StateLocation, StateSettings,
+    is_loopback,
 };
 use secrecy::ExposeSecret;
 use url::Url;
 
-/// Stands in each secret, and for `@@` in a value.
+/// Is in each secret, and replaces `@@` in a value.
 const CANARY: &str = "c4n4ry";
 const NAMES: [&str; 28] = [
     "MIMECAST_BASE_URL",
@@ -73,15 +74,15 @@ fuzz_target!(|input: &[u8]| {
     let state = StateSettings::resolve(&raw, &env);
     assert_eq!(format!("{all:?}"), format!("{:?}", Settings::resolve(&raw, &env, today)));
 
-    let told = [
-        given.check_told(&all, &all),
-        given.check_told(&dry, &all),
-        given.check_told(&replay, &all),
-        given.check_told(&state, &all),
+    let shown = [
+        given.check_shown(&all, &all),
+        given.check_shown(&dry, &all),
+        given.check_shown(&replay, &all),
+        given.check_shown(&state, &all),
     ];
     if given.hides_canaries() {
-        for told in told {
-            assert!(!told.contains(CANARY), "{told}");
+        for shown in shown {
+            assert!(!shown.contains(CANARY), "{shown}");
         }
     }
     if let Ok(settings) = all {
@@ -144,7 +145,7 @@ impl Given {
         }
     }
 
-    /// Whether canaries stand only where a secret may: in secrets, and in a URL in its password, or
+    /// Whether canaries are only where a secret may be: in secrets, and in a URL in its password, or
     /// behind its `?` or `#`.
     fn hides_canaries(&self) -> bool {
         // Without `://` it may be a folder's path.
@@ -164,15 +165,15 @@ impl Given {
     }
 
     /// What is said of a result; faults are also among those of all settings.
-    fn check_told<T: std::fmt::Debug>(
+    fn check_shown<T: std::fmt::Debug>(
         &self,
         result: &Result<T, SettingsFaults>,
         all: &Result<Settings, SettingsFaults>,
     ) -> String {
         let Err(faults) = result else { return format!("{result:?}") };
         assert!(!faults.faults().is_empty());
-        let told = faults.to_string();
-        assert_eq!(told.split('\n').count(), faults.faults().len(), "{told}");
+        let shown = faults.to_string();
+        assert_eq!(shown.split('\n').count(), faults.faults().len(), "{shown}");
         let every = all.as_ref().unwrap_err().faults();
         for fault in faults.faults() {
             assert!(NAMES.contains(&fault.setting), "{fault}");
@@ -180,14 +181,20 @@ impl Given {
             assert!(fault.fix.ends_with('.'), "{fault}");
             assert!(every.contains(fault), "{fault}");
         }
-        format!("{told}{faults:?}")
+        format!("{shown}{faults:?}")
     }
 }
 
 /// What the program relies on.
 fn check(settings: &Settings, today: NaiveDate) {
     let Settings {
-        mimecast, ingestion, state, schedule, run_time_limit, max_rows, quarantine_max_bytes
+        mimecast,
+        ingestion,
+        state,
+        schedule,
+        run_time_limit,
+        max_rows,
+        quarantine_max_bytes,
     } = settings;
     let on_loopback = is_loopback(&mimecast.base_url);
     origin(&mimecast.base_url);

@@ -50,7 +50,7 @@ class Peer:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.told = json.loads(self.process.stdout.readline())
+        self.given = json.loads(self.process.stdout.readline())
 
     def ask(self, line):
         self.process.stdin.write(f"{line}\n")
@@ -69,11 +69,11 @@ class Run:
         self.tool, self.fault, self.folder = tool, fault, folder
         # Tenzir takes its token from Entra, which is this machine in `alone`.
         self.peer = Peer(programs.peer, fault, folder, tool == "ours", 443 if tool == "tenzir" else 0)
-        told = self.peer.told
+        given = self.peer.given
         self.given_back = os.path.join(folder, "given_back.ndjson")
         pathlib.Path(self.given_back).touch()
         self.env = {
-            **{name: value for name, value in told.items() if name not in ("CA", "TLS_ENDPOINT")},
+            **{name: value for name, value in given.items() if name not in ("CA", "TLS_ENDPOINT")},
             "PATH": os.environ["PATH"],
             "HOME": folder,
             "GIVEN_BACK": self.given_back,
@@ -81,8 +81,8 @@ class Run:
         }
         # The vendor's clients refuse plain http.
         if tool in ("python-sdk", "node-sdk"):
-            self.env["LOGS_INGESTION_ENDPOINT"] = told["TLS_ENDPOINT"]
-            self.env["REQUESTS_CA_BUNDLE"] = self.env["NODE_EXTRA_CA_CERTS"] = told["CA"]
+            self.env["LOGS_INGESTION_ENDPOINT"] = given["TLS_ENDPOINT"]
+            self.env["REQUESTS_CA_BUNDLE"] = self.env["NODE_EXTRA_CA_CERTS"] = given["CA"]
         if tool == "ours":
             self.env["CHECKPOINT_URL"] = os.path.join(folder, "state")
         self.line = {
@@ -94,8 +94,8 @@ class Run:
         }[tool]()
 
     def pipeline(self):
-        told = self.peer.told
-        quoted = {name: json.dumps(value) for name, value in told.items()}
+        given = self.peer.given
+        quoted = {name: json.dumps(value) for name, value in given.items()}
         file = json.dumps(os.path.join(self.folder, "events.ndjson"))
         return (
             f"from_file {file} {{ read_ndjson }}\n"
@@ -150,12 +150,12 @@ class Run:
         if said["errors"]:
             first = " ".join(said["first_error"].split()).split(" for url")[0]
             words.append(f"{said['errors']:,} times “{first[:60]}” or the like")
-        return {"told": bool(said["errors"]), "words": "; ".join(words) or "success", "code": code}
+        return {"reported": bool(said["errors"]), "words": "; ".join(words) or "success", "code": code}
 
     def said_by_tenzir(self, code, out, err):
         plain = [line for line in err.splitlines() if "error" in line]
         words = f"exit code {code}" + (f", “{plain[0].strip()[:60]}”" if plain else "")
-        return {"told": code != 0, "words": words if code or plain else "success", "code": code}
+        return {"reported": code != 0, "words": words if code or plain else "success", "code": code}
 
     def said_by_ours(self, code, out, err):
         records = pathlib.Path(self.folder, "state", "quarantine").glob("*/*/*.json")
@@ -172,7 +172,7 @@ class Run:
         words += f", {again} posts whose answer said nothing" if again else ""
         failed = [stream["error"]["code"] for stream in summary["streams"] if stream["error"]]
         words += f", {failed[0]}" if failed else ""
-        return {"told": code != 0 or bool(kept), "words": words, "code": code}
+        return {"reported": code != 0 or bool(kept), "words": words, "code": code}
 
 
 def network():
@@ -218,7 +218,7 @@ def one(tool, programs, fault):
         instead_of = alone(programs.outside)
         run = Run(tool, programs, fault, folder)
         roots = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
-        ca = pathlib.Path(run.peer.told["CA"]).read_text(encoding="utf-8")
+        ca = pathlib.Path(run.peer.given["CA"]).read_text(encoding="utf-8")
         instead_of(str(roots), roots.read_text(encoding="utf-8") + ca)
         return run.run()
 
@@ -233,10 +233,10 @@ def one_alone(programs, fault):
 def cell(outcome):
     """What was lost without a word, what the caller knows is missing, and what landed twice."""
     missing = outcome["missing"] - outcome["given_back"]
-    lost, told = (0, missing) if outcome["told"] else (missing, 0)
+    lost, reported = (0, missing) if outcome["reported"] else (missing, 0)
     parts = {
         "**{:,} lost**": lost,
-        "{:,} missing, told": told,
+        "{:,} missing, reported": reported,
         "{:,} given back": outcome["given_back"],
         "{:,} twice": outcome["twice"],
         "{:,} given back that had landed": outcome["given_back_though_landed"],
@@ -268,7 +268,7 @@ def main():
             print(f"SKIPPED: {tools.pop(tool.replace('_', '-'))} is not here")
     head = "| fault | " + " | ".join(tools.values()) + " |\n|" + "---|" * (len(tools) + 1)
     print(head)
-    told, largest, well = [], {}, True
+    words_of_each, largest, well = [], {}, True
     for fault in programs.faults:
         cells, words = [], []
         for tool in tools:
@@ -284,10 +284,10 @@ def main():
             if tool == "ours":
                 well &= not outcome["violations"] and outcome["missing"] == outcome["given_back"]
         print(f"| {FAULTS[fault]} | " + " | ".join(cells) + " |", flush=True)
-        told.append(f"| {FAULTS[fault]} | " + " | ".join(words) + " |")
+        words_of_each.append(f"| {FAULTS[fault]} | " + " | ".join(words) + " |")
     print("\nThe largest body that each sent, in bytes before compression:")
     print(", ".join(f"{tools[tool]} {size:,}" for tool, size in largest.items()) + ".")
-    print("\nWhat each told:\n", head, *told, sep="\n")
+    print("\nWhat each reported:\n", head, *words_of_each, sep="\n")
     return 0 if well else 1
 
 

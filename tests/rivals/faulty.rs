@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Options, Page, Simulator, World};
 use serde_json::{Value, json};
 
-use super::{Events, options, settings, tell};
+use super::{Events, options, send, settings};
 
 #[path = "../support/tls.rs"]
 #[allow(dead_code, missing_docs, missing_debug_implementations, unreachable_pub)]
@@ -89,11 +89,11 @@ impl Faulty {
         let simulator = Simulator::start(world, self.plan(&ids), options).await?;
         let tls = tls::Certificates::write(&self.folder);
         let port = tls.serve_at(self.tls_port, &simulator).await;
-        let mut told = settings(&simulator);
-        told["TENANT_ID"] = simulator.tenant_id().into();
-        told["TLS_ENDPOINT"] = port.url().into();
-        told["CA"] = tls.ca.display().to_string().into();
-        tell(&told)?;
+        let mut given = settings(&simulator);
+        given["TENANT_ID"] = simulator.tenant_id().into();
+        given["TLS_ENDPOINT"] = port.url().into();
+        given["CA"] = tls.ca.display().to_string().into();
+        send(&given)?;
         let read = || async {
             tokio::task::spawn_blocking(|| {
                 let mut line = String::new();
@@ -105,8 +105,8 @@ impl Faulty {
             let line = read().await??;
             match line.trim() {
                 "" => return Ok(()),
-                "landed" => tell(&simulator.landed_count().into())?,
-                given_back => tell(&outcome(&simulator, &ids, Path::new(given_back))?)?,
+                "landed" => send(&simulator.landed_count().into())?,
+                given_back => send(&outcome(&simulator, &ids, Path::new(given_back))?)?,
             }
         }
     }
@@ -165,7 +165,7 @@ fn twice_in_a_row(fault: &Fault) -> FaultPlan {
         .fold(FaultPlan::none(), |plan, file| plan.matching(file, 2, Endpoint::File, fault.clone()))
 }
 
-/// What tells one event from all others, in Mimecast's event and in our row.
+/// What identifies one event, in Mimecast's event and in our row.
 fn id_of(event: &Value) -> &str {
     let id = event.get("processingId").or_else(|| event.get("ProcessingId"));
     id.and_then(Value::as_str).unwrap_or_default()

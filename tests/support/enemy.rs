@@ -1,4 +1,4 @@
-//! Mimecast in an enemy's hands, on a bare socket: what it answers need not be HTTP's best.
+//! Mimecast in an enemy's hands, on a bare socket, so that its answers need not be valid HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub fn whole(body: &[u8]) -> Answer {
 
 pub struct Enemy {
     pub url: String,
-    /// Told when the bad answer is asked for.
+    /// Notified when the bad answer is asked for.
     pub asked_for: Arc<Notify>,
 }
 

@@ -503,7 +503,7 @@ impl HostSimulator {
         end
     }
 
-    /// Waits until the program exits by itself, and does what the host does then.
+    /// Waits until the program exits, and does what the host does then.
     pub async fn exited(&mut self) {
         let worker = self.worker.as_mut().expect("a program that was started");
         let status = timeout(Duration::from_secs(60), worker.wait()).await;

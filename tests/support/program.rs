@@ -165,7 +165,7 @@ impl Ended {
 pub fn world(pages: u32) -> World {
     let mut world = World::default();
     for (seed, stream) in STREAMS.into_iter().enumerate() {
-        // Not 0, from which the simulator draws its tokens: they are looked for in what is told.
+        // Not 0, from which the simulator draws its tokens: they are looked for in the output.
         let mut made_up = MadeUp::new(seed as u64 + 1);
         for page in 0..pages {
             let day = NaiveDate::from_ymd_opt(2026, 1, 1).unwrap() + Days::new(page.into());

@@ -15,7 +15,7 @@ use super::rig::Rig;
 /// The day that most pages are of.
 pub const DAY: NaiveDate = NaiveDate::from_ymd_opt(2026, 11, 10).unwrap();
 
-/// The streams that a rig pulls unless it is told otherwise.
+/// The streams that a rig pulls by default.
 pub const STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
 
 /// The cursor at the beginning of a day.

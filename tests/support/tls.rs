@@ -16,7 +16,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-/// Where programs that cannot be told otherwise ask for tokens.
+/// The fixed address at which some programs ask for tokens.
 const ENTRA: &str = "login.microsoftonline.com";
 
 /// Where Mimecast and its files are for a program behind a proxy that leads to the simulator.

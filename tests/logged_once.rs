@@ -21,7 +21,7 @@ fn logged(log: &Log, words: &str) -> Vec<Value> {
     let text = log.text();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let fields = lines.map(|mut line| line["fields"].take());
-    fields.filter(|told| told["message"].as_str().unwrap().contains(words)).collect()
+    fields.filter(|fields| fields["message"].as_str().unwrap().contains(words)).collect()
 }
 
 const STREAM: &str = "entities";
@@ -36,7 +36,7 @@ fn world(lines: &[String]) -> World {
     World::default().page(STREAM, page.file(BatchFile::of_lines("a.json.gz", lines)))
 }
 
-/// Ten events, of which Azure refuses two.
+/// Ten events; Azure refuses two of them.
 async fn with_two_refused_rows() -> Rig {
     let lines = lines(10);
     let bad = [2, 5].map(|n| EventId::of(lines[n].as_bytes()).to_string());
@@ -45,30 +45,33 @@ async fn with_two_refused_rows() -> Rig {
 }
 
 #[tokio::test]
-async fn rows_in_quarantine_are_told_with_their_number_and_where_they_lie() {
+async fn rows_in_quarantine_are_logged_with_their_number_and_place() {
     let log = Log::default();
     let _guard = log.listen(Level::ERROR);
     let rig = with_two_refused_rows().await;
 
     assert_eq!(rig.pull_one().await.rows_quarantined, 2);
 
-    let told = logged(&log, "rows were put in quarantine");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0]["stream"], STREAM);
-    assert_eq!((&told[0]["rows_quarantined"], &told[0]["rows_truncated"]), (&json!(2), &json!(0)));
-    let place = told[0]["where"].as_str().unwrap();
+    let found = logged(&log, "rows were put in quarantine");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["stream"], STREAM);
+    assert_eq!(
+        (&found[0]["rows_quarantined"], &found[0]["rows_truncated"]),
+        (&json!(2), &json!(0))
+    );
+    let place = found[0]["where"].as_str().unwrap();
     assert!(place.ends_with("/quarantine/entities/"), "{place}");
     let folders = std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path());
     let records: usize = folders.map(|folder| std::fs::read_dir(folder).unwrap().count()).sum();
-    assert_eq!(records, 2, "what it names is where they lie");
+    assert_eq!(records, 2, "it names their place");
 
     rig.pull().await;
     assert_eq!(logged(&log, "rows were put in quarantine").len(), 1, "once");
 }
 
-/// Killed as soon as it had written down that two rows lie in quarantine.
+/// Killed as soon as it had recorded that two rows are in quarantine.
 #[tokio::test]
-async fn rows_that_a_killed_run_put_in_quarantine_are_told_by_the_next_one() {
+async fn rows_that_a_killed_run_put_in_quarantine_are_logged_by_the_next_one() {
     let log = Log::default();
     let _guard = log.listen(Level::ERROR);
     let rig = with_two_refused_rows().await;
@@ -81,16 +84,16 @@ async fn rows_that_a_killed_run_put_in_quarantine_are_told_by_the_next_one() {
     assert_eq!(logged(&log, "").len(), 0, "it died before it could");
 
     assert_eq!(rig.pull_one().await.rows_quarantined, 0);
-    let told = logged(&log, "rows were put in quarantine");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!((&told[0]["stream"], &told[0]["rows_quarantined"]), (&json!(STREAM), &json!(2)));
+    let found = logged(&log, "rows were put in quarantine");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((&found[0]["stream"], &found[0]["rows_quarantined"]), (&json!(STREAM), &json!(2)));
 
     rig.pull().await;
     assert_eq!(logged(&log, "rows were put in quarantine").len(), 1, "once");
 }
 
 #[tokio::test]
-async fn a_gap_is_told_with_the_time_of_which_events_may_be_missing() {
+async fn a_gap_is_logged_with_the_time_whose_events_may_be_missing() {
     let log = Log::default();
     let _guard = log.listen(Level::ERROR);
     let mut rig = Rig::new(world(&lines(10)), FaultPlan::none()).await.only(STREAM);
@@ -102,18 +105,18 @@ async fn a_gap_is_told_with_the_time_of_which_events_may_be_missing() {
 
     let gap = rig.pull_one().await.gap.unwrap();
 
-    let told = logged(&log, "the source no longer accepts the stored cursor");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0]["stream"], STREAM);
-    assert!(told[0]["message"].as_str().unwrap().contains("may be missing"), "{told:?}");
+    let found = logged(&log, "the source no longer accepts the stored cursor");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["stream"], STREAM);
+    assert!(found[0]["message"].as_str().unwrap().contains("may be missing"), "{found:?}");
     let newest = DateTime::from_timestamp_millis(AT + 9).unwrap();
     assert_eq!((gap.from, gap.to), (newest, day.and_time(NaiveTime::MIN).and_utc()));
-    assert_eq!(told[0]["from"], gap.from.to_string());
-    assert_eq!(told[0]["to"], gap.to.to_string());
+    assert_eq!(found[0]["from"], gap.from.to_string());
+    assert_eq!(found[0]["to"], gap.to.to_string());
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_told_with_its_name_its_line_and_where_it_lies() {
+async fn a_damaged_file_is_logged_with_its_name_line_and_place() {
     let log = Log::default();
     let _guard = log.listen(Level::ERROR);
     let faults = FaultPlan::none().once(Endpoint::File, Fault::Corrupt(200));
@@ -126,8 +129,8 @@ async fn a_damaged_file_is_told_with_its_name_its_line_and_where_it_lies() {
     let log = log.text();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("corrupt-file")).collect();
     assert_eq!(lines.len(), 1, "{log}");
-    for told in [record["file"].as_str().unwrap(), &format!("\"line\":{}", record["line"])] {
-        assert!(lines[0].contains(told), "{told} is not in {log}");
+    for part in [record["file"].as_str().unwrap(), &format!("\"line\":{}", record["line"])] {
+        assert!(lines[0].contains(part), "{part} is not in {log}");
     }
     assert!(lines[0].contains(rig.state().to_str().unwrap()), "{log}");
 }
