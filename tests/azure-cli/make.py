@@ -17,7 +17,7 @@ from azure.cli.core.file_util import create_invoker_and_load_cmds_and_args
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# The program's own call, as whoever did `az login`.
+# The program's own call, as the user of `az login`.
 OURS = ["account get-access-token"]
 HEAD = f"""\
 # What azure-cli {__version__} takes; made by make.py. Columns: the command (`*` for every one), an

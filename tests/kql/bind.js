@@ -26,8 +26,8 @@ function report(name, faults) {
 
 /** How two lists of columns differ, in names, types or order. */
 function differences(actual, expected) {
-  const told = (columns) => columns.map(({ name, type }) => `${name}: ${type}`);
-  const [is, should] = [told(actual), told(expected)];
+  const shown = (columns) => columns.map(({ name, type }) => `${name}: ${type}`);
+  const [is, should] = [shown(actual), shown(expected)];
   const faults = [
     ...should.filter((column) => !is.includes(column)).map((column) => `missing: ${column}`),
     ...is.filter((column) => !should.includes(column)).map((column) => `not expected: ${column}`),

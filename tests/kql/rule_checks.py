@@ -12,7 +12,7 @@ from workspace import OTHER_TABLES, PARSER, STREAM, Workspace
 
 _TRIGGERS = {"gt": operator.gt, "lt": operator.lt, "eq": operator.eq, "ne": operator.ne}
 LEAST = {"must_fire": 1, "must_not_fire": 2}
-# Rules that tell of a state, and so fire in more than one run; all others fire in exactly one.
+# Rules that report a state, and so fire in more than one run; all others fire in exactly one.
 STATES = {"StreamSilent": "it fires in three runs, so that a skipped one loses no silence"}
 
 
@@ -38,12 +38,12 @@ def run(rules):
                 yield f"{name} has tests", [f"tests/{name}.json has {len(group)} {kind}, not {least}"]
             cases += [Case(name, rule, kind, case) for case in group]
 
-    # The parser reads the events of all cases at once; their EventIds tell them apart.
+    # The parser reads the events of all cases at once; their EventIds distinguish them.
     workspace.post([row for number, case in enumerate(cases) for row in case.posted(number)])
     workspace.parse()
     workspace.db.execute(f'ALTER TABLE "{PARSER}" RENAME TO parsed')
     workspace.db.execute(f'CREATE TABLE "{PARSER}" AS FROM parsed LIMIT 0')
-    told_again = set()
+    fired_again = set()
     for case in cases:
         faults = case.faults(workspace)
         if case.kind == "must_fire" and not faults:
@@ -51,10 +51,10 @@ def run(rules):
             if case.name not in STATES:
                 faults = again
             elif again:
-                told_again.add(case.name)
+                fired_again.add(case.name)
         yield case.title, faults
     for name in STATES.keys() & {name for name, _, _ in rules}:
-        yield f"{name} tells of a state", [] if name in told_again else [f"no case shows that {STATES[name]}"]
+        yield f"{name} reports a state", [] if name in fired_again else [f"no case shows that {STATES[name]}"]
 
 
 def window_faults(rule):

@@ -54,8 +54,8 @@ class Workspace:
         self.parser = self.translate(gaps.parser_over(PARSER_KQL, table_columns))
 
     def create(self, name, columns):
-        told = [f'"{column}" {_SQL_TYPES[kind]}' for column, kind in columns.items()]
-        self.db.execute(f'CREATE TABLE "{name}" ({", ".join(told)}, "_ingestion_time" TIMESTAMP)')
+        declared = [f'"{column}" {_SQL_TYPES[kind]}' for column, kind in columns.items()]
+        self.db.execute(f'CREATE TABLE "{name}" ({", ".join(declared)}, "_ingestion_time" TIMESTAMP)')
 
     def translate(self, kql, now=rows.NOW):
         """The SQL of a query, and the values of its parameters."""
@@ -76,7 +76,7 @@ class Workspace:
         unknown = {column for entry in entries for column in entry} - columns.keys()
         if unknown:
             raise ValueError(f"{name} has no columns {sorted(unknown)}")
-        told = ", ".join(f"'{column}': '{kind}'" for column, kind in columns.items())
+        declared = ", ".join(f"'{column}': '{kind}'" for column, kind in columns.items())
         with tempfile.NamedTemporaryFile("w", suffix=".ndjson") as file:
             for entry in entries:
                 row = {column: _value(entry.get(column), kind) for column, kind in columns.items()}
@@ -84,7 +84,7 @@ class Workspace:
             file.flush()
             self.db.execute(
                 f"INSERT INTO \"{name}\" FROM read_json(?, format = 'newline_delimited', "
-                f"columns = {{{told}}})", [file.name])
+                f"columns = {{{declared}}})", [file.name])
 
     def post(self, entries):
         """Takes rows as the connector posts them through the rule's transform into the table."""
