@@ -303,7 +303,9 @@ fn table_document() -> String {
 fn name_of(column: ColumnType) -> &'static str {
     match column {
         ColumnType::String => "string",
+        ColumnType::Int => "int",
         ColumnType::Long => "long",
+        ColumnType::Real => "real",
         ColumnType::Boolean => "boolean",
         ColumnType::Datetime => "datetime",
         ColumnType::Dynamic => "dynamic",

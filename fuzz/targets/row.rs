@@ -165,7 +165,9 @@ fn is(column: ColumnType, value: &Value<'_>) -> bool {
     value.text == "null"
         || match column {
             ColumnType::String => value.string().is_some(),
+            ColumnType::Int => whole(value).is_some_and(|number| i32::try_from(number).is_ok()),
             ColumnType::Long => whole(value).is_some(),
+            ColumnType::Real => value.text.parse().is_ok_and(f64::is_finite),
             ColumnType::Boolean => ["true", "false"].contains(&value.text),
             ColumnType::Dynamic => true,
             ColumnType::Datetime => false,

@@ -76,7 +76,9 @@ fn fits(kind: ColumnType, value: &Value) -> bool {
     match (kind, value) {
         (_, Value::Null) | (ColumnType::Dynamic, _) => true,
         (ColumnType::String, value) => value.is_string(),
+        (ColumnType::Int, value) => value.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
         (ColumnType::Long, value) => value.is_i64(),
+        (ColumnType::Real, value) => value.is_number(),
         (ColumnType::Boolean, value) => value.is_boolean(),
         (ColumnType::Datetime, value) => {
             value.as_str().is_some_and(|text| DateTime::parse_from_rfc3339(text).is_ok())

@@ -60,7 +60,9 @@ impl ColumnType {
     fn in_stream(self) -> &'static str {
         match self {
             Self::String => "string",
+            Self::Int => "int",
             Self::Long => "long",
+            Self::Real => "real",
             Self::Boolean => "boolean",
             Self::Datetime => "datetime",
             Self::Dynamic => "dynamic",

@@ -105,8 +105,12 @@ pub struct Column {
 pub enum ColumnType {
     /// Text.
     String,
+    /// A signed 32-bit integer.
+    Int,
     /// A signed 64-bit integer.
     Long,
+    /// A number, which Azure keeps as a 64-bit float.
+    Real,
     /// `true` or `false`.
     Boolean,
     /// A point in time.
@@ -129,3 +133,6 @@ pub enum From {
     /// Every field that has no column, and every field whose value does not fit its column.
     Rest,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! One event to one row.
 
 use std::ops::Range;
+use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
 
@@ -111,7 +112,7 @@ impl Table {
         let Fields { time, rest, mut oversize, .. } = fields;
 
         let event_time = time
-            .and_then(long)
+            .and_then(number::<i64>)
             .filter(|ms| USABLE_TIME.contains(ms))
             .and_then(DateTime::from_timestamp_millis);
         let time = iso_8601_ms(event_time.unwrap_or(arrival));
@@ -227,11 +228,17 @@ fn fits(column: ColumnType, raw: &[u8]) -> bool {
         }
         _ if column == ColumnType::Dynamic => true,
         [b't' | b'f', ..] => column == ColumnType::Boolean,
-        _ => column == ColumnType::Long && long(raw).is_some(),
+        _ => match column {
+            ColumnType::Long => number::<i64>(raw).is_some(),
+            ColumnType::Int => number::<i32>(raw).is_some(),
+            // A number beyond 64-bit floats would be lost in the column.
+            ColumnType::Real => number(raw).is_some_and(f64::is_finite),
+            _ => false,
+        },
     }
 }
 
-fn long(raw: &[u8]) -> Option<i64> {
+fn number<T: FromStr>(raw: &[u8]) -> Option<T> {
     std::str::from_utf8(raw).ok()?.parse().ok()
 }
 

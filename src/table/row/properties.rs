@@ -86,7 +86,9 @@ fn column_of(field: &str) -> Option<&'static Column> {
 fn is_of(column: ColumnType, value: &Value) -> bool {
     match column {
         ColumnType::String => value.is_string(),
+        ColumnType::Int => value.as_i64().is_some_and(|number| i32::try_from(number).is_ok()),
         ColumnType::Long => value.is_i64(),
+        ColumnType::Real => value.is_number(),
         ColumnType::Boolean => value.is_boolean(),
         ColumnType::Dynamic => true,
         ColumnType::Datetime => false,

@@ -1,0 +1,72 @@
+//! A second table, of another kind than Mimecast's.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+
+use super::*;
+
+static SIGHTINGS: Table = Table::new("Sightings_CL", "Custom-Sightings", "seen", COLUMNS);
+
+const COLUMNS: &[Column] = &[
+    column("SeenAt", ColumnType::Datetime, From::TimeOrArrival),
+    column("Id", ColumnType::String, From::Id),
+    column("Seen", ColumnType::Long, From::Field("seen")),
+    column("Legs", ColumnType::Int, From::Field("legs")),
+    column("Latitude", ColumnType::Real, From::Field("latitude")),
+    column("Others", ColumnType::Dynamic, From::Rest),
+];
+
+const fn column(name: &'static str, column_type: ColumnType, from: From) -> Column {
+    Column { name, stream_type: column_type, table_type: column_type, from, description: "" }
+}
+
+const ARRIVAL: &str = "2026-03-04T05:06:07.089Z";
+
+fn write(line: &str) -> String {
+    let (id, arrival) = (EventId::of(line.as_bytes()), ARRIVAL.parse::<DateTime<Utc>>().unwrap());
+    let mut row = Vec::new();
+    SIGHTINGS.write_row(line.as_bytes(), id, arrival, &mut row).unwrap();
+    String::from_utf8(row).unwrap()
+}
+
+/// Whether the line's only field is in this column, as it stands.
+fn is_column(column: &str, value: &str, line: &str) -> bool {
+    write(line).starts_with(&format!(r#"{{"{column}":{value},"SeenAt""#))
+}
+
+fn is_other_field(line: &str) -> bool {
+    write(line).ends_with(&format!(r#","Others":{line}}}"#))
+}
+
+#[test]
+fn only_an_integer_of_32_bits_is_an_int() {
+    for fits in ["0", "-1", "2147483647", "-2147483648"] {
+        assert!(is_column("Legs", fits, &format!(r#"{{"legs":{fits}}}"#)), "{fits}");
+    }
+    for other in ["2147483648", "-2147483649", "4.0", "4e0", "\"4\"", "true", "[4]", "{}"] {
+        assert!(is_other_field(&format!(r#"{{"legs":{other}}}"#)), "{other}");
+    }
+}
+
+#[test]
+fn a_real_is_any_number_that_azure_can_keep() {
+    for fits in ["0", "-0.0", "52.520", "1E-2", "-12345678901234567890", "0.1000000000000000055"] {
+        assert!(is_column("Latitude", fits, &format!(r#"{{"latitude":{fits}}}"#)), "{fits}");
+    }
+    for other in ["1e400", "-1e400", "\"52.52\"", "\"NaN\"", "false", "[1.5]", "{}"] {
+        assert!(is_other_field(&format!(r#"{{"latitude":{other}}}"#)), "{other}");
+    }
+}
+
+#[test]
+fn int_and_real_have_azures_names() {
+    let types = |description: &Value, list: &str, key: &str| -> Vec<Value> {
+        let columns = description[list].as_array().unwrap();
+        columns[3..5].iter().map(|column| column[key].clone()).collect()
+    };
+    let expected = [json!("int"), json!("real")];
+    let stream = &SIGHTINGS.rule()["streamDeclarations"]["Custom-Sightings"];
+    assert_eq!(types(stream, "columns", "type"), expected);
+    assert_eq!(types(&SIGHTINGS.schema(), "columns", "type"), expected);
+    assert_eq!(types(&SIGHTINGS.kusto_schema(), "Properties", "Type"), expected);
+}
