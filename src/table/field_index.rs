@@ -1,5 +1,6 @@
 //! From an API field's name to its column, in constant time.
 
+use super::column_start::same;
 use super::{Column, From, Table};
 
 /// A power of two, at least twice [`Table::MAX_COLUMNS`]: there is always a free slot to stop at.
@@ -7,7 +8,11 @@ const SLOTS: usize = 128;
 
 /// An open-addressed hash table of positions in a table's columns, made when it is compiled.
 #[derive(Debug)]
-pub(super) struct FieldIndex([Slot; SLOTS]);
+pub(super) struct FieldIndex {
+    slots: [Slot; SLOTS],
+    /// The columns whose field's name is in no slot, since it is no [`Name`], as bits.
+    others: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
@@ -28,41 +33,65 @@ impl FieldIndex {
     pub(super) const fn new(columns: &[Column]) -> Self {
         assert!(columns.len() <= Table::MAX_COLUMNS && Table::MAX_COLUMNS * 2 <= SLOTS);
         let free = Slot { name: Name::NONE, column: 0 };
-        let mut slots = [free; SLOTS];
+        let (mut slots, mut others) = ([free; SLOTS], 0);
         let mut column = 0;
         while column < columns.len() {
             if let From::Field(field) = columns[column].from {
                 let name = Name::of(field.as_bytes());
-                assert!(name.len > 0, "a field's name has 4 to 16 bytes here: see Name");
-                let mut slot = name.home();
-                while slots[slot].name.len > 0 {
-                    slot = (slot + 1) % SLOTS;
+                if name.len > 0 {
+                    let mut slot = name.home();
+                    while slots[slot].name.len > 0 {
+                        slot = (slot + 1) % SLOTS;
+                    }
+                    slots[slot] = Slot { name, column: column as u8 };
+                } else {
+                    assert!(!field.is_empty(), "a field's name has a byte at least");
+                    others |= 1 << column;
                 }
-                slots[slot] = Slot { name, column: column as u8 };
             }
             column += 1;
         }
-        Self(slots)
+        Self { slots, others }
     }
 
-    pub(super) const fn find(&self, field: &[u8]) -> Option<usize> {
+    /// The position of a field's column among those that the index was made of.
+    pub(super) const fn find(&self, columns: &[Column], field: &[u8]) -> Option<usize> {
         let name = Name::of(field);
+        if name.len == 0 {
+            return self.find_other(columns, field);
+        }
         let mut slot = name.home();
-        while self.0[slot].name.len > 0 {
-            if self.0[slot].name.is(name) {
-                return Some(self.0[slot].column as usize);
+        while self.slots[slot].name.len > 0 {
+            if self.slots[slot].name.is(name) {
+                return Some(self.slots[slot].column as usize);
             }
             slot = (slot + 1) % SLOTS;
+        }
+        None
+    }
+
+    /// One by one: the names of most fields are not so short or so long.
+    #[cold]
+    const fn find_other(&self, columns: &[Column], field: &[u8]) -> Option<usize> {
+        let mut others = self.others;
+        while others != 0 {
+            let column = others.trailing_zeros() as usize;
+            if let From::Field(name) = columns[column].from
+                && same(name.as_bytes(), field)
+            {
+                return Some(column);
+            }
+            others &= others - 1;
         }
         None
     }
 }
 
 impl Name {
-    /// Of a free slot, and of what is no field's name.
+    /// Of a free slot, and of what is shorter or longer.
     const NONE: Self = Self { len: 0, first: 0, last: 0 };
 
-    /// A name of 4 to 16 bytes; any other is none.
+    /// A name of 4 to 16 bytes, as most are; any other is none.
     const fn of(name: &[u8]) -> Self {
         let (first, last) = if name.len() > 16 {
             return Self::NONE;

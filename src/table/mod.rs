@@ -65,14 +65,14 @@ impl Table {
             field += 1;
         }
         let (index, starts) = (FieldIndex::new(columns), ColumnStart::of_all(columns));
-        let time_column = index.find(time_field.as_bytes());
+        let time_column = index.find(columns, time_field.as_bytes());
         assert!(time_column.is_some());
         Self { name, stream, time_field, columns, first_field, index, time_column, starts }
     }
 
     /// The position in [`Table::columns`] of the column that takes the API's field of this name.
     fn column_of(&self, field: &[u8]) -> Option<usize> {
-        self.index.find(field)
+        self.index.find(self.columns, field)
     }
 }
 

@@ -13,8 +13,20 @@ const COLUMNS: &[Column] = &[
     column("Seen", ColumnType::Long, From::Field("seen")),
     column("Legs", ColumnType::Int, From::Field("legs")),
     column("Latitude", ColumnType::Real, From::Field("latitude")),
+    column("X", ColumnType::String, From::Field("x")),
+    column("Y", ColumnType::String, From::Field("y")),
+    column("Url", ColumnType::String, From::Field("url")),
+    column("SightingsOnPlaceOne", ColumnType::String, From::Field("sightingsOnPlaceOne")),
+    column("SightingsOnPlaceTwo", ColumnType::String, From::Field("sightingsOnPlaceTwo")),
+    column("Long", ColumnType::String, From::Field(LONG)),
     column("Others", ColumnType::Dynamic, From::Rest),
 ];
+
+/// A name of 256 bytes.
+const LONG: &str = match str::from_utf8(&[b'l'; 256]) {
+    Ok(name) => name,
+    Err(_) => panic!(),
+};
 
 const fn column(name: &'static str, column_type: ColumnType, from: From) -> Column {
     Column { name, stream_type: column_type, table_type: column_type, from, description: "" }
@@ -69,4 +81,36 @@ fn int_and_real_have_azures_names() {
     assert_eq!(types(stream, "columns", "type"), expected);
     assert_eq!(types(&SIGHTINGS.schema(), "columns", "type"), expected);
     assert_eq!(types(&SIGHTINGS.kusto_schema(), "Properties", "Type"), expected);
+}
+
+#[test]
+fn a_fields_name_may_have_any_length() {
+    for (position, column) in SIGHTINGS.columns.iter().enumerate() {
+        if let From::Field(field) = column.from {
+            assert_eq!(SIGHTINGS.column_of(field.as_bytes()), Some(position), "{field}");
+        }
+    }
+    let event = json!({
+        "x": "a",
+        "url": "b",
+        "sightingsOnPlaceTwo": "c",
+        LONG: "d",
+        "sightingsOnPlaceTen": "e",
+        "": "f",
+        "z": "g",
+        "xx": "h",
+    });
+    let mut row: Value = serde_json::from_str(&write(&event.to_string())).unwrap();
+    for ours in ["SeenAt", "Id"] {
+        row.as_object_mut().unwrap().remove(ours);
+    }
+    let others = json!({ "sightingsOnPlaceTen": "e", "": "f", "z": "g", "xx": "h" });
+    let expected = json!({
+        "X": "a",
+        "Url": "b",
+        "SightingsOnPlaceTwo": "c",
+        "Long": "d",
+        "Others": others,
+    });
+    assert_eq!(row, expected);
 }
