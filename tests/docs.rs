@@ -289,8 +289,11 @@ fn table_document() -> String {
         };
         let from = match column.from {
             From::Field(field) => format!("`{field}`"),
-            From::TimeOrArrival => format!("`{}`, or the time of arrival", table.time_field),
-            From::Time => format!("`{}`", table.time_field),
+            From::TimeOrArrival => match table.time_field {
+                Some(field) => format!("`{field}`, or the time of arrival"),
+                None => "the time of arrival".to_owned(),
+            },
+            From::Time => table.time_field.map(|field| format!("`{field}`")).unwrap_or_default(),
             From::Id => "the line".to_owned(),
             From::Rest => "the other fields".to_owned(),
         };

@@ -111,7 +111,9 @@ fn row(fields: &[(Value<'_>, Value<'_>)], depth: usize, id: &str) -> Expected {
         let named = fields.iter().find(|(key, _)| key.string().as_deref() == Some(name));
         named.map(|(_, value)| value)
     };
-    let time = value_of(CLOUD_INTEGRATED.time_field)
+    let time = CLOUD_INTEGRATED
+        .time_field
+        .and_then(value_of)
         .and_then(whole)
         .filter(|ms| (946_684_800_000..4_102_444_800_000).contains(ms));
     let (mut columns, mut taken, mut oversize) = (Vec::new(), Vec::new(), Vec::new());

@@ -197,7 +197,7 @@ fn event_time(record: &Record<'_>) -> Option<String> {
 
     let Kept::Line(line) = record.kept() else { return None };
     let Event(fields) = serde_json::from_slice(&line).ok()?;
-    let ms = fields.get(CLOUD_INTEGRATED.time_field)?.as_i64()?;
+    let ms = fields.get(CLOUD_INTEGRATED.time_field?)?.as_i64()?;
     let time = DateTime::from_timestamp_millis(ms)?;
     Some(time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }

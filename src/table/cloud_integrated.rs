@@ -7,7 +7,7 @@ use super::{Column, ColumnType, From, Table};
 /// Columns of the API's fields have the API's own names, except where Log Analytics reserves the
 /// name (`type_`) or refuses it (`_partition`, `_offset`); ours are `PascalCase`.
 pub static CLOUD_INTEGRATED: Table =
-    Table::new("Cloud_Integrated_CL", "Custom-Cloud_Integrated", "timestamp", COLUMNS);
+    Table::new("Cloud_Integrated_CL", "Custom-Cloud_Integrated", Some("timestamp"), COLUMNS);
 
 const COLUMNS: &[Column] = &[
     column(

@@ -25,9 +25,10 @@ pub struct Table {
     pub name: &'static str,
     /// The stream that rows are posted to.
     pub stream: &'static str,
-    /// The API's field that holds the event's time in milliseconds since 1970; `EventTime` and
-    /// `TimeGenerated` are made from it.
-    pub time_field: &'static str,
+    /// The field that holds the event's time, of which the columns [`From::TimeOrArrival`] and
+    /// [`From::Time`] are made: milliseconds since 1970 in a column of type `long`, RFC 3339 in one
+    /// of type `datetime`. Without one, an event's time is not known.
+    pub time_field: Option<&'static str>,
     /// All columns, in the order in which they are shown.
     pub columns: &'static [Column],
     /// The position of the first column that takes a field; before it are our own.
@@ -49,7 +50,7 @@ impl Table {
     const fn new(
         name: &'static str,
         stream: &'static str,
-        time_field: &'static str,
+        time_field: Option<&'static str>,
         columns: &'static [Column],
     ) -> Self {
         assert!(columns.len() >= 2 && columns.len() <= Self::MAX_COLUMNS);
@@ -65,8 +66,11 @@ impl Table {
             field += 1;
         }
         let (index, starts) = (FieldIndex::new(columns), ColumnStart::of_all(columns));
-        let time_column = index.find(columns, time_field.as_bytes());
-        assert!(time_column.is_some());
+        let time_column = match time_field {
+            Some(field) => index.find(columns, field.as_bytes()),
+            None => None,
+        };
+        assert!(time_column.is_some() == time_field.is_some(), "the time field has a column");
         Self { name, stream, time_field, columns, first_field, index, time_column, starts }
     }
 

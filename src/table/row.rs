@@ -22,7 +22,8 @@ const NULL: &[u8] = b"null";
 /// What [`Table::write_row`] says of the row it wrote.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The event's time in milliseconds since 1970, if it has a usable one.
+    /// The event's time in milliseconds since 1970, if the table has a time field and the event a
+    /// usable one.
     pub event_time_ms: Option<i64>,
     /// Columns whose value is over [`MAX_COLUMN_BYTES`].
     pub oversize: Vec<&'static str>,
@@ -111,10 +112,8 @@ impl Table {
         }
         let Fields { time, rest, mut oversize, .. } = fields;
 
-        let event_time = time
-            .and_then(number::<i64>)
-            .filter(|ms| USABLE_TIME.contains(ms))
-            .and_then(DateTime::from_timestamp_millis);
+        let event_time =
+            time.and_then(time_of).filter(|time| USABLE_TIME.contains(&time.timestamp_millis()));
         let time = iso_8601_ms(event_time.unwrap_or(arrival));
         for (column, start) in self.columns[..self.first_field].iter().zip(&self.starts) {
             match column.from {
@@ -223,9 +222,10 @@ impl<'a, 'o> Fields<'a, 'o> {
 fn fits(column: ColumnType, raw: &[u8]) -> bool {
     // The first byte tells one kind of value from the other.
     match raw {
-        [b'"', ..] => {
-            matches!(column, ColumnType::String | ColumnType::Datetime | ColumnType::Dynamic)
-        }
+        [b'"', ..] => match column {
+            ColumnType::String | ColumnType::Datetime | ColumnType::Dynamic => true,
+            _ => false,
+        },
         _ if column == ColumnType::Dynamic => true,
         [b't' | b'f', ..] => column == ColumnType::Boolean,
         _ => match column {
@@ -236,6 +236,15 @@ fn fits(column: ColumnType, raw: &[u8]) -> bool {
             _ => false,
         },
     }
+}
+
+/// The time that a number means in milliseconds since 1970, or a text as RFC 3339 has it.
+fn time_of(raw: &[u8]) -> Option<DateTime<Utc>> {
+    if let [b'"', ..] = raw {
+        let text: String = serde_json::from_slice(raw).ok()?;
+        return Some(DateTime::parse_from_rfc3339(&text).ok()?.to_utc());
+    }
+    number(raw).and_then(DateTime::from_timestamp_millis)
 }
 
 fn number<T: FromStr>(raw: &[u8]) -> Option<T> {

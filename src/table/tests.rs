@@ -1,16 +1,17 @@
-//! A second table, of another kind than Mimecast's.
+//! Tables of another kind than Mimecast's.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::*;
 
-static SIGHTINGS: Table = Table::new("Sightings_CL", "Custom-Sightings", "seen", COLUMNS);
+/// It knows no event's time, and has fields whose names are short and long.
+static SIGHTINGS: Table = Table::new("Sightings_CL", "Custom-Sightings", None, SIGHTINGS_COLUMNS);
 
-const COLUMNS: &[Column] = &[
+const SIGHTINGS_COLUMNS: &[Column] = &[
     column("SeenAt", ColumnType::Datetime, From::TimeOrArrival),
     column("Id", ColumnType::String, From::Id),
-    column("Seen", ColumnType::Long, From::Field("seen")),
+    column("Seen", ColumnType::Datetime, From::Field("seen")),
     column("Legs", ColumnType::Int, From::Field("legs")),
     column("Latitude", ColumnType::Real, From::Field("latitude")),
     column("X", ColumnType::String, From::Field("x")),
@@ -19,6 +20,17 @@ const COLUMNS: &[Column] = &[
     column("SightingsOnPlaceOne", ColumnType::String, From::Field("sightingsOnPlaceOne")),
     column("SightingsOnPlaceTwo", ColumnType::String, From::Field("sightingsOnPlaceTwo")),
     column("Long", ColumnType::String, From::Field(LONG)),
+    column("Others", ColumnType::Dynamic, From::Rest),
+];
+
+/// Its event's time is text.
+static RINGS: Table = Table::new("Rings_CL", "Custom-Rings", Some("at"), RINGS_COLUMNS);
+
+const RINGS_COLUMNS: &[Column] = &[
+    column("RungOrHeard", ColumnType::Datetime, From::TimeOrArrival),
+    column("Rung", ColumnType::Datetime, From::Time),
+    column("Id", ColumnType::String, From::Id),
+    column("AsGiven", ColumnType::Datetime, From::Field("at")),
     column("Others", ColumnType::Dynamic, From::Rest),
 ];
 
@@ -34,11 +46,15 @@ const fn column(name: &'static str, column_type: ColumnType, from: From) -> Colu
 
 const ARRIVAL: &str = "2026-03-04T05:06:07.089Z";
 
-fn write(line: &str) -> String {
+fn written(table: &Table, line: &str) -> (String, Row) {
     let (id, arrival) = (EventId::of(line.as_bytes()), ARRIVAL.parse::<DateTime<Utc>>().unwrap());
-    let mut row = Vec::new();
-    SIGHTINGS.write_row(line.as_bytes(), id, arrival, &mut row).unwrap();
-    String::from_utf8(row).unwrap()
+    let mut out = Vec::new();
+    let row = table.write_row(line.as_bytes(), id, arrival, &mut out).unwrap();
+    (String::from_utf8(out).unwrap(), row)
+}
+
+fn write(line: &str) -> String {
+    written(&SIGHTINGS, line).0
 }
 
 /// Whether the line's only field is in this column, as it stands.
@@ -113,4 +129,37 @@ fn a_fields_name_may_have_any_length() {
         "Others": others,
     });
     assert_eq!(row, expected);
+}
+
+#[test]
+fn without_a_time_field_the_time_is_that_of_arrival() {
+    for line in ["{}", r#"{"seen":"2024-11-07T17:20:00Z"}"#, r#"{"timestamp":1731000000123}"#] {
+        let (row, said) = written(&SIGHTINGS, line);
+        assert!(row.contains(&format!(r#""SeenAt":"{ARRIVAL}""#)), "{row}");
+        assert_eq!(said.event_time_ms, None);
+    }
+}
+
+#[test]
+fn the_events_time_may_be_text_and_its_columns_have_any_names() {
+    for (given, shown) in [
+        ("2024-11-07T17:20:00.123Z", "2024-11-07T17:20:00.123Z"),
+        ("2024-11-07T19:20:00.1239999+02:00", "2024-11-07T17:20:00.123Z"),
+    ] {
+        let line = format!(r#"{{"at":"{given}"}}"#);
+        let (row, said) = written(&RINGS, &line);
+        let id = EventId::of(line.as_bytes());
+        let expected = format!(
+            r#"{{"AsGiven":"{given}","RungOrHeard":"{shown}","Rung":"{shown}","Id":"{id}"}}"#
+        );
+        assert_eq!(row, expected);
+        assert_eq!(said.event_time_ms, Some(1_731_000_000_123));
+    }
+    for unusable in
+        ["\"0001-01-01T00:00:00Z\"", "\"2100-01-01T00:00:00Z\"", "1731000000123", "null"]
+    {
+        let (row, said) = written(&RINGS, &format!(r#"{{"at":{unusable}}}"#));
+        assert!(row.contains(&format!(r#""RungOrHeard":"{ARRIVAL}","Id""#)), "{row}");
+        assert_eq!(said.event_time_ms, None);
+    }
 }
