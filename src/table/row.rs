@@ -223,7 +223,9 @@ fn fits(column: ColumnType, raw: &[u8]) -> bool {
     // The first byte tells one kind of value from the other.
     match raw {
         [b'"', ..] => match column {
-            ColumnType::String | ColumnType::Datetime | ColumnType::Dynamic => true,
+            ColumnType::String | ColumnType::Dynamic => true,
+            // Azure makes null of any other text.
+            ColumnType::Datetime => time_of(raw).is_some(),
             _ => false,
         },
         _ if column == ColumnType::Dynamic => true,

@@ -132,6 +132,18 @@ fn a_fields_name_may_have_any_length() {
 }
 
 #[test]
+fn only_a_time_is_a_datetime() {
+    for fits in
+        ["2026-03-04T05:06:07Z", "0001-01-01T00:00:00Z", "2026-03-04T05:06:07.1234567+02:00"]
+    {
+        assert!(is_column("Seen", &format!("\"{fits}\""), &format!(r#"{{"seen":"{fits}"}}"#)));
+    }
+    for other in ["\"\"", "\"yesterday\"", "\"2026-03-04T05:06:07\"", "1731000000123", "true"] {
+        assert!(is_other_field(&format!(r#"{{"seen":{other}}}"#)), "{other}");
+    }
+}
+
+#[test]
 fn without_a_time_field_the_time_is_that_of_arrival() {
     for line in ["{}", r#"{"seen":"2024-11-07T17:20:00Z"}"#, r#"{"timestamp":1731000000123}"#] {
         let (row, said) = written(&SIGHTINGS, line);
