@@ -1,9 +1,10 @@
 //! What stands in a row before a column's value, put together when the table is compiled.
 
+use super::checks::LONGEST_NAME;
 use super::{Column, From, Table};
 
-/// Room for the longest name that Log Analytics takes (45 characters) and what is around it.
-const ROOM: usize = 49;
+/// Room for the longest name and what is around it.
+const ROOM: usize = LONGEST_NAME + 4;
 
 /// `,"name":`. The row's first comma becomes its opening brace.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@
 //! ([`Table::write_row`]), and whatever describes the table elsewhere (rule, ARM template,
 //! documents, KQL), come from it.
 
+mod checks;
 mod cloud_integrated;
 mod column_start;
 mod describe;
@@ -44,33 +45,34 @@ impl Table {
     /// The most columns a table may have.
     pub const MAX_COLUMNS: usize = 64;
 
-    /// A table, checked when it is compiled: its first column is [`From::TimeOrArrival`], so that
-    /// no row is empty, its last [`From::Rest`], so that no field is lost, and those of fields stand
-    /// together before that.
-    const fn new(
+    /// A table, checked when it is compiled (as a `static` or `const`).
+    ///
+    /// The columns begin with [`From::TimeOrArrival`], so that no row is empty; then come others of
+    /// our own, those of fields, and last [`From::Rest`], so that no field is lost. Their names are
+    /// such as Log Analytics takes, no two are the same, and no two take the same field. Times are
+    /// `datetime` in the stream, the id is a `string`, the rest `dynamic`. `time_field` is a field
+    /// with a column of type `long` or `datetime`.
+    ///
+    /// # Panics
+    /// If the columns are not so: a `static` or `const` then does not compile.
+    pub const fn new(
         name: &'static str,
         stream: &'static str,
         time_field: Option<&'static str>,
         columns: &'static [Column],
     ) -> Self {
-        assert!(columns.len() >= 2 && columns.len() <= Self::MAX_COLUMNS);
-        assert!(matches!(columns[0].from, From::TimeOrArrival));
-        assert!(matches!(columns[columns.len() - 1].from, From::Rest));
+        checks::columns(columns);
         let mut first_field = 0;
         while !matches!(columns[first_field].from, From::Field(_) | From::Rest) {
             first_field += 1;
         }
-        let mut field = first_field;
-        while field < columns.len() - 1 {
-            assert!(matches!(columns[field].from, From::Field(_)));
-            field += 1;
-        }
-        let (index, starts) = (FieldIndex::new(columns), ColumnStart::of_all(columns));
+        let index = FieldIndex::new(columns);
         let time_column = match time_field {
             Some(field) => index.find(columns, field.as_bytes()),
             None => None,
         };
-        assert!(time_column.is_some() == time_field.is_some(), "the time field has a column");
+        checks::time(columns, time_field, time_column);
+        let starts = ColumnStart::of_all(columns);
         Self { name, stream, time_field, columns, first_field, index, time_column, starts }
     }
 
@@ -102,6 +104,27 @@ pub struct Column {
     pub from: From,
     /// What it means, for the table's documentation.
     pub description: &'static str,
+}
+
+impl Column {
+    /// A column that has one type in the stream and in the table.
+    pub const fn new(
+        name: &'static str,
+        column_type: ColumnType,
+        from: From,
+        description: &'static str,
+    ) -> Self {
+        Self { name, stream_type: column_type, table_type: column_type, from, description }
+    }
+
+    /// The same with the name of its field.
+    pub const fn field(
+        name: &'static str,
+        column_type: ColumnType,
+        description: &'static str,
+    ) -> Self {
+        Self::new(name, column_type, From::Field(name), description)
+    }
 }
 
 /// A type, as data collection rules and tables name them.

@@ -10,7 +10,7 @@ static SIGHTINGS: Table = Table::new("Sightings_CL", "Custom-Sightings", None, S
 
 const SIGHTINGS_COLUMNS: &[Column] = &[
     column("SeenAt", ColumnType::Datetime, From::TimeOrArrival),
-    column("Id", ColumnType::String, From::Id),
+    column("EventId", ColumnType::String, From::Id),
     column("Seen", ColumnType::Datetime, From::Field("seen")),
     column("Legs", ColumnType::Int, From::Field("legs")),
     column("Latitude", ColumnType::Real, From::Field("latitude")),
@@ -29,7 +29,7 @@ static RINGS: Table = Table::new("Rings_CL", "Custom-Rings", Some("at"), RINGS_C
 const RINGS_COLUMNS: &[Column] = &[
     column("RungOrHeard", ColumnType::Datetime, From::TimeOrArrival),
     column("Rung", ColumnType::Datetime, From::Time),
-    column("Id", ColumnType::String, From::Id),
+    column("EventId", ColumnType::String, From::Id),
     column("AsGiven", ColumnType::Datetime, From::Field("at")),
     column("Others", ColumnType::Dynamic, From::Rest),
 ];
@@ -41,7 +41,7 @@ const LONG: &str = match str::from_utf8(&[b'l'; 256]) {
 };
 
 const fn column(name: &'static str, column_type: ColumnType, from: From) -> Column {
-    Column { name, stream_type: column_type, table_type: column_type, from, description: "" }
+    Column::new(name, column_type, from, "")
 }
 
 const ARRIVAL: &str = "2026-03-04T05:06:07.089Z";
@@ -117,7 +117,7 @@ fn a_fields_name_may_have_any_length() {
         "xx": "h",
     });
     let mut row: Value = serde_json::from_str(&write(&event.to_string())).unwrap();
-    for ours in ["SeenAt", "Id"] {
+    for ours in ["SeenAt", "EventId"] {
         row.as_object_mut().unwrap().remove(ours);
     }
     let others = json!({ "sightingsOnPlaceTen": "e", "": "f", "z": "g", "xx": "h" });
@@ -162,7 +162,7 @@ fn the_events_time_may_be_text_and_its_columns_have_any_names() {
         let (row, said) = written(&RINGS, &line);
         let id = EventId::of(line.as_bytes());
         let expected = format!(
-            r#"{{"AsGiven":"{given}","RungOrHeard":"{shown}","Rung":"{shown}","Id":"{id}"}}"#
+            r#"{{"AsGiven":"{given}","RungOrHeard":"{shown}","Rung":"{shown}","EventId":"{id}"}}"#
         );
         assert_eq!(row, expected);
         assert_eq!(said.event_time_ms, Some(1_731_000_000_123));
@@ -171,7 +171,55 @@ fn the_events_time_may_be_text_and_its_columns_have_any_names() {
         ["\"0001-01-01T00:00:00Z\"", "\"2100-01-01T00:00:00Z\"", "1731000000123", "null"]
     {
         let (row, said) = written(&RINGS, &format!(r#"{{"at":{unusable}}}"#));
-        assert!(row.contains(&format!(r#""RungOrHeard":"{ARRIVAL}","Id""#)), "{row}");
+        assert!(row.contains(&format!(r#""RungOrHeard":"{ARRIVAL}","EventId""#)), "{row}");
         assert_eq!(said.event_time_ms, None);
+    }
+}
+
+#[test]
+fn a_table_that_azure_would_not_take_or_that_would_lose_something_is_none() {
+    const TIME: Column = column("T", ColumnType::Datetime, From::TimeOrArrival);
+    const FIELD: Column = column("F", ColumnType::Long, From::Field("f"));
+    const REST: Column = column("R", ColumnType::Dynamic, From::Rest);
+    const fn named(name: &'static str) -> Column {
+        column(name, ColumnType::Long, From::Field("g"))
+    }
+    let refusal = |time_field, columns: Vec<Column>| {
+        let columns: &'static [Column] = columns.leak();
+        let made = std::panic::catch_unwind(|| Table::new("A_CL", "Custom-A", time_field, columns));
+        made.err().map(|why| *why.downcast::<&str>().unwrap())
+    };
+    assert_eq!(refusal(None, vec![TIME, REST]), None);
+    assert_eq!(refusal(Some("f"), vec![TIME, FIELD, REST]), None);
+
+    let our_own_behind = column("E", ColumnType::String, From::Id);
+    let id_that_is_long = column("E", ColumnType::Long, From::Id);
+    let time = column("E", ColumnType::Datetime, From::Time);
+    let same_field = column("E", ColumnType::Long, From::Field("f"));
+    let no_name = column("E", ColumnType::Long, From::Field(""));
+    let text = column("E", ColumnType::String, From::Field("e"));
+    let too_many = || (0..63).map(|n| named(format!("C{n}").leak()));
+    for (time_field, columns, why) in [
+        (None, vec![REST], "2 to 64 columns"),
+        (None, [TIME].into_iter().chain(too_many()).chain([REST]).collect(), "2 to 64 columns"),
+        (None, vec![FIELD, REST], "the time comes first"),
+        (None, vec![TIME, FIELD], "the rest comes last"),
+        (None, vec![TIME, REST, FIELD], "the rest comes last"),
+        (None, vec![TIME, FIELD, our_own_behind, REST], "columns of our own stand before"),
+        (None, vec![TIME, id_that_is_long, REST], "the id a string"),
+        (None, vec![TIME, FIELD, same_field, REST], "two columns take one field"),
+        (None, vec![TIME, no_name, REST], "a field's name has a byte"),
+        (None, vec![TIME, FIELD, named("f"), REST], "two columns have the same name"),
+        (None, vec![TIME, named(""), REST], "a name has 1 to 45 characters"),
+        (None, vec![TIME, named("A".repeat(46).leak()), REST], "a name has 1 to 45 characters"),
+        (None, vec![TIME, named("_a"), REST], "a name begins with a letter"),
+        (None, vec![TIME, named("a\"b"), REST], "a name has letters, digits and _"),
+        (None, vec![TIME, named("tenantid"), REST], "a name is reserved"),
+        (None, vec![TIME, time, REST], "there is no time field"),
+        (Some("g"), vec![TIME, FIELD, REST], "the time field has a column"),
+        (Some("e"), vec![TIME, text, REST], "the time field is a long or a datetime"),
+    ] {
+        let refusal = refusal(time_field, columns).expect(why);
+        assert!(refusal.contains(why), "{refusal}, not {why}");
     }
 }
