@@ -19,6 +19,9 @@ pub use event_id::{EventId, EventIdHasher};
 use field_index::FieldIndex;
 pub use row::{MAX_COLUMN_BYTES, RejectReason, Row};
 
+/// Every table that rows are posted to.
+pub static TABLES: &[&Table] = &[&CLOUD_INTEGRATED];
+
 /// One table of a Log Analytics workspace and the stream of the data collection rule that feeds it.
 #[derive(Debug)]
 pub struct Table {
