@@ -7,7 +7,7 @@ use super::{Column, From, Table};
 const ROOM: usize = LONGEST_NAME + 4;
 
 /// `,"name":`. The row's first comma becomes its opening brace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct ColumnStart {
     bytes: [u8; ROOM],
     len: usize,

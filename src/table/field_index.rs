@@ -7,21 +7,20 @@ use super::{Column, From, Table};
 const SLOTS: usize = 128;
 
 /// An open-addressed hash table of positions in a table's columns, made when it is compiled.
-#[derive(Debug)]
 pub(super) struct FieldIndex {
     slots: [Slot; SLOTS],
     /// The columns whose field's name is in no slot, since it is no [`Name`], as bits.
     others: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Slot {
     name: Name,
     column: u8,
 }
 
 /// A field's name as numbers, which are compared sooner than slices are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Name {
     len: u8,
     first: u64,

@@ -1,6 +1,6 @@
-//! The table, defined once.
+//! The tables, each defined once.
 //!
-//! A [`Table`] is the only place that says which columns there are. The row writer
+//! A [`Table`] is the only place that says which columns it has. The row writer
 //! ([`Table::write_row`]), and whatever describes the table elsewhere (rule, ARM template,
 //! documents, KQL), come from it.
 
@@ -13,6 +13,8 @@ mod field_index;
 mod json;
 mod row;
 
+use std::fmt;
+
 pub use cloud_integrated::CLOUD_INTEGRATED;
 use column_start::ColumnStart;
 pub use event_id::{EventId, EventIdHasher};
@@ -23,7 +25,6 @@ pub use row::{MAX_COLUMN_BYTES, RejectReason, Row};
 pub static TABLES: &[&Table] = &[&CLOUD_INTEGRATED];
 
 /// One table of a Log Analytics workspace and the stream of the data collection rule that feeds it.
-#[derive(Debug)]
 pub struct Table {
     /// The table's name, with its `_CL`.
     pub name: &'static str,
@@ -85,10 +86,18 @@ impl Table {
     }
 }
 
-/// One stream of a source's events: what one checkpoint covers, and one table takes.
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Table").field(&self.name).finish()
+    }
+}
+
+/// One stream of events of a source: what one checkpoint covers, and the table its rows land in.
+///
+/// Its name tells it from every other stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
-    /// Its name, which is part of its checkpoint's.
+    /// Its name in checkpoints, quarantine and summaries, such as `mailflow`.
     pub name: &'static str,
     /// Where its rows land.
     pub table: &'static Table,
