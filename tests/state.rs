@@ -805,6 +805,29 @@ mod leases {
         }
     }
 
+    /// A write would see it by itself.
+    #[tokio::test]
+    async fn a_lease_in_a_folder_that_is_lost_between_two_writes_stops_the_posts() {
+        const ROWS: u64 = 10_000;
+        let mut memory = Memory::new(MemorySource::default().page(&[("f", &numbered(0..ROWS))]));
+        memory.policy = Policy { save_after_bodies: u32::MAX, ..row_by_row() };
+        memory.in_flight = 1;
+        let lock = memory.folder.path().join(format!("{}.lock", checkpoint_name("numbers")));
+        let connector = memory.hooked(memory.folder(), move |n, _| {
+            if n == 0 {
+                std::fs::remove_file(&lock).unwrap();
+            }
+            async {
+                sleep(Duration::from_millis(10)).await;
+                Ok(())
+            }
+        });
+        let run = pull(&connector).await;
+        assert_eq!(fault(&run, 1).code, Code::LeaseLost);
+        assert!(memory.landed().len() < 1_000, "of {ROWS} rows, a hundred a second");
+        assert_eq!(line_of(&memory.checkpoint(), "f"), None, "nothing is recorded");
+    }
+
     /// Otherwise a run would report success, and its progress would be lost.
     #[tokio::test]
     async fn a_lease_that_is_lost_before_the_last_save_is_reported() {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
 use url::{Url, form_urlencoded};
 
 use crate::support::azurite::{Azurite, sas};
@@ -634,6 +636,22 @@ async fn a_write_behind_the_leases_back_is_not_overwritten() {
         assert!(!lease.held());
         assert_eq!(folder.store.read("a").await.unwrap().unwrap(), "theirs");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_file_vanishes_is_lost_in_seconds_though_nothing_is_written() {
+    let folder = Folder::new();
+    let lease = folder.store.lease("a").await.unwrap().unwrap();
+    let watch = lease.watch();
+    sleep(Duration::from_secs(60)).await;
+    assert!(lease.held() && watch.held());
+    folder.break_lease("a").await;
+    let start = Instant::now();
+    while lease.held() {
+        assert!(start.elapsed() < Duration::from_secs(5));
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!watch.held());
 }
 
 #[tokio::test]

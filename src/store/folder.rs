@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::ready;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::files::warning;
 use super::files::{AtPath, Draft, Unfit, Version, entries, open, piece, read, remove, replace};
@@ -198,8 +199,10 @@ impl Store for FolderStore {
         };
         let taken = self.run(action, take).await?;
         Ok(taken.map(|(lock, seen)| -> Box<dyn Lease> {
-            let (store, name) = (self.clone(), name.to_owned());
-            Box::new(FolderLease { store, name, lock: Arc::new(lock), seen })
+            let (store, name, lock) = (self.clone(), name.to_owned(), Arc::new(lock));
+            let watching = tokio::spawn(Lock::watch(Arc::downgrade(&lock)));
+            let watching = AbortOnDropHandle::new(watching);
+            Box::new(FolderLease { store, name, lock, seen, _watching: watching })
         }))
     }
 }
@@ -210,6 +213,7 @@ struct FolderLease {
     name: String,
     lock: Arc<Lock>,
     seen: Option<Version>,
+    _watching: AbortOnDropHandle<()>,
 }
 
 impl FolderLease {
@@ -241,7 +245,7 @@ impl Lease for FolderLease {
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let (lock, seen, most) = (Arc::clone(&self.lock), self.seen, most_bytes(&self.name));
         let write = move || {
-            if !lock.held() || Version::at(lock.object(), most)? != seen {
+            if !lock.look() || Version::at(lock.object(), most)? != seen {
                 return Ok(None);
             }
             replace(lock.object(), &bytes)?;
@@ -256,7 +260,7 @@ impl Lease for FolderLease {
     async fn clear(self: Box<Self>) -> Result<(), StoreError> {
         let (lock, seen, most) = (Arc::clone(&self.lock), self.seen, most_bytes(&self.name));
         let clear = move || {
-            if !lock.held() || Version::at(lock.object(), most)? != seen {
+            if !lock.look() || Version::at(lock.object(), most)? != seen {
                 return Ok(None);
             }
             remove(lock.object())?;

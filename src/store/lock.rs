@@ -4,12 +4,23 @@ use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use super::files::{At, AtPath, Unfit, ensure_folder_of, file_id, open_file, owners_alone};
 
 /// How often a lock is taken anew since its file is no longer the one on disk.
 const TRIES: u32 = 10;
+
+/// How often a lock is looked at between writes, each of which looks for itself. So long posts may go
+/// on after somebody removed its file: a file that vanishes is rarer than a blob's lease that is lost,
+/// which shows after 20 s. More often would see no more on a share, whose client answers from what it
+/// remembers for 1 s (SMB) or 3 s (NFS).
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The OS lock that a lease is.
 pub(super) struct Lock {
@@ -37,19 +48,37 @@ impl Lock {
             // next one of that name.
             let lock =
                 Self { object: object.clone(), path: path.clone(), file, lost: false.into() };
-            if lock.held() {
+            if lock.look() {
                 return Ok(Some(lock));
             }
         }
         Err(Unfit::ChangingFiles.into()).at(&path)
     }
 
+    /// Whether it was held when it was last looked at.
     pub(super) fn held(&self) -> bool {
-        if !self.lost.load(Ordering::Relaxed) && self.is_the_file_on_disk() {
+        !self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is held. Asks the file system, which on a share may take its time.
+    pub(super) fn look(&self) -> bool {
+        if self.held() && self.is_the_file_on_disk() {
             return true;
         }
         self.lose();
         false
+    }
+
+    /// Looks at it until it is lost or let go.
+    pub(super) async fn watch(lock: Weak<Self>) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let lock = Weak::clone(&lock);
+            let look = spawn_blocking(move || lock.upgrade().is_some_and(|lock| lock.look()));
+            if !matches!(look.await, Ok(true)) {
+                return;
+            }
+        }
     }
 
     /// From now on it is not held, whatever is on the disk.

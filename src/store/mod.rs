@@ -85,7 +85,8 @@ pub trait Store: Send + Sync {
 /// runs out by itself within 60 seconds.
 #[async_trait]
 pub trait Lease: Send + Sync {
-    /// Whether it is certainly still held. Once it has said no, it never says yes again.
+    /// Whether it is held, as far as is known without waiting: a blob's within its term, a folder's
+    /// when its file was last looked at, seconds ago. Once it has said no, it never says yes again.
     fn held(&self) -> bool;
 
     /// What tells others whether it is held, while its owner writes.

@@ -223,10 +223,3 @@ fn a_table_that_azure_would_not_take_or_that_would_lose_something_is_none() {
         assert!(refusal.contains(why), "{refusal}, not {why}");
     }
 }
-
-#[test]
-fn streams_are_told_apart_by_their_names() {
-    let stream = |name, table| Stream { name, table };
-    assert_eq!(stream("a", &SIGHTINGS), stream("a", &RINGS));
-    assert_ne!(stream("a", &SIGHTINGS), stream("b", &SIGHTINGS));
-}
