@@ -129,7 +129,7 @@ fn quarantined(program: &Program) -> (BTreeMap<String, String>, usize) {
         for entry in folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap()) {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
-            if name.starts_with("file-") {
+            if name.starts_with("file-") || name.starts_with("line-") {
                 files += 1;
             } else if !name.starts_with('.') {
                 let bytes = std::fs::read(&path).unwrap();

@@ -2,16 +2,15 @@
 //! nothing is lost, since the checkpoint does not pass what is not kept.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+
 use mimecast_sentinel::checkpoint::FileVersion;
 use mimecast_sentinel::quarantine::{Quarantine, QuarantineError};
 use mimecast_sentinel::simulator::{BatchFile, FaultPlan, Options, Page, Simulator, World};
-use mimecast_sentinel::store::{ByteStream, FolderStore, Store};
+use mimecast_sentinel::store::{FolderStore, Store};
 use serde_json::Value;
 
 use crate::support::program::{Ended, Program, landed};
@@ -136,35 +135,33 @@ async fn what_is_there_already_counts_of_whatever_stream() {
     assert_eq!(kept(&program).len(), 1);
 }
 
-fn pieces(sizes: &[usize], broken: bool) -> ByteStream {
-    let pieces: Vec<_> = sizes.iter().map(|size| Ok(Bytes::from(vec![0; *size]))).collect();
-    let end = broken.then(|| Err(io::Error::other("the line went dead")));
-    stream::iter(pieces.into_iter().chain(end)).boxed()
-}
-
 #[tokio::test]
 async fn what_was_not_written_takes_no_room() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(FolderStore::new(folder.path()));
     let quarantine = Quarantine::new(Arc::clone(&store)).of_at_most(1_000);
     let version = FileVersion::default();
-    let keep =
-        async |file: &str, pieces| quarantine.keep_file(STREAM, file, &version, pieces).await;
-    let broken = keep("a", pieces(&[300, 300], true)).await.unwrap_err();
-    assert!(matches!(broken, QuarantineError::Store(_)), "{broken}");
-    assert!(broken.to_string().contains("the line went dead"), "{broken}");
-    let too_large = keep("b", pieces(&[500, 501], false)).await.unwrap_err();
+    let begin = async |file: &str, sizes: &[usize]| {
+        let mut keeping = quarantine.keep_file(STREAM, file, &version);
+        for size in sizes {
+            keeping.write(Bytes::from(vec![0; *size])).await;
+        }
+        keeping
+    };
+    let keep = async |file: &str, sizes: &[usize]| begin(file, sizes).await.finish().await;
+    begin("a", &[300, 300]).await.cancel().await;
+    let too_large = keep("b", &[500, 501]).await.unwrap_err();
     assert!(matches!(too_large, QuarantineError::Full { used: 0, .. }), "{too_large}");
     assert_eq!(store.list("").await.unwrap(), [""; 0]);
 
-    let kept = keep("a", pieces(&[500, 500], false)).await.unwrap();
+    let kept = keep("a", &[500, 500]).await.unwrap();
     assert_eq!(store.size("quarantine/").await.unwrap(), 1_000);
-    let full = keep("b", pieces(&[1], false)).await.unwrap_err();
+    let full = keep("b", &[1]).await.unwrap_err();
     assert!(matches!(full, QuarantineError::Full { used: 1_000, .. }), "{full}");
     quarantine.remove(&kept).await.unwrap();
-    assert!(keep("b", pieces(&[1], false)).await.is_err(), "counted once a run");
+    assert!(keep("b", &[1]).await.is_err(), "counted once a run");
     quarantine.count_anew().await;
-    keep("b", pieces(&[1], false)).await.unwrap();
+    keep("b", &[1]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

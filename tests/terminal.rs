@@ -70,7 +70,7 @@ async fn a_checkpoint_is_shown_without_it_and_so_is_why_one_cannot_be() {
     assert_eq!(shown.json()[STREAM]["cursor"], checkpoint["cursor"]);
     assert_eq!(shown.json()[STREAM]["files"], checkpoint["files"]);
 
-    checkpoint["cursor"] = json!({ HOSTILE: 1 });
+    checkpoint["files"] = json!({ "f": { "done": HOSTILE } });
     put_checkpoint(&program, &checkpoint.to_string());
     let refused = program.run(&["state", "show"]).await;
     refused.assert_code(2).assert_stderr(&[SHOWN]);

@@ -59,10 +59,6 @@ impl Format for BatchFile {
         let written = self.table.write_row(line, id, self.arrival, row);
         (id, written.map_err(|reason| (reason.as_str(), reason.to_string())))
     }
-
-    fn longest_line(&self) -> u64 {
-        self.limits.line
-    }
 }
 
 /// The lines of a batch file.

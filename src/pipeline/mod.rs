@@ -6,7 +6,6 @@
 //! from [`body`] on, by [`Replay`].
 
 pub mod body;
-mod deflate;
 mod fault;
 mod page;
 mod part;

@@ -4,18 +4,15 @@
 use std::io::{self, ErrorKind};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
+use futures::StreamExt;
 
-use super::fault::{Fault, Interrupt, internal};
+use super::fault::{Fault, Interrupt};
 use super::page::{FileRead, PageReader};
 use super::read::{Filler, Step};
 use super::source::{OpenPart, Part, ReadError};
 use crate::checkpoint::{FileProgress, FileVersion, Position};
 use crate::codes::Code;
-use crate::quarantine::{FilePosition, Kept, QuarantineError, Rejection};
-use crate::store::ByteStream;
+use crate::quarantine::{FilePosition, Keeping, Kept, Rejection};
 use crate::table::{EventId, EventIdHasher};
 
 /// How often a file is downloaded without one new line before it is given up.
@@ -26,8 +23,7 @@ const CORRUPT_DOWNLOADS: u32 = 3;
 
 /// A line that goes to quarantine piece by piece, since it is too long to be held.
 pub(super) struct LongLine {
-    keeping: AbortOnDropHandle<Result<String, QuarantineError>>,
-    pieces: mpsc::Sender<io::Result<Bytes>>,
+    keeping: Keeping,
     id: EventIdHasher,
     /// Its bytes so far.
     length: u64,
@@ -100,10 +96,7 @@ impl PageReader {
         let error = loop {
             match self.step(part).await? {
                 Ok(Step::Body(body)) => self.run.pool.send(body, &self.bodies).await?,
-                Ok(Step::Piece { number, bytes, begins, ends }) => {
-                    if begins {
-                        self.begin_long_line(part, number);
-                    }
+                Ok(Step::Piece(number, bytes, ends)) => {
                     self.keep_piece(part, number, bytes, ends).await?;
                 }
                 Ok(Step::Read) if self.stop.is_cancelled() || self.run.has_read_enough() => {
@@ -141,8 +134,9 @@ impl PageReader {
                 end => (ended, broken) = (true, end.and_then(Result::err)),
             }
         }
-        if error.is_some() || broken.is_some() {
-            self.drop_long_line().await;
+        // The next download reads it again.
+        if let Some(long) = self.long.take() {
+            long.keeping.cancel().await;
         }
         Ok(broken.map(ReadError::Broken).or(error))
     }
@@ -164,17 +158,7 @@ impl PageReader {
         }
     }
 
-    fn begin_long_line(&mut self, part: &Part, number: u64) {
-        let (pieces, mut arriving) = mpsc::channel(1);
-        let arriving: ByteStream = stream::poll_fn(move |cx| arriving.poll_recv(cx)).boxed();
-        let (quarantine, position) = (self.connector.quarantine.clone(), self.place(part, number));
-        let version = self.version(part);
-        let keeping = async move { quarantine.keep_line(&position, &version, arriving).await };
-        let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
-        self.long = Some(LongLine { keeping, pieces, id: EventIdHasher::new(), length: 0 });
-    }
-
-    /// Sends a piece of the long line to quarantine, and with its end the line's record after it.
+    /// Sends a piece of a long line to quarantine, and with its end the line's record after it.
     async fn keep_piece(
         &mut self,
         part: &Part,
@@ -182,32 +166,22 @@ impl PageReader {
         bytes: Bytes,
         ends: bool,
     ) -> Result<(), Interrupt> {
-        let Some(long) = &mut self.long else { return Ok(()) };
+        let place = self.place(part, number);
+        let mut long = self.long.take().unwrap_or_else(|| {
+            let keeping = self.connector.quarantine.keep_line(&place, &self.version(part));
+            LongLine { keeping, id: EventIdHasher::new(), length: 0 }
+        });
         long.id.update(&bytes);
         long.length += bytes.len() as u64;
-        // Nobody takes it only where it could not be kept: why is what `keeping` returns.
-        let taken = long.pieces.send(Ok(bytes)).await.is_ok();
-        if taken && !ends {
+        if long.keeping.write(bytes).await && !ends {
+            self.long = Some(long);
             return Ok(());
         }
-        let Some(LongLine { keeping, pieces, id, length }) = self.long.take() else {
-            return Ok(());
-        };
-        drop(pieces);
-        let kept = Kept::File(keeping.await.map_err(internal)??);
-        let rejection = too_long(self.place(part, number), id.finish(), length, kept);
-        self.filler().reject(rejection);
+        let LongLine { keeping, id, length } = long;
+        let kept = Kept::File(keeping.finish().await?);
+        self.filler().reject(too_long(place, id.finish(), length, kept));
         self.count(part, 1);
         Ok(())
-    }
-
-    /// Ends the keeping of a line whose rest cannot be read.
-    async fn drop_long_line(&mut self) {
-        if let Some(LongLine { keeping, pieces, .. }) = self.long.take() {
-            // Else the store would take what came for all of it.
-            drop(pieces.send(Err(io::Error::other("the line broke off"))).await);
-            drop(keeping.await);
-        }
     }
 
     /// Copies the part to quarantine as it is, through as many downloads as it takes, and says under
@@ -221,29 +195,25 @@ impl PageReader {
             if version != self.version(part) {
                 return Ok(None);
             }
-            let (pieces, mut arriving) = mpsc::channel(1);
-            let arriving: ByteStream = stream::poll_fn(move |cx| arriving.poll_recv(cx)).boxed();
-            let copying = async {
-                // It had some when it was read.
-                let mut broken = Some(io::Error::other(ReadError::Empty));
-                while let Some(piece) = bytes.next().await {
-                    broken = piece.as_ref().err().map(|e| io::Error::new(e.kind(), e.to_string()));
-                    if broken.is_some() || pieces.send(piece).await.is_err() {
-                        break;
-                    }
-                }
-                if let Some(error) = &broken {
-                    // Else the store would take it for the end of the file.
-                    drop(pieces.send(Err(io::Error::other(error.to_string()))).await);
-                }
-                drop(pieces);
-                broken
-            };
             let quarantine = &self.connector.quarantine;
-            let keeping = quarantine.keep_file(self.stream.name, &part.key, &version, arriving);
-            let (kept, broken) = self.wait(async { tokio::join!(keeping, copying) }).await?;
-            // A download that broke off is not the store's fault.
-            let Some(broken) = broken else { return Ok(Some(kept?)) };
+            let mut keeping = quarantine.keep_file(self.stream.name, &part.key, &version);
+            let mut any = false;
+            let broken = loop {
+                match self.wait(bytes.next()).await? {
+                    Some(Ok(piece)) => {
+                        any = true;
+                        if !keeping.write(piece).await {
+                            break None;
+                        }
+                    }
+                    Some(Err(error)) => break Some(error),
+                    None if any => break None,
+                    // It had some when it was read.
+                    None => break Some(io::Error::other(ReadError::Empty)),
+                }
+            };
+            let Some(broken) = broken else { return Ok(Some(keeping.finish().await?)) };
+            keeping.cancel().await;
             let error = ReadError::Broken(broken);
             tries.after(&error, 0);
             self.pause(part, &error, &tries).await?;

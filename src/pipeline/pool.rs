@@ -5,6 +5,7 @@
 //! uses. Room that is not written to costs nothing.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -104,6 +105,16 @@ impl<T> Drop for Buffer<T> {
         // A body that does not compress needs much more than the next.
         items.shrink_to(self.room);
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(items);
+    }
+}
+
+impl Write for Buffer<u8> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.items.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

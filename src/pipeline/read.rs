@@ -37,8 +37,8 @@ pub(super) enum Step {
     Read,
     /// A body is full, or has waited long enough.
     Body(Body),
-    /// A piece of a line that is too long to be held.
-    Piece { number: u64, bytes: Bytes, begins: bool, ends: bool },
+    /// A piece of the line of this number, which is too long to be held, and whether it is the last.
+    Piece(u64, Bytes, bool),
 }
 
 impl Filler {
@@ -112,7 +112,7 @@ impl Filler {
         let Line { number, bytes, begins, ends } = line;
         if !(begins && ends) {
             let bytes = Bytes::copy_from_slice(bytes);
-            return Ok(Some(Step::Piece { number, bytes, begins, ends }));
+            return Ok(Some(Step::Piece(number, bytes, ends)));
         }
         row.clear();
         let (id, made) = format.row(bytes, row);

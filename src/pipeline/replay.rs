@@ -5,24 +5,20 @@
 //! once more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::ready;
-use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::future::join_all;
-use futures::stream::{self, Peekable};
+use futures::stream::{self, FuturesUnordered, Peekable};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::body::{Body, BodyBuilder};
+use super::body::BodyBuilder;
 use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::part::too_long;
 use super::post::{Poster, Settled};
-use super::read::{Filler, Step};
 use super::resume::{lease, release, stored};
 use super::sink::Sink;
 use super::source::{Format, Line, ReadError};
@@ -35,14 +31,11 @@ use crate::quarantine::{
     FilePosition, Found, Kept, Quarantine, Record, Rejection, in_quarantine, is_kept_file,
     is_kept_line, is_record,
 };
-use crate::store::{Lease, Names, Store, StoreError};
+use crate::store::{ByteStream, Lease, Names, Store, StoreError};
 use crate::table::{EventIdHasher, Stream};
 
 /// Records that are read, or removed, and bodies that are posted, at the same time.
 const AT_ONCE: usize = 8;
-
-/// Why a record is not sent whose file is missing.
-const GONE: &str = "the file that was kept with it is gone";
 
 /// Sends again what is in quarantine.
 #[derive(Clone)]
@@ -147,11 +140,9 @@ impl Replay {
                 summary: Live::new(stream.name),
             });
             let builder = BodyBuilder::new(stream.name, self.policy.gzip_level, &run.pool);
-            let (format, stop) = (Arc::clone(format), run.stop.clone());
-            let filler = Filler::new(Arc::clone(&format), builder, run.clone(), stop, self.policy);
-            let filler = Arc::new(Mutex::new(filler));
-            let leaving = BTreeSet::new();
-            ended = Resend { poster, format, filler, leaving, report }.run().await;
+            let (in_flight, leaving) = (FuturesUnordered::new(), BTreeSet::new());
+            let mut resend = Resend { poster, format, builder, in_flight, leaving, report };
+            ended = resend.run().await;
         }
         release(stream.name, lease).await;
         ended.map(|()| Outcome::CaughtUp)
@@ -184,10 +175,11 @@ impl Replay {
 /// One stream's records on their way.
 struct Resend<'a> {
     poster: Arc<Poster>,
-    format: Arc<dyn Format>,
-    /// It has the body in hand.
-    filler: Arc<Mutex<Filler>>,
-    /// The records whose rows are in it, and in those before it that are settled.
+    format: &'a Arc<dyn Format>,
+    /// The body in hand.
+    builder: BodyBuilder,
+    in_flight: FuturesUnordered<AbortOnDropHandle<Result<Settled, Interrupt>>>,
+    /// The records whose rows are in the body in hand, in flight or accepted.
     leaving: BTreeSet<String>,
     report: &'a mut StreamReplay,
 }
@@ -207,7 +199,6 @@ impl Resend<'_> {
             let reading = records.into_iter().map(|name| quarantine.read(name));
             let mut found = stream::iter(reading).buffered(AT_ONCE);
             while let Some(found) = found.try_next().await? {
-                self.check_time()?;
                 match found {
                     Some(Found { name, record: Ok(record) }) => self.send(name, &record).await?,
                     Some(Found { name, record: Err(why) }) => self.unreadable(&name, &why),
@@ -216,7 +207,6 @@ impl Resend<'_> {
             }
             for file in files.iter().filter(|name| is_kept_file(name)) {
                 self.flush().await?;
-                self.check_lease()?;
                 quarantine.remove_unneeded_file(file).await?;
             }
         }
@@ -224,180 +214,167 @@ impl Resend<'_> {
 
     /// Sends one record, if it is one to be sent.
     async fn send(&mut self, name: String, record: &Record<'_>) -> Result<(), Interrupt> {
-        let line = match record.kept() {
-            _ if record.delivered => return Ok(()),
-            Kept::Nothing => {
-                self.stays(&record.reason);
-                return Ok(());
-            }
-            Kept::Line(line) => Some(line),
-            Kept::File(kept) if is_kept_line(&kept) => self.kept_line(&name, record, &kept).await?,
-            // A release before this one kept the whole file for a line that is too long.
-            Kept::File(kept) if record.is_event() => self.in_file(&name, record, &kept).await?,
-            Kept::File(kept) => return self.send_rest(&name, record, kept).await,
-        };
-        match line {
-            Some(line) => self.send_line(name, record, &line).await,
-            None => Ok(()),
+        match record.kept() {
+            _ if record.delivered => {}
+            Kept::Nothing => self.stays(&record.reason),
+            Kept::Line(line) => self.put(record, record.line, &line, Some(name)).await?,
+            Kept::File(kept) => match self.poster.quarantine.open_file(&kept).await? {
+                Some(file) => self.send_file(name, record, &kept, file).await?,
+                None => self.unreadable(&name, "the file that was kept with it is gone"),
+            },
         }
+        Ok(())
     }
 
-    /// Puts a record's line into the body in hand.
-    async fn send_line(
+    /// Sends a record's line, which is kept by itself or in its file (as a release before this one kept
+    /// a line that is too long); or, if it stands for a file, all from its line on.
+    async fn send_file(
         &mut self,
         name: String,
         record: &Record<'_>,
-        bytes: &[u8],
+        kept: &str,
+        mut file: ByteStream,
     ) -> Result<(), Interrupt> {
-        let mut row = Vec::new();
-        let (id, made) = self.format.row(bytes, &mut row);
-        if id.to_string() != record.event_id {
-            self.unreadable(&name, "its bytes are not those of its event id");
-            return Ok(());
-        }
-        let fits = self.filler().builder.fits(row.len());
-        if !fits {
+        if !record.is_event() {
             self.flush().await?;
         }
-        let line = Line { number: record.line, bytes, begins: true, ends: true };
-        let before = Position::Line(record.line.saturating_sub(1));
-        {
-            let builder = &mut self.filler().builder;
-            builder.begin_file(&record.file, &FileVersion::default(), before);
-            builder.put(&line, id, &row, made).map_err(internal)?;
-        }
-        self.leaving.insert(name);
-        Ok(())
-    }
-
-    /// The line of a record, which is kept by itself; `None` if the record stays.
-    async fn kept_line(
-        &mut self,
-        name: &str,
-        record: &Record<'_>,
-        kept: &str,
-    ) -> Result<Option<Bytes>, Interrupt> {
-        let longest = self.format.longest_line();
-        match self.poster.quarantine.read_line(kept, longest).await? {
-            Some(Ok(line)) if line.len() as u64 <= longest => return Ok(Some(line)),
-            Some(Ok(_)) => self.stays(&record.reason),
-            Some(Err(error)) => self.unreadable(name, &error.to_string()),
-            None => self.unreadable(name, GONE),
-        }
-        Ok(None)
-    }
-
-    /// The line of a record, which is in a file that is kept whole; `None` if the record stays.
-    async fn in_file(
-        &mut self,
-        name: &str,
-        record: &Record<'_>,
-        kept: &str,
-    ) -> Result<Option<Bytes>, Interrupt> {
-        let Some(mut file) = self.poster.quarantine.open_file(kept).await? else {
-            self.unreadable(name, GONE);
-            return Ok(None);
-        };
-        let mut lines = self.format.lines(record.line.saturating_sub(1));
-        let mut ended = false;
-        loop {
+        let mut read = record.line.saturating_sub(1);
+        let mut lines = self.format.lines(if is_kept_line(kept) { 0 } else { read });
+        let (mut ended, mut id, mut length) = (false, EventIdHasher::new(), 0);
+        let error = loop {
             match lines.next() {
-                Ok(Some(Line { bytes, begins: true, ends: true, .. })) => {
-                    return Ok(Some(Bytes::copy_from_slice(bytes)));
+                Ok(Some(Line { bytes, begins: true, ends: true, .. })) if record.is_event() => {
+                    return self.put(record, record.line, bytes, Some(name)).await;
                 }
-                Ok(Some(_)) => self.stays(&record.reason),
-                Ok(None) if ended => self.unreadable(name, "its file has no such line"),
-                Ok(None) => match file.next().await {
-                    Some(Ok(bytes)) => {
-                        lines.push(bytes);
-                        continue;
+                Ok(Some(_)) if record.is_event() => {
+                    self.stays(&record.reason);
+                    return Ok(());
+                }
+                Ok(Some(Line { number, bytes, begins, ends })) => {
+                    if begins && ends {
+                        self.put(record, number, bytes, None).await?;
+                    } else {
+                        id.update(bytes);
+                        length += bytes.len() as u64;
                     }
-                    Some(Err(error)) => self.unreadable(name, &error.to_string()),
+                    if ends && !begins {
+                        let (id, kept) = (std::mem::take(&mut id), Kept::File(kept.to_owned()));
+                        let long = too_long(place(record, number), id.finish(), length, kept);
+                        self.builder.push_rejection(long);
+                        length = 0;
+                    }
+                    read = if ends { number } else { read };
+                }
+                Ok(None) if ended => break None,
+                Ok(None) => match file.next().await {
+                    Some(Ok(bytes)) => drop(lines.push(bytes)),
+                    Some(Err(error)) => break Some(ReadError::Broken(error)),
                     None => {
                         ended = true;
                         lines.end(true);
-                        continue;
                     }
                 },
-                Err(error) => self.unreadable(name, &error.to_string()),
+                Err(error) => break Some(error),
             }
-            return Ok(None);
-        }
-    }
-
-    /// Sends what can be read of a file that is kept whole, from the record's line on.
-    async fn send_rest(
-        &mut self,
-        name: &str,
-        record: &Record<'_>,
-        kept: String,
-    ) -> Result<(), Interrupt> {
+        };
         self.flush().await?;
-        let (bodies, mut filled) = mpsc::unbounded_channel();
-        let poster = Arc::clone(&self.poster);
-        let settling = stream::poll_fn(move |context| filled.poll_recv(context))
-            .map(|body: Body| Arc::clone(&poster).settle(body, false))
-            .buffered(AT_ONCE)
-            .try_for_each(|settled| {
-                count(self.report, &mut self.leaving, settled);
-                ready(Ok(()))
-            });
-        let reading = read_rest(&self.poster, &self.filler, record, &kept, bodies);
-        let (read, settled) = tokio::join!(reading, settling);
-        settled?;
-        let error = read?;
-        self.flush().await?;
-        self.check_lease()?;
-        let Some(error) = error else {
-            return Ok(self.poster.quarantine.remove(name).await?);
-        };
-        let Some(reason) = error.reason() else {
-            self.unreadable(name, &error.to_string());
-            return Ok(());
-        };
-        let stays = Rejection {
-            position: place(record, self.filler().line + 1),
-            event_id: String::new(),
-            reason,
-            detail: error.to_string(),
-            delivered: false,
-            kept: Kept::File(kept),
-        };
-        self.stays(reason);
-        self.poster.quarantine.keep(&stays).await?;
-        if stays.name() != name {
-            self.poster.quarantine.remove(name).await?;
+        let quarantine = self.poster.quarantine.clone();
+        let reason = error.as_ref().and_then(ReadError::reason).filter(|_| !record.is_event());
+        match (error, reason) {
+            (None, _) if !record.is_event() => quarantine.remove(&name).await?,
+            (Some(error), Some(reason)) => {
+                let stays = Rejection {
+                    position: place(record, read + 1),
+                    event_id: String::new(),
+                    reason,
+                    detail: error.to_string(),
+                    delivered: false,
+                    kept: Kept::File(kept.to_owned()),
+                };
+                self.stays(reason);
+                quarantine.keep(&stays).await?;
+                if stays.name() != name {
+                    quarantine.remove(&name).await?;
+                }
+            }
+            (Some(error), None) => self.unreadable(&name, &error.to_string()),
+            (None, _) => self.unreadable(&name, "its file has no such line"),
         }
         Ok(())
     }
 
-    /// What fills the bodies. It is never held over an `await`.
-    fn filler(&self) -> MutexGuard<'_, Filler> {
-        Filler::lock(&self.filler)
+    /// Puts a line into the body in hand. If it is a record's own, the record of this `name` leaves once
+    /// its row is accepted.
+    async fn put(
+        &mut self,
+        record: &Record<'_>,
+        number: u64,
+        bytes: &[u8],
+        name: Option<String>,
+    ) -> Result<(), Interrupt> {
+        let run = &self.poster.run;
+        if run.stop.is_cancelled() || run.has_read_enough() {
+            return Err(Interrupt::OutOfTime);
+        }
+        run.count_rows(1);
+        let mut row = Vec::new();
+        let (id, made) = self.format.row(bytes, &mut row);
+        if let Some(name) = &name
+            && id.to_string() != record.event_id
+        {
+            self.unreadable(name, "its bytes are not those of its event id");
+            return Ok(());
+        }
+        match &name {
+            _ if self.builder.fits(row.len()) => {}
+            // A crash must not send more than one body of them again.
+            Some(_) => self.flush().await?,
+            None => self.post().await?,
+        }
+        let from = Position::Line(number.saturating_sub(1));
+        self.builder.begin_file(&record.file, &FileVersion::default(), from);
+        let line = Line { number, bytes, begins: true, ends: true };
+        self.builder.put(&line, id, &row, made).map_err(internal)?;
+        self.leaving.extend(name);
+        Ok(())
     }
 
-    /// Sends on what is in the body in hand, and removes the records whose rows were accepted.
-    async fn flush(&mut self) -> Result<(), Interrupt> {
-        let body = self.filler().builder.take().map_err(internal)?;
-        if let Some(body) = body {
-            let settled = Arc::clone(&self.poster).settle(body, false).await?;
-            count(self.report, &mut self.leaving, settled);
+    /// Posts the body in hand, once not too many are in flight.
+    async fn post(&mut self) -> Result<(), Interrupt> {
+        if let Some(body) = self.builder.take().map_err(internal)? {
+            let settling = tokio::spawn(Arc::clone(&self.poster).settle(body, false));
+            self.in_flight.push(AbortOnDropHandle::new(settling));
         }
-        self.check_lease()?;
+        self.settle(AT_ONCE - 1).await
+    }
+
+    /// Waits until so few bodies are in flight.
+    async fn settle(&mut self, most: usize) -> Result<(), Interrupt> {
+        while self.in_flight.len() > most
+            && let Some(settled) = self.in_flight.next().await
+        {
+            let Settled { delivered, kept, .. } = settled.map_err(internal)??;
+            self.report.rows_delivered += delivered;
+            for kept in kept {
+                self.leaving.remove(&kept.name());
+                if !kept.delivered {
+                    self.stays(kept.reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Posts what is in the body in hand, and removes the records whose rows were accepted.
+    async fn flush(&mut self) -> Result<(), Interrupt> {
+        self.post().await?;
+        self.settle(0).await?;
+        if !self.poster.lease.held() {
+            return Err(lease_lost().into());
+        }
         let leaving = std::mem::take(&mut self.leaving);
         let removing = leaving.iter().map(|name| self.poster.quarantine.remove(name));
-        stream::iter(removing).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        Ok(())
-    }
-
-    fn check_time(&self) -> Result<(), Interrupt> {
-        let run = &self.poster.run;
-        let over = run.stop.is_cancelled() || run.has_read_enough();
-        if over { Err(Interrupt::OutOfTime) } else { Ok(()) }
-    }
-
-    fn check_lease(&self) -> Result<(), Fault> {
-        if self.poster.lease.held() { Ok(()) } else { Err(lease_lost()) }
+        Ok(stream::iter(removing).buffer_unordered(AT_ONCE).try_collect::<()>().await?)
     }
 
     fn stays(&mut self, reason: &str) {
@@ -410,71 +387,9 @@ impl Resend<'_> {
     }
 }
 
-/// Reads the rest of a file that is kept whole into bodies; returns why it could not be read to its
-/// end, if it could not.
-async fn read_rest(
-    poster: &Poster,
-    filler: &Arc<Mutex<Filler>>,
-    record: &Record<'_>,
-    kept: &str,
-    bodies: mpsc::UnboundedSender<Body>,
-) -> Result<Option<ReadError>, Interrupt> {
-    let Some(mut file) = poster.quarantine.open_file(kept).await? else {
-        return Ok(Some(ReadError::Broken(io::Error::other(GONE))));
-    };
-    let before = record.line.saturating_sub(1);
-    {
-        let mut filler = Filler::lock(filler);
-        let (version, from) = (FileVersion::default(), Position::Line(before));
-        filler.builder.begin_file(&record.file, &version, from);
-        filler.begin(before);
-    }
-    let (mut ended, mut id, mut length) = (false, EventIdHasher::new(), 0);
-    loop {
-        match Filler::work(filler).await?.0 {
-            Ok(Step::Body(body)) => poster.run.pool.send(body, &bodies).await?,
-            Ok(Step::Piece { number, bytes, ends, .. }) => {
-                id.update(&bytes);
-                length += bytes.len() as u64;
-                if ends {
-                    let id = std::mem::take(&mut id).finish();
-                    let kept = Kept::File(kept.to_owned());
-                    let rejection = too_long(place(record, number), id, length, kept);
-                    Filler::lock(filler).reject(rejection);
-                    length = 0;
-                }
-            }
-            Ok(Step::Read) if poster.run.stop.is_cancelled() || poster.run.has_read_enough() => {
-                return Err(Interrupt::OutOfTime);
-            }
-            Ok(Step::Read) if ended => return Ok(None),
-            Ok(Step::Read) => match file.next().await {
-                Some(Ok(bytes)) => drop(Filler::lock(filler).lines.push(bytes)),
-                Some(Err(error)) => return Ok(Some(ReadError::Broken(error))),
-                None => {
-                    ended = true;
-                    Filler::lock(filler).lines.end(true);
-                }
-            },
-            Err(error) => return Ok(Some(error)),
-        }
-    }
-}
-
 fn place(record: &Record<'_>, line: u64) -> FilePosition {
     let (stream, file) = (record.stream.clone().into_owned(), record.file.clone().into_owned());
     FilePosition { stream, file, line }
-}
-
-/// Counts a settled body: the records of rows that were refused again stay.
-fn count(report: &mut StreamReplay, leaving: &mut BTreeSet<String>, settled: Settled) {
-    report.rows_delivered += settled.delivered;
-    for kept in settled.kept {
-        leaving.remove(&kept.name());
-        if !kept.delivered {
-            *report.stay.entry(kept.reason.to_owned()).or_default() += 1;
-        }
-    }
 }
 
 /// The next names, which are those of one batch file.

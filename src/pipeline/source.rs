@@ -125,16 +125,14 @@ impl OpenPart {
 
 /// How a stream's parts are read.
 pub trait Format: Send + Sync {
-    /// A reader of one part, which leaves out the first `skip` lines.
+    /// A reader of one part, which leaves out the first `skip` lines. One that gives lines in pieces
+    /// also reads a line that comes alone and packed with gzip: so it is kept in quarantine.
     fn lines(&self, skip: u64) -> Box<dyn LineReader>;
 
     /// Appends the row of a line to `row`, and says which event it is. A line that has no row is
     /// rejected, with a word and a sentence; then `row` is as it was.
     fn row(&self, line: &[u8], row: &mut Vec<u8>)
     -> (EventId, Result<Row, (&'static str, String)>);
-
-    /// The longest line that is held in memory, in bytes.
-    fn longest_line(&self) -> u64;
 }
 
 /// Reads lines out of bytes that others bring: it neither waits nor does I/O.
@@ -150,7 +148,7 @@ pub trait LineReader: Send {
     fn next(&mut self) -> Result<Option<Line<'_>>, ReadError>;
 }
 
-/// A line, or a piece of one that is longer than [`Format::longest_line`].
+/// A line, or a piece of one that is too long to be held in memory.
 #[derive(Debug)]
 pub struct Line<'a> {
     /// Its number in the part, from 1.

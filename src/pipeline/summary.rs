@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::fault::{Fault, Interrupt};
 
 /// How a stream's run, or a whole run, ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// There is nothing more for now.
+    #[default]
     CaughtUp,
     /// The time was up; all that was read is delivered, the next run goes on.
     TimeLimit,
@@ -33,7 +34,7 @@ pub struct Gap {
 }
 
 /// What a stream's run did, or has done so far.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct StreamSummary {
     /// Its name.
     pub stream: String,
@@ -91,24 +92,8 @@ pub struct Live(Arc<Mutex<StreamSummary>>);
 impl Live {
     /// Of a run of `stream` that has done nothing yet.
     pub fn new(stream: &str) -> Self {
-        Self(Arc::new(Mutex::new(StreamSummary {
-            stream: stream.to_owned(),
-            outcome: Outcome::CaughtUp,
-            pages: 0,
-            files: 0,
-            events_read: 0,
-            rows_delivered: 0,
-            rows_quarantined: 0,
-            rows_truncated: 0,
-            bodies: 0,
-            ambiguous_posts: 0,
-            bytes_read: 0,
-            bytes_sent: 0,
-            backfill_from: None,
-            gap: None,
-            lag_seconds: None,
-            error: None,
-        })))
+        let stream = stream.to_owned();
+        Self(Arc::new(Mutex::new(StreamSummary { stream, ..StreamSummary::default() })))
     }
 
     /// Reads it, or changes it.

@@ -14,27 +14,25 @@
 //! size and `ETag`, since one key may be listed again with other bytes. Before there were versions, a
 //! file was kept as `file`: it is still read.
 
+mod keeping;
 mod names;
 mod room;
 
 use std::borrow::Cow;
-use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::{GzDecoder, GzEncoder};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
+pub use keeping::Keeping;
 pub use names::{in_quarantine, is_kept_file, is_kept_line, is_record};
-use names::{kept_file, kept_line, object, parent, tail};
+use names::{object, parent, tail};
 pub use room::QuarantineError;
 use room::Room;
 
-use crate::checkpoint::FileVersion;
 use crate::store::{ByteStream, Names, Store, StoreError};
 
 /// What the event id and the overhead of a rejection's allocations come to, in bytes.
@@ -172,44 +170,6 @@ impl Quarantine {
         Ok(self.store.write(&name, Bytes::from(bytes)).await?)
     }
 
-    /// Keeps a whole batch file as it comes, and returns its name. It is durable on return.
-    pub async fn keep_file(
-        &self,
-        stream: &str,
-        file: &str,
-        version: &FileVersion,
-        bytes: ByteStream,
-    ) -> Result<String, QuarantineError> {
-        self.write(kept_file(stream, file, version), bytes).await
-    }
-
-    /// Keeps a line that comes in pieces, packed, and says under which name. It is durable on return.
-    pub async fn keep_line(
-        &self,
-        position: &FilePosition,
-        version: &FileVersion,
-        pieces: ByteStream,
-    ) -> Result<String, QuarantineError> {
-        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-        let end = stream::iter([None]);
-        let bytes = pieces.map(Some).chain(end).map(move |piece| {
-            match piece {
-                Some(piece) => packed.write_all(&piece?)?,
-                None => packed.try_finish()?,
-            }
-            Ok(Bytes::from(std::mem::take(packed.get_mut())))
-        });
-        self.write(kept_line(position, version), bytes.boxed()).await
-    }
-
-    async fn write(&self, name: String, bytes: ByteStream) -> Result<String, QuarantineError> {
-        match &self.room {
-            Some(room) => room.write_stream(&self.store, &name, bytes).await?,
-            None => self.store.write_stream(&name, bytes).await?,
-        }
-        Ok(name)
-    }
-
     /// The names of all objects in `folder`, which is [`in_quarantine`] or below it: records, and
     /// files that are kept whole. Those of one batch file follow one another.
     pub fn names<'a>(&'a self, folder: &'a str) -> Names<'a> {
@@ -226,28 +186,6 @@ impl Quarantine {
     /// The bytes of the file that is [`Kept::File`] under this name.
     pub async fn open_file(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
         self.store.read_stream(name).await
-    }
-
-    /// The line that [`Quarantine::keep_line`] kept under this name; of one that is longer than `longest`
-    /// bytes, one byte more than that.
-    pub async fn read_line(
-        &self,
-        name: &str,
-        longest: u64,
-    ) -> Result<Option<io::Result<Bytes>>, StoreError> {
-        let Some(mut packed) = self.open_file(name).await? else { return Ok(None) };
-        let mut line = GzDecoder::new(Vec::new());
-        while let Some(piece) = packed.next().await {
-            if let Err(error) = piece.and_then(|piece| line.write_all(&piece)) {
-                return Ok(Some(Err(error)));
-            }
-            let read = line.get_mut();
-            if read.len() as u64 > longest {
-                read.truncate(usize::try_from(longest + 1).unwrap_or(usize::MAX));
-                return Ok(Some(Ok(std::mem::take(read).into())));
-            }
-        }
-        Ok(Some(line.finish().map(Bytes::from)))
     }
 
     /// Removes a record: its event was delivered.

@@ -575,10 +575,6 @@ impl Format for StagedFormat {
     ) -> (EventId, Result<Row, (&'static str, String)>) {
         self.inner.row(line, row)
     }
-
-    fn longest_line(&self) -> u64 {
-        self.inner.longest_line()
-    }
 }
 
 /// Waits for its turn before each line.

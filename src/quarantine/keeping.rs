@@ -1,0 +1,98 @@
+//! What comes in pieces and is kept as one object: a whole batch file, or a line that is too long to
+//! be held in memory.
+
+use std::io::{self, Write as _};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::{StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::names::{kept_file, kept_line};
+use super::{FilePosition, Quarantine, QuarantineError};
+use crate::checkpoint::FileVersion;
+use crate::store::StoreError;
+
+/// An object that is being kept. It is there once [`Keeping::finish`] returns; otherwise nothing is.
+#[derive(Debug)]
+pub struct Keeping {
+    name: String,
+    location: String,
+    /// Packs a line.
+    packing: Option<GzEncoder<Vec<u8>>>,
+    writing: AbortOnDropHandle<Result<(), QuarantineError>>,
+    /// `None` is the end: one that is dropped without it is not the end, but a break.
+    pieces: mpsc::Sender<Option<Bytes>>,
+}
+
+impl Quarantine {
+    /// Begins to keep a whole batch file, byte for byte.
+    pub fn keep_file(&self, stream: &str, file: &str, version: &FileVersion) -> Keeping {
+        self.begin(kept_file(stream, file, version), None)
+    }
+
+    /// Begins to keep one line, packed as a batch file of one line is.
+    pub fn keep_line(&self, position: &FilePosition, version: &FileVersion) -> Keeping {
+        let packing = GzEncoder::new(Vec::new(), Compression::fast());
+        self.begin(kept_line(position, version), Some(packing))
+    }
+
+    fn begin(&self, name: String, packing: Option<GzEncoder<Vec<u8>>>) -> Keeping {
+        let (pieces, mut arriving) = mpsc::channel(1);
+        let broken = || Some(Err(io::Error::other("what was to be kept broke off")));
+        let arriving = stream::poll_fn(move |context| {
+            arriving
+                .poll_recv(context)
+                .map(|piece| piece.map_or_else(broken, |p: Option<Bytes>| p.map(Ok)))
+        });
+        let (store, room, object) = (self.store.clone(), self.room.clone(), name.clone());
+        let writing = async move {
+            match room {
+                Some(room) => room.write_stream(&store, &object, arriving.boxed()).await,
+                None => Ok(store.write_stream(&object, arriving.boxed()).await?),
+            }
+        };
+        let writing = AbortOnDropHandle::new(tokio::spawn(writing));
+        Keeping { name, location: self.store.location(), packing, writing, pieces }
+    }
+}
+
+impl Keeping {
+    /// Takes the next piece. False if it cannot be kept: [`Keeping::finish`] says why.
+    pub async fn write(&mut self, piece: Bytes) -> bool {
+        let piece = match &mut self.packing {
+            None => piece,
+            Some(packing) => {
+                // Into memory, which cannot fail.
+                drop(packing.write_all(&piece));
+                std::mem::take(packing.get_mut()).into()
+            }
+        };
+        self.pieces.send(Some(piece)).await.is_ok()
+    }
+
+    /// Waits until all of it is durable; returns its name.
+    pub async fn finish(self) -> Result<String, QuarantineError> {
+        let Self { name, location, packing, writing, pieces } = self;
+        let rest = packing.and_then(|packing| packing.finish().ok()).map(Bytes::from);
+        for piece in [rest, None] {
+            drop(pieces.send(piece).await);
+        }
+        match writing.await {
+            Ok(written) => written.map(|()| name),
+            Err(error) => {
+                let (action, reason) = (format!("keeping {name}"), error.to_string());
+                Err(StoreError::Failed { location, action, reason }.into())
+            }
+        }
+    }
+
+    /// Ends it without a trace.
+    pub async fn cancel(self) {
+        let Self { writing, pieces, .. } = self;
+        drop(pieces);
+        drop(writing.await);
+    }
+}
