@@ -6,7 +6,6 @@
 
 use std::io::{self, BufWriter, IntoInnerError, Read, Write};
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -36,24 +35,26 @@ const MAX_BYTES_OF_LINES: usize = 2 * MAX_BODY_BYTES;
 /// (`cargo bench --bench stages`).
 const COLLECTED: usize = 16 * 1024;
 
-/// A full body on its way to the sink.
+/// A full body on its way to the sink, and then what became of it.
 #[derive(Debug)]
 pub struct Body {
     /// The stream it belongs to.
     pub stream: String,
-    /// The rows as a JSON array, gzip-encoded.
+    /// The rows as a JSON array, gzip-encoded; empty without rows.
     pub gzip: Bytes,
     /// The rows, in order.
     pub rows: Buffer<BodyRow>,
     /// The lines that the rows were made of, one behind the other.
     lines: Bytes,
-    /// Lines that did not become rows, and rows of which more must be kept.
+    /// Lines that did not become rows, and rows of which more must be kept; once it is settled, all that
+    /// was put into quarantine.
     pub rejections: Vec<Rejection>,
     /// The progress that is made once all of it is settled, in order.
     pub spans: Vec<Span>,
     /// Bytes of the rejections.
     rejected_bytes: usize,
-    /// Its slots, once it is in flight.
+    /// Its slots, once it is in flight. They are free again when it is recorded, not sooner: else a body
+    /// that must be tried again would let the others run far ahead.
     pub(super) slots: Option<OwnedSemaphorePermit>,
 }
 
@@ -66,6 +67,8 @@ pub struct BodyRow {
     pub time_ms: Option<i64>,
     /// Which of the body's spans it belongs to.
     pub span: usize,
+    /// Whether the sink accepted it.
+    pub accepted: bool,
     line: u64,
     /// Where its JSON ends in the array, uncompressed.
     json_end: usize,
@@ -78,10 +81,8 @@ pub struct BodyRow {
 pub struct Span {
     /// The step of progress.
     pub delta: Delta,
-    /// How many rows of the body belong to it.
-    pub rows: u64,
-    /// How many of its lines are rejected instead.
-    pub rejected: u64,
+    /// How many of its events are accepted or quarantined; at first, those that are rejected.
+    pub settled: u64,
     /// At the end of a file: how many events the reader saw in this run.
     pub events_in_file: Option<u64>,
 }
@@ -122,22 +123,12 @@ impl BodyBuilder {
         }
     }
 
-    /// Whether a row of this many bytes can be in a body at all.
-    pub const fn can_ever_fit(row_len: usize) -> bool {
-        row_len + 2 <= MAX_BODY_BYTES
-    }
-
     /// Whether a row of this many bytes still fits into this one.
     pub fn fits(&self, row_len: usize) -> bool {
         // A separator (or the opening bracket) before it, the closing bracket after it.
         self.json_len + 1 + row_len < MAX_BODY_BYTES
             && self.rejected_bytes < MAX_REJECTED_BYTES
             && self.lines.len() < MAX_BYTES_OF_LINES
-    }
-
-    /// Whether something has waited in it this long.
-    pub fn has_waited(&self, long: Duration) -> bool {
-        self.since.is_some_and(|since| since.elapsed() >= long)
     }
 
     /// Since when something waits in it.
@@ -148,12 +139,12 @@ impl BodyBuilder {
     /// What follows comes from this file, from behind `from`.
     pub fn begin_file(&mut self, file: &str, version: &FileVersion, from: Position) {
         let delta = Delta { file: file.to_owned(), version: version.clone(), from, to: from };
-        self.spans.push(Span { delta, rows: 0, rejected: 0, events_in_file: None });
+        self.spans.push(Span { delta, settled: 0, events_in_file: None });
     }
 
     /// Adds a line as what became of it: the row that was made of it, which [`BodyBuilder::fits`], or
     /// why there is none.
-    pub(super) fn put(
+    pub fn put(
         &mut self,
         line: &Line<'_>,
         id: EventId,
@@ -161,12 +152,13 @@ impl BodyBuilder {
         made: Result<Row, (&'static str, String)>,
     ) -> io::Result<()> {
         let (reason, detail, delivered) = match made {
-            Ok(_) if !Self::can_ever_fit(row.len()) => {
+            // With its brackets it is larger than any body.
+            Ok(_) if row.len() + 2 > MAX_BODY_BYTES => {
                 let detail = format!("its row has {} bytes; a body holds 1000000", row.len());
                 ("row-too-large", detail, false)
             }
             Ok(Row { event_time_ms, oversize }) => {
-                self.push_row(row, line, id, event_time_ms)?;
+                self.put_row(line, id, row, event_time_ms)?;
                 if oversize.is_empty() {
                     return Ok(());
                 }
@@ -175,29 +167,34 @@ impl BodyBuilder {
             }
             Err((reason, detail)) => (reason, detail, false),
         };
-        let (position, event_id) = (self.position(line.number), id.to_string());
-        let kept = Kept::Line(Bytes::copy_from_slice(line.bytes));
-        self.push_rejection(Rejection { position, event_id, reason, detail, delivered, kept });
+        let file = self.spans.last().map_or_else(String::new, |span| span.delta.file.clone());
+        self.reject(Rejection {
+            position: FilePosition { stream: self.stream.clone(), file, line: line.number },
+            event_id: id.to_string(),
+            reason,
+            detail,
+            delivered,
+            kept: Kept::Line(Bytes::copy_from_slice(line.bytes)),
+        });
         Ok(())
     }
 
-    /// Adds a row that [`BodyBuilder::fits`].
-    pub fn push_row(
+    fn put_row(
         &mut self,
-        row: &[u8],
         line: &Line<'_>,
         id: EventId,
+        row: &[u8],
         time_ms: Option<i64>,
     ) -> io::Result<()> {
-        let separator = if self.rows.is_empty() {
-            self.rows = self.pool.rows.take();
-            self.lines = self.pool.lines.take();
-            b"["
-        } else {
-            b","
-        };
-        let deflater = self.deflater();
-        deflater.write_all(separator)?;
+        let first = self.rows.is_empty();
+        if first {
+            (self.rows, self.lines) = (self.pool.rows.take(), self.pool.lines.take());
+        }
+        let deflater = self.deflater.get_or_insert_with(|| {
+            let gzip = GzEncoder::new(self.pool.gzip.take(), Compression::new(self.level));
+            BufWriter::with_capacity(COLLECTED, gzip)
+        });
+        deflater.write_all(if first { b"[" } else { b"," })?;
         deflater.write_all(row)?;
         self.json_len += 1 + row.len();
         self.lines.extend_from_slice(line.bytes);
@@ -206,50 +203,43 @@ impl BodyBuilder {
             time_ms,
             line: line.number,
             span: self.spans.len().saturating_sub(1),
+            accepted: false,
             json_end: self.json_len,
             line_end: self.lines.len(),
         });
-        self.reach(Position::Line(line.number), |span| span.rows += 1);
+        self.reach(Position::Line(line.number), |_| {});
         Ok(())
     }
 
     /// Adds a line that goes to quarantine instead of, or beside, its row.
-    pub fn push_rejection(&mut self, rejection: Rejection) {
+    pub fn reject(&mut self, rejection: Rejection) {
         self.rejected_bytes += rejection.size();
         let line = Position::Line(rejection.position.line);
         let counts = rejection.is_event() && !rejection.delivered;
         self.rejections.push(rejection);
-        self.reach(line, |span| span.rejected += u64::from(counts));
+        self.reach(line, |span| span.settled += u64::from(counts));
     }
 
-    /// The file in hand is read to its end; the reader saw `events` in it in this run.
-    pub fn end_file(&mut self, events: u64) {
-        self.reach(Position::End, |span| span.events_in_file = Some(events));
-    }
-
-    /// The file in hand is passed without being read to its end.
-    pub fn pass_file(&mut self) {
-        self.reach(Position::End, |_| {});
-    }
-
-    /// A position in the file in hand.
-    pub fn position(&self, line: u64) -> FilePosition {
-        let file = self.spans.last().map_or_else(String::new, |span| span.delta.file.clone());
-        FilePosition { stream: self.stream.clone(), file, line }
+    /// The file in hand is done with. If it was read to its end, so many `events` were in it in this run.
+    pub fn end_file(&mut self, events: Option<u64>) {
+        self.reach(Position::End, |span| span.events_in_file = events);
     }
 
     /// The body so far, if it holds anything; what follows goes on in the same file.
     pub fn take(&mut self) -> io::Result<Option<Body>> {
         let Some(last) = self.spans.last() else { return Ok(None) };
         let Delta { file, version, to, .. } = last.delta.clone();
-        let end: &[u8] = if self.rows.is_empty() { b"[]" } else { b"]" };
-        self.deflater().write_all(end)?;
-        let deflated = self.deflater.take().map(BufWriter::into_inner).transpose();
-        let deflated = deflated.map_err(IntoInnerError::into_error)?;
-        let gzip = deflated.map(GzEncoder::finish).transpose()?;
+        let gzip = match self.deflater.take() {
+            None => Bytes::new(),
+            Some(mut deflater) => {
+                deflater.write_all(b"]")?;
+                let deflated = deflater.into_inner().map_err(IntoInnerError::into_error)?;
+                Bytes::from_owner(deflated.finish()?)
+            }
+        };
         let body = Body {
             stream: self.stream.clone(),
-            gzip: gzip.map_or_else(Bytes::new, Bytes::from_owner),
+            gzip,
             rows: std::mem::replace(&mut self.rows, self.pool.rows.clone()),
             lines: Bytes::from_owner(std::mem::replace(&mut self.lines, self.pool.lines.clone())),
             rejections: std::mem::take(&mut self.rejections),
@@ -257,21 +247,12 @@ impl BodyBuilder {
             rejected_bytes: std::mem::take(&mut self.rejected_bytes),
             slots: None,
         };
-        self.json_len = 0;
-        self.since = None;
+        (self.json_len, self.since) = (0, None);
         if to != Position::End {
             self.begin_file(&file, &version, to);
         }
         let moved = body.spans.iter().any(|span| span.delta.from != span.delta.to);
         Ok(moved.then_some(body))
-    }
-
-    fn deflater(&mut self) -> &mut BufWriter<GzEncoder<Buffer<u8>>> {
-        let Self { level, pool, .. } = self;
-        self.deflater.get_or_insert_with(|| {
-            let gzip = GzEncoder::new(pool.gzip.take(), Compression::new(*level));
-            BufWriter::with_capacity(COLLECTED, gzip)
-        })
     }
 
     /// The file in hand is settled up to `to` once this body is.
@@ -323,12 +304,6 @@ impl Body {
             kept: Kept::Line(self.lines.slice(begin..row.line_end)),
         }
     }
-
-    /// The time of the newest of its events that were `delivered`.
-    pub fn newest_ms(&self, delivered: impl Fn(usize) -> bool) -> Option<i64> {
-        let rows = self.rows.iter().enumerate().filter(|(row, _)| delivered(*row));
-        rows.filter_map(|(_, row)| row.time_ms).max()
-    }
 }
 
 #[cfg(test)]
@@ -355,12 +330,17 @@ mod tests {
     fn push_line(builder: &mut BodyBuilder, number: u64, row: &[u8], bytes: &[u8]) {
         let id = EventId(u128::from(number).to_be_bytes());
         let line = Line { number, bytes, begins: true, ends: true };
-        builder.push_row(row, &line, id, Some(number as i64)).unwrap();
+        let made = Row { event_time_ms: Some(number as i64), oversize: Vec::new() };
+        builder.put(&line, id, row, Ok(made)).unwrap();
     }
 
     fn rejection(builder: &BodyBuilder, line: u64, original: &[u8]) -> Rejection {
         Rejection {
-            position: builder.position(line),
+            position: FilePosition {
+                stream: "s".to_owned(),
+                file: builder.spans.last().unwrap().delta.file.clone(),
+                line,
+            },
             event_id: "0".repeat(32),
             reason: "not-json",
             detail: String::new(),
@@ -407,7 +387,6 @@ mod tests {
     #[test]
     fn a_row_of_999_998_bytes_fills_a_body_and_one_more_fits_into_none() {
         for (len, fits) in [(999_998, true), (999_999, false), (usize::MAX / 2, false)] {
-            assert_eq!(BodyBuilder::can_ever_fit(len), fits, "{len}");
             assert_eq!(begun().fits(len), fits, "{len}");
         }
         let mut builder = begun();
@@ -417,6 +396,9 @@ mod tests {
         assert_eq!(body.json().unwrap().len(), MAX_BODY_BYTES);
         assert_eq!(inflate(&body.part(&body.json().unwrap(), &(0..1)).unwrap()).len(), 1_000_000);
         assert!(builder.fits(999_998), "the next one is empty");
+        push(&mut builder, 2, &row(2, 999_999));
+        let body = builder.take().unwrap().unwrap();
+        assert_eq!((body.rows.len(), body.rejections[0].reason), (0, "row-too-large"));
     }
 
     #[test]
@@ -428,7 +410,7 @@ mod tests {
         for line in [2, 3] {
             assert!(builder.fits(2));
             let rejection = rejection(&builder, line, &long);
-            builder.push_rejection(rejection);
+            builder.reject(rejection);
         }
         assert!(!builder.fits(2));
         let body = builder.take().unwrap().unwrap();
@@ -471,10 +453,9 @@ mod tests {
     #[test]
     fn an_empty_file_is_progress_without_rows() {
         let mut builder = begun();
-        builder.end_file(0);
+        builder.end_file(Some(0));
         let body = builder.take().unwrap().unwrap();
         assert!(body.rows.is_empty());
-        assert_eq!(body.json().unwrap(), b"[]");
         assert_eq!(body.spans[0].delta.to, Position::End);
         assert_eq!(body.spans[0].events_in_file, Some(0));
         assert!(builder.take().unwrap().is_none(), "no file is in hand any more");
@@ -486,11 +467,11 @@ mod tests {
         let mut builder = begun();
         let (event_id, kept) = (String::new(), Kept::Nothing);
         let whole = Rejection { event_id, kept, ..rejection(&builder, 1, b"") };
-        builder.push_rejection(whole);
-        builder.pass_file();
+        builder.reject(whole);
+        builder.end_file(None);
         let [span] = &builder.take().unwrap().unwrap().spans[..] else { panic!("one file") };
         assert_eq!((span.delta.to, span.events_in_file), (Position::End, None));
-        assert_eq!((span.rows, span.rejected), (0, 0));
+        assert_eq!(span.settled, 0);
     }
 
     /// One line of a file, with the size of its row, or its own.
@@ -548,12 +529,12 @@ mod tests {
                     Made::Rejected(size) => {
                         let original = vec![b'r'; *size];
                         let rejection = rejection(&builder, at, &original);
-                        builder.push_rejection(rejection);
+                        builder.reject(rejection);
                         given.rejected.push(original);
                     }
                 }
             }
-            builder.end_file(lines.len() as u64);
+            builder.end_file(Some(lines.len() as u64));
         }
         bodies.extend(builder.take().unwrap());
         (bodies, given)
@@ -615,10 +596,9 @@ mod tests {
             for body in &bodies {
                 for (number, span) in body.spans.iter().enumerate() {
                     prop_assert!(checkpoint.apply(&span.delta).is_ok(), "{:?}", span.delta);
-                    let rows = body.rows.iter().filter(|row| row.span == number);
-                    prop_assert_eq!(rows.count() as u64, span.rows);
+                    let rows = body.rows.iter().filter(|row| row.span == number).count() as u64;
                     let file: usize = span.delta.file[1..].parse().unwrap();
-                    settled[file] += span.rows + span.rejected;
+                    settled[file] += rows + span.settled;
                     if let Some(events) = span.events_in_file {
                         prop_assert_eq!(span.delta.to, Position::End);
                         prop_assert_eq!(settled[file], events);
@@ -637,7 +617,7 @@ mod tests {
         let mut lines = 0;
         while builder.fits(10) && lines < 5_000 {
             lines += 1;
-            builder.push_rejection(rejection(&builder, lines, b"x"));
+            builder.reject(rejection(&builder, lines, b"x"));
         }
         assert!(lines < 5_000, "{lines} rejections are held in memory");
     }

@@ -187,7 +187,7 @@ impl PageReader {
             let mut filler = Filler::lock(&self.filler);
             let FileProgress { version, done } = &mut file.progress;
             filler.builder.begin_file(&position.file, version, *done);
-            filler.builder.push_rejection(Rejection {
+            filler.builder.reject(Rejection {
                 position: position.clone(),
                 event_id: String::new(),
                 reason: FILE_GONE,
@@ -195,7 +195,7 @@ impl PageReader {
                 delivered: false,
                 kept: Kept::Nothing,
             });
-            filler.builder.pass_file();
+            filler.builder.end_file(None);
             *done = Position::End;
             // It may come back as another, whose events are counted from none.
             file.events = 0;

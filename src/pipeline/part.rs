@@ -64,7 +64,7 @@ impl PageReader {
         if let Some(FileRead { progress, events }) = self.files.get_mut(&part.key) {
             progress.done = Position::End;
             let events = std::mem::take(events);
-            self.filler().builder.end_file(events);
+            self.filler().builder.end_file(Some(events));
         }
         self.summary.with(|summary| summary.files += 1);
         self.expired = 0;
@@ -233,7 +233,7 @@ impl PageReader {
             "a batch file cannot be read on: it is quarantined whole, and is not delivered from \
              this line on"
         );
-        self.filler().builder.push_rejection(Rejection {
+        self.filler().builder.reject(Rejection {
             position: self.place(part, line),
             event_id: String::new(),
             reason,

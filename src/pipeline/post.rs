@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
-use super::body::{Body, Span};
+use super::body::Body;
 use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::sink::{PostError, Sink};
 use super::summary::Live;
@@ -35,84 +34,48 @@ pub(super) struct Poster {
     pub(super) summary: Live,
 }
 
-/// A body of which every row was accepted or is in quarantine.
-pub(super) struct Settled {
-    /// Its spans, each with the number of its events that are settled.
-    pub(super) spans: Vec<(Span, u64)>,
-    pub(super) newest_ms: Option<i64>,
-    pub(super) delivered: u64,
-    pub(super) quarantined: u64,
-    pub(super) truncated: u64,
-    /// What was put into quarantine.
-    pub(super) kept: Vec<Rejection>,
-    /// Its body's slots, which are free again once it is recorded, not sooner: else a body that must be tried
-    /// again would let the others run far ahead.
-    pub(super) _slots: Option<OwnedSemaphorePermit>,
-}
-
 impl Poster {
     /// Posts a body, splitting it as often as it takes, and keeps what was refused. With `gives_up`,
-    /// that may be all of it.
+    /// that may be all of it. Returns the body with what became of it.
     pub(super) async fn settle(
         self: Arc<Self>,
         mut body: Body,
         gives_up: bool,
-    ) -> Result<Settled, Interrupt> {
-        let mut settled = vec![0; body.spans.len()];
+    ) -> Result<Body, Interrupt> {
         // What does not depend on the answer first: if it cannot be kept, nothing is posted, and so
         // nothing is posted again at every run.
         let rejections = std::mem::take(&mut body.rejections);
-        let (cut, undeliverable) = rejections.into_iter().partition(|kept| kept.delivered);
-        let mut kept: Vec<Rejection> = self.keep(undeliverable).await?;
-        let refused = self.post(&body, &mut settled, gives_up).await?;
+        let (mut cut, undeliverable): (Vec<_>, _) =
+            rejections.into_iter().partition(|rejection| rejection.delivered);
+        body.rejections = self.keep(undeliverable).await?;
+        let refused = self.post(&mut body, gives_up).await?;
         if !gives_up && refused.len() == body.rows.len() {
             self.blame_the_settings(&body, &refused)?;
         }
-        let delivered = settled.iter().sum();
-        for (row, _) in &refused {
-            settled[body.rows[*row].span] += 1;
+        let accepted = body.rows.iter().enumerate().filter(|(_, row)| row.accepted);
+        for row in accepted.map(|(row, _)| row).chain(refused.iter().map(|(row, _)| *row)) {
+            body.spans[body.rows[row].span].settled += 1;
         }
-        for (span, settled) in body.spans.iter().zip(&mut settled) {
-            *settled += span.rejected;
-        }
-        let is_refused = |row: usize| refused.binary_search_by_key(&row, |(row, _)| *row).is_ok();
-        let newest_ms = body.newest_ms(|row| !is_refused(row));
-        let mut keep: Vec<Rejection> =
-            refused.into_iter().map(|(_, rejection)| rejection).collect();
         // A row of which the sink would have cut a column, and which it refused, was not delivered.
-        let mut cut: Vec<Rejection> = cut;
+        let mut keep: Vec<_> = refused.into_iter().map(|(_, rejection)| rejection).collect();
         cut.retain(|cut| keep.iter().all(|refused| refused.position != cut.position));
-        let truncated = cut.len() as u64;
         keep.extend(cut);
-        kept.extend(self.keep(keep).await?);
-        let quarantined = settled.iter().sum::<u64>() - delivered;
-        Ok(Settled {
-            spans: body.spans.into_iter().zip(settled).collect(),
-            newest_ms,
-            delivered,
-            quarantined,
-            truncated,
-            kept,
-            _slots: body.slots,
-        })
+        body.rejections.extend(self.keep(keep).await?);
+        Ok(body)
     }
 
-    /// Posts the rows of a body; counts the accepted ones by span, returns the refused ones in
-    /// order, each with its place in the body.
+    /// Posts the rows of a body, and marks those that are accepted; returns the refused ones in order,
+    /// each with its place in the body.
     async fn post(
         &self,
-        body: &Body,
-        settled: &mut [u64],
+        body: &mut Body,
         gives_up: bool,
     ) -> Result<Vec<(usize, Rejection)>, Interrupt> {
         let mut refused = Vec::new();
-        if body.rows.is_empty() {
-            return Ok(refused);
-        }
         // Inflated only if the body must be split.
         let mut json: Option<Vec<u8>> = None;
-        let mut waiting: Vec<_> = std::iter::once(0..body.rows.len()).collect();
-        while let Some(rows) = waiting.pop() {
+        let mut waiting = vec![0..body.rows.len()];
+        while let Some(rows) = waiting.pop().filter(|rows| !rows.is_empty()) {
             let bytes = match &json {
                 None => body.gzip.clone(),
                 Some(json) => body.part(json, &rows).map_err(internal)?,
@@ -125,17 +88,14 @@ impl Poster {
                         summary.bodies += 1;
                         summary.bytes_sent += sent;
                     });
-                    rows.for_each(|row| settled[body.rows[row].span] += 1);
+                    body.rows[rows].iter_mut().for_each(|row| row.accepted = true);
                     continue;
                 }
                 Err(PostError::RowRefused(detail)) => ("row-refused", detail),
-                Err(PostError::TooLarge) => {
-                    ("row-too-large", "it is too large by itself (413)".to_owned())
-                }
+                Err(PostError::TooLarge) => ("row-too-large", "it is too large (413)".to_owned()),
                 Err(PostError::Interrupt(interrupt)) => {
                     // All that there was time for was refused: that is what ended it.
-                    if matches!(interrupt, Interrupt::OutOfTime) && settled.iter().all(|n| *n == 0)
-                    {
+                    if matches!(interrupt, Interrupt::OutOfTime) {
                         self.blame_the_settings(body, &refused)?;
                     }
                     return Err(interrupt);

@@ -15,7 +15,7 @@ use super::Policy;
 use super::body::{Body, Span};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::page::FILE_GONE;
-use super::post::{Poster, Settled};
+use super::post::Poster;
 use super::summary::Live;
 use crate::checkpoint::{Checkpoint, Position};
 use crate::codes::Code;
@@ -106,7 +106,7 @@ impl Progress {
     }
 
     /// Moves progress over one settled body.
-    async fn record(&mut self, body: Settled) -> Result<(), Interrupt> {
+    async fn record(&mut self, body: Body) -> Result<(), Interrupt> {
         if !self.lease.held() {
             return Err(lease_lost().into());
         }
@@ -115,27 +115,31 @@ impl Progress {
         let before = (body.spans.len() > 1).then(|| self.checkpoint.clone());
         let settled_before = self.settled.clone();
         let mut spans = body.spans.iter();
-        if let Err(breach) = spans.try_for_each(|(span, settled)| self.move_over(span, *settled)) {
+        if let Err(breach) = spans.try_for_each(|span| self.move_over(span)) {
             if let Some(before) = before {
                 self.checkpoint = before;
             }
             self.settled = settled_before;
             return Err(breach.into());
         }
-        let file_finished = body.spans.iter().any(|(span, _)| span.delta.to == Position::End);
-        let totals = &mut self.checkpoint.totals;
-        totals.rows_delivered += body.delivered;
-        totals.rows_quarantined += body.quarantined;
-        self.checkpoint.unreported.rows_quarantined += body.quarantined;
-        self.checkpoint.unreported.rows_truncated += body.truncated;
+        let file_finished = body.spans.iter().any(|span| span.delta.to == Position::End);
+        let accepted = body.rows.iter().filter(|row| row.accepted);
+        let delivered = accepted.clone().count() as u64;
+        let quarantined = body.spans.iter().map(|span| span.settled).sum::<u64>() - delivered;
+        let truncated = body.rejections.iter().filter(|kept| kept.delivered).count() as u64;
+        self.checkpoint.totals.rows_delivered += delivered;
+        self.checkpoint.totals.rows_quarantined += quarantined;
+        self.checkpoint.unreported.rows_quarantined += quarantined;
+        self.checkpoint.unreported.rows_truncated += truncated;
         self.summary.with(|summary| {
-            summary.rows_delivered += body.delivered;
-            summary.rows_quarantined += body.quarantined;
-            summary.rows_truncated += body.truncated;
+            summary.rows_delivered += delivered;
+            summary.rows_quarantined += quarantined;
+            summary.rows_truncated += truncated;
         });
-        self.newest_ms = self.newest_ms.max(body.newest_ms);
-        self.files_gone |= body.kept.iter().any(|kept| kept.reason == FILE_GONE);
-        let newest = body.newest_ms.and_then(DateTime::from_timestamp_millis);
+        self.files_gone |= body.rejections.iter().any(|kept| kept.reason == FILE_GONE);
+        let newest_ms = accepted.filter_map(|row| row.time_ms).max();
+        self.newest_ms = self.newest_ms.max(newest_ms);
+        let newest = newest_ms.and_then(DateTime::from_timestamp_millis);
         self.checkpoint.newest_event = self.checkpoint.newest_event.max(newest);
         self.touch();
         self.unsaved_bodies += 1;
@@ -146,10 +150,10 @@ impl Progress {
     }
 
     /// Moves progress over one span, if what was read of its file adds up.
-    fn move_over(&mut self, span: &Span, settled: u64) -> Result<(), Fault> {
+    fn move_over(&mut self, span: &Span) -> Result<(), Fault> {
         let delta = &span.delta;
         let in_file = self.settled.entry(delta.file.clone()).or_default();
-        *in_file += settled;
+        *in_file += span.settled;
         if let Some(events) = span.events_in_file
             && events != *in_file
         {
@@ -194,8 +198,10 @@ impl Progress {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::Pool;
+    use super::super::body::BodyBuilder;
     use super::*;
-    use crate::checkpoint::{Delta, FileVersion};
+    use crate::checkpoint::FileVersion;
     use crate::store::NullStore;
 
     fn progress() -> Progress {
@@ -204,20 +210,15 @@ mod tests {
         Progress::new(checkpoint, lease, summary, Clock::system(), Policy::default())
     }
 
-    /// A body with lines of one file, of which `settled` were accepted or quarantined.
-    fn body(from: u64, to: Position, settled: u64, events_in_file: Option<u64>) -> Settled {
-        let from = Position::Line(from);
-        let delta = Delta { file: "f".to_owned(), version: FileVersion::default(), from, to };
-        let span = Span { delta, rows: settled, rejected: 0, events_in_file };
-        Settled {
-            spans: vec![(span, settled)],
-            newest_ms: None,
-            delivered: settled,
-            quarantined: 0,
-            truncated: 0,
-            kept: Vec::new(),
-            _slots: None,
-        }
+    /// A body with lines of one file, of which `settled` were quarantined.
+    fn body(from: u64, to: Position, settled: u64, events_in_file: Option<u64>) -> Body {
+        let mut builder = BodyBuilder::new("s", 0, &Pool::default());
+        builder.begin_file("f", &FileVersion::default(), Position::Line(from));
+        builder.end_file(events_in_file);
+        let mut body = builder.take().unwrap().unwrap();
+        body.spans[0].delta.to = to;
+        body.spans[0].settled = settled;
+        body
     }
 
     #[tokio::test]
@@ -238,7 +239,7 @@ mod tests {
             assert!(fault.message.contains(&said), "{fault}");
             assert!(!fault.settings);
             assert_eq!(done, Position::Line(3), "it stays before the file's end");
-            assert_eq!(progress.checkpoint.totals.rows_delivered, 3);
+            assert_eq!(progress.checkpoint.totals.rows_quarantined, 3);
         }
     }
 
@@ -249,13 +250,13 @@ mod tests {
         let before = progress.checkpoint.clone();
         let mut both = body(3, Position::End, 5, Some(8));
         let mut other = body(0, Position::End, 2, Some(3));
-        other.spans[0].0.delta.file = "g".to_owned();
+        other.spans[0].delta.file = "g".to_owned();
         both.spans.append(&mut other.spans);
         assert!(matches!(progress.record(both).await, Err(Interrupt::Fault(_))));
         assert_eq!(progress.checkpoint, before);
 
         progress.record(body(3, Position::End, 5, Some(8))).await.unwrap();
-        assert_eq!(progress.checkpoint.totals.rows_delivered, 8);
+        assert_eq!(progress.checkpoint.totals.rows_quarantined, 8);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, BodyBuilder};
@@ -67,7 +68,7 @@ impl Filler {
     /// The next line is rejected.
     pub(super) fn reject(&mut self, rejection: Rejection) {
         self.line = rejection.position.line;
-        self.builder.push_rejection(rejection);
+        self.builder.reject(rejection);
     }
 
     /// Reads on in the bytes that are here, on a thread for such work. Returns the events that it read.
@@ -117,7 +118,8 @@ impl Filler {
         row.clear();
         let (id, made) = format.row(bytes, row);
         let look = self.events.is_multiple_of(self.policy.look_every);
-        let due = look && builder.has_waited(self.policy.body_wait);
+        let waited = |since: Instant| since.elapsed() >= self.policy.body_wait;
+        let due = look && builder.since().is_some_and(waited);
         let full = if due || !builder.fits(row.len()) { builder.take() } else { Ok(None) };
         let put = full.and_then(|full| builder.put(&line, id, row, made).map(|()| full));
         let full = put.map_err(ReadError::Broken)?;

@@ -15,10 +15,10 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::body::BodyBuilder;
+use super::body::{Body, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::part::too_long;
-use super::post::{Poster, Settled};
+use super::post::Poster;
 use super::resume::{lease, release, stored};
 use super::sink::Sink;
 use super::source::{Format, Line, ReadError};
@@ -178,7 +178,7 @@ struct Resend<'a> {
     format: &'a Arc<dyn Format>,
     /// The body in hand.
     builder: BodyBuilder,
-    in_flight: FuturesUnordered<AbortOnDropHandle<Result<Settled, Interrupt>>>,
+    in_flight: FuturesUnordered<AbortOnDropHandle<Result<Body, Interrupt>>>,
     /// The records whose rows are in the body in hand, in flight or accepted.
     leaving: BTreeSet<String>,
     report: &'a mut StreamReplay,
@@ -260,7 +260,7 @@ impl Resend<'_> {
                     if ends && !begins {
                         let (id, kept) = (std::mem::take(&mut id), Kept::File(kept.to_owned()));
                         let long = too_long(place(record, number), id.finish(), length, kept);
-                        self.builder.push_rejection(long);
+                        self.builder.reject(long);
                         length = 0;
                     }
                     read = if ends { number } else { read };
@@ -353,9 +353,10 @@ impl Resend<'_> {
         while self.in_flight.len() > most
             && let Some(settled) = self.in_flight.next().await
         {
-            let Settled { delivered, kept, .. } = settled.map_err(internal)??;
-            self.report.rows_delivered += delivered;
-            for kept in kept {
+            let body = settled.map_err(internal)??;
+            let accepted = body.rows.iter().filter(|row| row.accepted);
+            self.report.rows_delivered += accepted.count() as u64;
+            for kept in body.rejections {
                 self.leaving.remove(&kept.name());
                 if !kept.delivered {
                     self.stays(kept.reason);

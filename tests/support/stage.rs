@@ -184,10 +184,15 @@ impl Stage {
     /// One replay of the streams' quarantine; `None` if it died.
     pub async fn replay(&self, death: Option<Death>) -> Option<ReplaySummary> {
         self.live(death, |turns| {
-            let source = self.source(turns);
+            // It reads on the runtime's thread, so that nothing takes turns.
+            drop(turns);
+            let streams = self.plan.streams.iter().map(|(name, source)| {
+                let stream = Stream { name, table: &CLOUD_INTEGRATED };
+                (stream, source.format(&stream))
+            });
             let store: Arc<dyn Store> = Arc::new(StagedStore(Arc::clone(&self.shared)));
             let replay = Replay {
-                streams: source.streams().into_iter().map(|s| (s, source.format(&s))).collect(),
+                streams: streams.collect(),
                 sink: Arc::new(StagedSink(Arc::clone(&self.shared))),
                 quarantine: Quarantine::new(Arc::clone(&store)),
                 store,
