@@ -36,7 +36,7 @@ pub struct FileVersion {
 }
 
 /// One file of the page in hand.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileProgress {
     /// How much of it is settled.
     pub done: Position,
@@ -158,6 +158,22 @@ pub enum CheckpointError {
         /// Where the delta begins.
         expected: Position,
     },
+}
+
+impl Position {
+    /// How many lines that is, unless it is the whole file: then 0.
+    pub fn lines(self) -> u64 {
+        match self {
+            Self::Line(line) => line,
+            Self::End => 0,
+        }
+    }
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self::Line(0)
+    }
 }
 
 impl Checkpoint {

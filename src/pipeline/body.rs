@@ -88,7 +88,7 @@ pub struct Span {
 }
 
 /// Fills bodies, across the files of one page.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BodyBuilder {
     stream: String,
     level: u32,
@@ -108,19 +108,7 @@ pub struct BodyBuilder {
 impl BodyBuilder {
     /// A builder for bodies of `stream`, deflated at `level` (0 to 9).
     pub fn new(stream: &str, level: u32, pool: &Pool) -> Self {
-        Self {
-            stream: stream.to_owned(),
-            level,
-            pool: pool.clone(),
-            deflater: None,
-            json_len: 0,
-            rows: pool.rows.clone(),
-            lines: pool.lines.clone(),
-            rejections: Vec::new(),
-            rejected_bytes: 0,
-            spans: Vec::new(),
-            since: None,
-        }
+        Self { stream: stream.to_owned(), level, pool: pool.clone(), ..Self::default() }
     }
 
     /// Whether a row of this many bytes still fits into this one.
@@ -128,7 +116,7 @@ impl BodyBuilder {
         // A separator (or the opening bracket) before it, the closing bracket after it.
         self.json_len + 1 + row_len < MAX_BODY_BYTES
             && self.rejected_bytes < MAX_REJECTED_BYTES
-            && self.lines.len() < MAX_BYTES_OF_LINES
+            && self.lines.items.len() < MAX_BYTES_OF_LINES
     }
 
     /// Since when something waits in it.
@@ -186,7 +174,7 @@ impl BodyBuilder {
         row: &[u8],
         time_ms: Option<i64>,
     ) -> io::Result<()> {
-        let first = self.rows.is_empty();
+        let first = self.rows.items.is_empty();
         if first {
             (self.rows, self.lines) = (self.pool.rows.take(), self.pool.lines.take());
         }
@@ -197,15 +185,15 @@ impl BodyBuilder {
         deflater.write_all(if first { b"[" } else { b"," })?;
         deflater.write_all(row)?;
         self.json_len += 1 + row.len();
-        self.lines.extend_from_slice(line.bytes);
-        self.rows.push(BodyRow {
+        self.lines.items.extend_from_slice(line.bytes);
+        self.rows.items.push(BodyRow {
             id,
             time_ms,
             line: line.number,
             span: self.spans.len().saturating_sub(1),
             accepted: false,
             json_end: self.json_len,
-            line_end: self.lines.len(),
+            line_end: self.lines.items.len(),
         });
         self.reach(Position::Line(line.number), |_| {});
         Ok(())
@@ -240,8 +228,8 @@ impl BodyBuilder {
         let body = Body {
             stream: self.stream.clone(),
             gzip,
-            rows: std::mem::replace(&mut self.rows, self.pool.rows.clone()),
-            lines: Bytes::from_owner(std::mem::replace(&mut self.lines, self.pool.lines.clone())),
+            rows: std::mem::take(&mut self.rows),
+            lines: Bytes::from_owner(std::mem::take(&mut self.lines)),
             rejections: std::mem::take(&mut self.rejections),
             spans: std::mem::take(&mut self.spans),
             rejected_bytes: std::mem::take(&mut self.rejected_bytes),
@@ -280,8 +268,8 @@ impl Body {
 
     /// Some of the rows as a body's bytes of their own. `json` is what [`Body::json`] returned.
     pub fn part(&self, json: &[u8], rows: &Range<usize>) -> io::Result<Bytes> {
-        let begin = rows.start.checked_sub(1).map_or(0, |before| self.rows[before].json_end);
-        let end = self.rows[rows.end - 1].json_end;
+        let begin = rows.start.checked_sub(1).map_or(0, |before| self.rows.items[before].json_end);
+        let end = self.rows.items[rows.end - 1].json_end;
         // Each row is preceded by one byte: the bracket or a comma.
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(b"[")?;
@@ -292,8 +280,8 @@ impl Body {
 
     /// The rejection of one of its rows.
     pub fn reject(&self, row: usize, reason: &'static str, detail: &str) -> Rejection {
-        let begin = row.checked_sub(1).map_or(0, |before| self.rows[before].line_end);
-        let row = &self.rows[row];
+        let begin = row.checked_sub(1).map_or(0, |before| self.rows.items[before].line_end);
+        let row = &self.rows.items[row];
         let file = self.spans[row.span].delta.file.clone();
         Rejection {
             position: FilePosition { stream: self.stream.clone(), file, line: row.line },
@@ -398,7 +386,7 @@ mod tests {
         assert!(builder.fits(999_998), "the next one is empty");
         push(&mut builder, 2, &row(2, 999_999));
         let body = builder.take().unwrap().unwrap();
-        assert_eq!((body.rows.len(), body.rejections[0].reason), (0, "row-too-large"));
+        assert_eq!((body.rows.items.len(), body.rejections[0].reason), (0, "row-too-large"));
     }
 
     #[test]
@@ -414,7 +402,7 @@ mod tests {
         }
         assert!(!builder.fits(2));
         let body = builder.take().unwrap().unwrap();
-        assert_eq!((body.rows.len(), body.rejections.len()), (1, 2));
+        assert_eq!((body.rows.items.len(), body.rejections.len()), (1, 2));
         assert!(builder.fits(2));
     }
 
@@ -455,7 +443,7 @@ mod tests {
         let mut builder = begun();
         builder.end_file(Some(0));
         let body = builder.take().unwrap().unwrap();
-        assert!(body.rows.is_empty());
+        assert!(body.rows.items.is_empty());
         assert_eq!(body.spans[0].delta.to, Position::End);
         assert_eq!(body.spans[0].events_in_file, Some(0));
         assert!(builder.take().unwrap().is_none(), "no file is in hand any more");
@@ -553,11 +541,11 @@ mod tests {
                 prop_assert!(json.len() <= MAX_BODY_BYTES);
                 prop_assert_eq!(inflate(&body.gzip), json.clone());
                 let in_body = rows_of(&json);
-                prop_assert_eq!(in_body.len(), body.rows.len());
+                prop_assert_eq!(in_body.len(), body.rows.items.len());
                 rows.extend(in_body);
-                for row in 0..body.rows.len() {
+                for row in 0..body.rows.items.len() {
                     let Rejection { position, .. } = body.reject(row, "", "");
-                    prop_assert_eq!(&position.file, &body.spans[body.rows[row].span].delta.file);
+                    prop_assert_eq!(&position.file, &body.spans[body.rows.items[row].span].delta.file);
                 }
                 for rejection in &body.rejections {
                     let Kept::Line(line) = &rejection.kept else { panic!("it has its line") };
@@ -572,11 +560,11 @@ mod tests {
         #[test]
         fn parts_hold_the_rows_of_their_range(files in files(), cut in any::<prop::sample::Index>()) {
             let (bodies, _) = fill(&files);
-            for body in bodies.iter().filter(|body| !body.rows.is_empty()) {
+            for body in bodies.iter().filter(|body| !body.rows.items.is_empty()) {
                 let json = body.json().unwrap();
-                let cut = cut.index(body.rows.len());
+                let cut = cut.index(body.rows.items.len());
                 let mut rows = Vec::new();
-                for part in [0..cut, cut..body.rows.len()].into_iter().filter(|p| !p.is_empty()) {
+                for part in [0..cut, cut..body.rows.items.len()].into_iter().filter(|p| !p.is_empty()) {
                     let part_json = inflate(&body.part(&json, &part).unwrap());
                     prop_assert!(part_json.len() <= json.len());
                     let in_part = rows_of(&part_json);
@@ -596,7 +584,7 @@ mod tests {
             for body in &bodies {
                 for (number, span) in body.spans.iter().enumerate() {
                     prop_assert!(checkpoint.apply(&span.delta).is_ok(), "{:?}", span.delta);
-                    let rows = body.rows.iter().filter(|row| row.span == number).count() as u64;
+                    let rows = body.rows.items.iter().filter(|row| row.span == number).count() as u64;
                     let file: usize = span.delta.file[1..].parse().unwrap();
                     settled[file] += rows + span.settled;
                     if let Some(events) = span.events_in_file {

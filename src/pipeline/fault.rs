@@ -15,7 +15,7 @@ pub enum Interrupt {
     Fault(Box<Fault>),
 }
 
-/// A failure, told to the person who must mend it.
+/// A failure, for the person who must fix it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message}; {fix}")]
 pub struct Fault {
@@ -36,7 +36,7 @@ impl Fault {
         Self { code, message: message.into(), fix: fix.into(), settings: false }
     }
 
-    /// Something that a person must mend.
+    /// Something that a person must fix.
     pub fn settings(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { code, message: message.into(), fix: fix.into(), settings: true }
     }
@@ -102,6 +102,6 @@ pub(super) fn internal(error: impl std::fmt::Display) -> Fault {
     Fault::passing(
         Code::Internal,
         format!("an internal step failed: {error}"),
-        "this is a defect: report it with this line",
+        "this is a bug; please report it with this log line",
     )
 }

@@ -10,18 +10,17 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::body::Body;
+use super::Connector;
+use super::body::{Body, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
-use super::part::LongLine;
 use super::read::Filler;
 use super::source::{Content, OpenPart, Page, Part};
-use super::summary::Live;
-use super::{Connector, Run};
+use super::stream::StreamPull;
 use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
 use crate::codes::Code;
-use crate::quarantine::{FilePosition, Kept, Rejection};
+use crate::quarantine::{FilePosition, Keeping, Kept, Rejection};
 use crate::seams::Deadline;
-use crate::table::Stream;
+use crate::table::EventIdHasher;
 
 /// Parts that are open at a time, the one that is read with them, so that small ones do not wait for
 /// one another.
@@ -37,42 +36,61 @@ const RELISTINGS_FOR_MISSING: u32 = 2;
 pub(super) const FILE_GONE: &str = "file-gone";
 
 /// Reads one page of one stream into bodies.
-pub(super) struct PageReader {
-    pub(super) connector: Connector,
-    pub(super) stream: Stream,
-    pub(super) cursor: Cursor,
+pub(super) struct PageReader<'a> {
+    pub(super) pull: &'a StreamPull<'a>,
+    at: Cursor,
     pub(super) files: BTreeMap<String, FileRead>,
     /// Where bodies go. The slots that they take bound them.
     pub(super) bodies: mpsc::UnboundedSender<Body>,
-    pub(super) run: Run,
     /// Ends the reading.
     pub(super) stop: CancellationToken,
-    pub(super) summary: Live,
     /// Shared with the thread that is at work on what was read.
     pub(super) filler: Arc<Mutex<Filler>>,
-    /// The line that is on its way to quarantine, since it is too long to be held.
-    pub(super) long: Option<LongLine>,
+    /// The line that is on its way to quarantine, since it is too long to be held; with its id and
+    /// length so far.
+    pub(super) long: Option<(Keeping, EventIdHasher, u64)>,
     /// Addresses that were refused in a row.
     pub(super) expired: u32,
 }
 
 /// What is known of a file.
+#[derive(Default)]
 pub(super) struct FileRead {
     /// How far it is read: at first what the checkpoint says.
     pub(super) progress: FileProgress,
     /// The events that were read of it in this run.
     pub(super) events: u64,
+    /// The downloads in a row that gave no new line, and the line that they came to.
+    pub(super) in_vain: u32,
+    pub(super) reached: u64,
+    /// The downloads in a row that failed at the same place, and that place.
+    pub(super) damaged: u32,
+    pub(super) damaged_at: u64,
+    /// Whether a download came without a byte.
+    pub(super) came_empty: bool,
 }
 
-impl FileRead {
-    /// A file of which nothing is read; the listing says it has `size` bytes.
-    pub(super) fn new(size: Option<u64>) -> Self {
-        let version = FileVersion { size, etag: None };
-        Self { progress: FileProgress { done: Position::Line(0), version }, events: 0 }
+impl<'a> PageReader<'a> {
+    /// Goes on in the page at a cursor from this progress in its files.
+    pub(super) fn new(
+        pull: &'a StreamPull<'a>,
+        at: Cursor,
+        files: &BTreeMap<String, FileProgress>,
+        bodies: mpsc::UnboundedSender<Body>,
+        stop: CancellationToken,
+    ) -> Self {
+        let StreamPull { connector, stream, run, .. } = pull;
+        let builder = BodyBuilder::new(stream.name, connector.policy.gzip_level, &run.pool);
+        let format = connector.source.format(stream);
+        let filler = Filler::new(format, builder, run.clone(), stop.clone(), connector.policy);
+        let known = |(key, progress): (&String, &FileProgress)| {
+            (key.clone(), FileRead { progress: progress.clone(), ..FileRead::default() })
+        };
+        let files = files.iter().map(known).collect();
+        let filler = Arc::new(Mutex::new(filler));
+        Self { pull, at, files, bodies, stop, filler, long: None, expired: 0 }
     }
-}
 
-impl PageReader {
     /// Reads all parts of `page`; returns the reply whose parts they were in the end.
     pub(super) async fn read(&mut self, mut page: Page) -> Result<Page, Interrupt> {
         let mut looked_for = 0;
@@ -84,7 +102,7 @@ impl PageReader {
                 page = self.list_again().await?;
                 continue;
             }
-            self.give_up(&missing);
+            self.give_up(missing);
             let read = self.read_parts(&page).await;
             // Whatever ended it, what was read is delivered while there is time for it.
             if !matches!(read, Err(Interrupt::OutOfTime)) || !self.stop.is_cancelled() {
@@ -108,7 +126,7 @@ impl PageReader {
     pub(super) async fn flush(&self) -> Result<(), Interrupt> {
         let body = self.filler().builder.take().map_err(internal)?;
         match body {
-            Some(body) => self.run.pool.send(body, &self.bodies).await,
+            Some(body) => self.pull.run.pool.send(body, &self.bodies).await,
             None => Ok(()),
         }
     }
@@ -118,7 +136,7 @@ impl PageReader {
         let mut work = pin!(work);
         loop {
             let since = self.filler().builder.since();
-            let due = since.map(|since| since + self.connector.policy.body_wait);
+            let due = since.map(|since| since + self.pull.connector.policy.body_wait);
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
@@ -133,40 +151,40 @@ impl PageReader {
     /// address keeps the key that it is known by.
     fn note(&mut self, page: &mut Page) {
         let listed: BTreeSet<String> = page.parts.iter().map(|part| part.key.clone()).collect();
-        for part in page.parts.iter_mut().filter(|part| !self.files.contains_key(&part.key)) {
+        for part in &mut page.parts {
             let known = self.files.iter().find(|(key, file)| {
                 file.progress.version.size == part.size
                     && !listed.contains(*key)
-                    && self.connector.source.is_same(key, &part.key)
+                    && self.pull.connector.source.is_same(key, &part.key)
             });
-            if let Some((known, _)) = known {
+            if let Some((known, _)) = known.filter(|_| !self.files.contains_key(&part.key)) {
                 part.key.clone_from(known);
             }
         }
         for part in &page.parts {
-            self.files.entry(part.key.clone()).or_insert_with(|| FileRead::new(part.size));
+            self.files.entry(part.key.clone()).or_insert_with(|| {
+                let version = FileVersion { size: part.size, etag: None };
+                let progress = FileProgress { version, ..FileProgress::default() };
+                FileRead { progress, ..FileRead::default() }
+            });
         }
     }
 
     /// Files that are not read to their end, and which the listing no longer has.
-    fn missing(&self, page: &Page) -> Vec<FilePosition> {
+    fn missing(&self, page: &Page) -> Vec<String> {
         let listed = |key: &str| page.parts.iter().any(|part| part.key == key);
-        let unread = self.files.iter().filter_map(|(key, file)| match file.progress.done {
-            Position::Line(line) if !listed(key) => Some(FilePosition {
-                stream: self.stream.name.to_owned(),
-                file: key.clone(),
-                line: line + 1,
-            }),
-            _ => None,
-        });
-        unread.collect()
+        let unread = self
+            .files
+            .iter()
+            .filter(|(key, file)| file.progress.done != Position::End && !listed(key));
+        unread.map(|(key, _)| key.clone()).collect()
     }
 
     async fn list_again(&mut self) -> Result<Page, Interrupt> {
-        tracing::info!(stream = self.stream.name, "listing the same page again for new addresses");
-        let (source, at) = (&self.connector.source, Some(&self.cursor));
-        let page = source.page(&self.stream, at, self.run.deadline).await?;
-        if page.at != self.cursor {
+        let stream = self.pull.stream.name;
+        tracing::info!(stream, "listing the same page again for new addresses");
+        let page = self.pull.list(Some(self.at.clone())).await.map_err(internal)??;
+        if page.at != self.at {
             let message = "the source dropped the page's token while the page was being read";
             let fix = "nothing to do: the next run starts again at the oldest day that it accepts";
             return Err(Fault::passing(Code::CursorDropped, message, fix).into());
@@ -175,44 +193,48 @@ impl PageReader {
     }
 
     /// Puts files that are gone into quarantine, without their bytes, and passes them.
-    fn give_up(&mut self, missing: &[FilePosition]) {
-        for position in missing {
-            let Some(file) = self.files.get_mut(&position.file) else { continue };
+    fn give_up(&mut self, missing: Vec<String>) {
+        for key in missing {
+            let Some(FileRead { progress, events, .. }) = self.files.get_mut(&key) else {
+                continue;
+            };
+            let position = self.pull.position(&key, progress.done.lines() + 1);
             tracing::error!(
-                stream = self.stream.name,
-                file = position.file,
+                stream = position.stream,
+                file = key,
                 line = position.line,
                 "a batch file is gone from the listing: it is missing from this line on"
             );
-            let mut filler = Filler::lock(&self.filler);
-            let FileProgress { version, done } = &mut file.progress;
-            filler.builder.begin_file(&position.file, version, *done);
-            filler.builder.reject(Rejection {
-                position: position.clone(),
+            let builder = &mut Filler::lock(&self.filler).builder;
+            builder.begin_file(&key, &progress.version, progress.done);
+            builder.reject(Rejection {
+                position,
                 event_id: String::new(),
                 reason: FILE_GONE,
                 detail: "three listings of its page no longer have it".to_owned(),
                 delivered: false,
                 kept: Kept::Nothing,
             });
-            filler.builder.end_file(None);
-            *done = Position::End;
+            builder.end_file(None);
             // It may come back as another, whose events are counted from none.
-            file.events = 0;
+            (progress.done, *events) = (Position::End, 0);
         }
     }
 
     /// Reads what is not yet read of a page's parts, in order; returns the first whose address has
     /// expired.
     async fn read_parts(&mut self, page: &Page) -> Result<Option<String>, Interrupt> {
-        let mut parts: Vec<Part> = Vec::new();
+        let mut parts: Vec<&Part> = Vec::new();
         for part in &page.parts {
-            if !self.is_read(part) && !parts.iter().any(|other| other.key == part.key) {
-                parts.push(part.clone());
+            let is_read = self.files.get(&part.key).is_some_and(|FileRead { progress, .. }| {
+                progress.done == Position::End && progress.version.size == part.size
+            });
+            if !is_read && !parts.iter().any(|other| other.key == part.key) {
+                parts.push(part);
             }
         }
-        let (connector, deadline) = (self.connector.clone(), self.run.deadline);
-        let opening = parts.into_iter().map(move |part| {
+        let (connector, deadline) = (self.pull.connector, self.pull.run.deadline);
+        let opening = parts.into_iter().cloned().map(|part| {
             let connector = connector.clone();
             // A task of its own goes on while the parts before it are read.
             AbortOnDropHandle::new(tokio::spawn(async move {
@@ -229,11 +251,12 @@ impl PageReader {
         }
         Ok(None)
     }
+}
 
-    fn is_read(&self, part: &Part) -> bool {
-        self.files.get(&part.key).is_some_and(|FileRead { progress, .. }| {
-            progress.done == Position::End && progress.version.size == part.size
-        })
+impl StreamPull<'_> {
+    /// A line of a file.
+    pub(super) fn position(&self, file: &str, line: u64) -> FilePosition {
+        FilePosition { stream: self.stream.name.to_owned(), file: file.to_owned(), line }
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc};
@@ -21,9 +20,9 @@ const SLOT_BYTES: usize = 512 * 1024;
 /// which bound the bodies in flight in bytes and in number.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    pub(super) gzip: Buffer<u8>,
-    pub(super) lines: Buffer<u8>,
-    pub(super) rows: Buffer<BodyRow>,
+    pub(super) gzip: Arc<Buffer<u8>>,
+    pub(super) lines: Arc<Buffer<u8>>,
+    pub(super) rows: Arc<Buffer<BodyRow>>,
     slots: Arc<Semaphore>,
     all: usize,
 }
@@ -40,9 +39,9 @@ impl Pool {
     /// have some 800 bytes and shrink to a seventh.
     pub fn new(slots: usize) -> Self {
         Self {
-            gzip: Buffer::with_room(MAX_BODY_BYTES / 4),
-            lines: Buffer::with_room(MAX_BODY_BYTES),
-            rows: Buffer::with_room(2_048),
+            gzip: Arc::new(Buffer::with_room(MAX_BODY_BYTES / 4)),
+            lines: Arc::new(Buffer::with_room(MAX_BODY_BYTES)),
+            rows: Arc::new(Buffer::with_room(2_048)),
             slots: Arc::new(Semaphore::new(slots)),
             all: slots,
         }
@@ -69,7 +68,8 @@ impl Pool {
 /// A buffer whose memory is kept for another one when it is dropped. As many are kept as were ever
 /// used at the same time.
 pub struct Buffer<T> {
-    items: Vec<T>,
+    /// What is in it.
+    pub items: Vec<T>,
     room: usize,
     kept: Arc<Mutex<Vec<Vec<T>>>>,
 }
@@ -88,23 +88,21 @@ impl<T> Buffer<T> {
     }
 }
 
-/// Another without memory.
-impl<T> Clone for Buffer<T> {
-    fn clone(&self) -> Self {
-        Self { items: Vec::new(), room: self.room, kept: Arc::clone(&self.kept) }
+impl<T> Default for Buffer<T> {
+    fn default() -> Self {
+        Self::with_room(0)
     }
 }
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         let mut items = std::mem::take(&mut self.items);
-        if items.capacity() == 0 {
-            return;
+        if items.capacity() > 0 {
+            items.clear();
+            // A body that does not compress needs much more than the next.
+            items.shrink_to(self.room);
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(items);
         }
-        items.clear();
-        // A body that does not compress needs much more than the next.
-        items.shrink_to(self.room);
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(items);
     }
 }
 
@@ -121,20 +119,6 @@ impl Write for Buffer<u8> {
 impl AsRef<[u8]> for Buffer<u8> {
     fn as_ref(&self) -> &[u8] {
         &self.items
-    }
-}
-
-impl<T> Deref for Buffer<T> {
-    type Target = Vec<T>;
-
-    fn deref(&self) -> &Vec<T> {
-        &self.items
-    }
-}
-
-impl<T> DerefMut for Buffer<T> {
-    fn deref_mut(&mut self) -> &mut Vec<T> {
-        &mut self.items
     }
 }
 

@@ -49,12 +49,12 @@ impl Poster {
             rejections.into_iter().partition(|rejection| rejection.delivered);
         body.rejections = self.keep(undeliverable).await?;
         let refused = self.post(&mut body, gives_up).await?;
-        if !gives_up && refused.len() == body.rows.len() {
+        if !gives_up && refused.len() == body.rows.items.len() {
             self.blame_the_settings(&body, &refused)?;
         }
-        let accepted = body.rows.iter().enumerate().filter(|(_, row)| row.accepted);
+        let accepted = body.rows.items.iter().enumerate().filter(|(_, row)| row.accepted);
         for row in accepted.map(|(row, _)| row).chain(refused.iter().map(|(row, _)| *row)) {
-            body.spans[body.rows[row].span].settled += 1;
+            body.spans[body.rows.items[row].span].settled += 1;
         }
         // A row of which the sink would have cut a column, and which it refused, was not delivered.
         let mut keep: Vec<_> = refused.into_iter().map(|(_, rejection)| rejection).collect();
@@ -74,7 +74,7 @@ impl Poster {
         let mut refused = Vec::new();
         // Inflated only if the body must be split.
         let mut json: Option<Vec<u8>> = None;
-        let mut waiting = vec![0..body.rows.len()];
+        let mut waiting = vec![0..body.rows.items.len()];
         while let Some(rows) = waiting.pop().filter(|rows| !rows.is_empty()) {
             let bytes = match &json {
                 None => body.gzip.clone(),
@@ -88,7 +88,7 @@ impl Poster {
                         summary.bodies += 1;
                         summary.bytes_sent += sent;
                     });
-                    body.rows[rows].iter_mut().for_each(|row| row.accepted = true);
+                    body.rows.items[rows].iter_mut().for_each(|row| row.accepted = true);
                     continue;
                 }
                 Err(PostError::RowRefused(detail)) => ("row-refused", detail),
@@ -126,7 +126,7 @@ impl Poster {
                     format!(
                         "{} refuses every row of a body of {} ({} tried by themselves): {}",
                         self.sink.destination(self.table),
-                        body.rows.len(),
+                        body.rows.items.len(),
                         refused.len(),
                         first.detail
                     ),
@@ -173,13 +173,8 @@ impl Poster {
             Ok::<_, QuarantineError>(rejection)
         });
         let keeping = stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect();
-        Ok(self.in_time(keeping).await??)
-    }
-
-    /// What comes of `work`, if it comes before even what is in flight must end.
-    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupt> {
         tokio::select! {
-            done = work => Ok(done),
+            kept = keeping => Ok(kept?),
             () = self.grace_over() => Err(Interrupt::OutOfTime),
         }
     }

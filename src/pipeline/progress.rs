@@ -110,20 +110,14 @@ impl Progress {
         if !self.lease.held() {
             return Err(lease_lost().into());
         }
-        // All of the body or nothing: what is saved after a breach has its rows in its totals. One
-        // span moves whole or not at all.
-        let before = (body.spans.len() > 1).then(|| self.checkpoint.clone());
-        let settled_before = self.settled.clone();
-        let mut spans = body.spans.iter();
-        if let Err(breach) = spans.try_for_each(|span| self.move_over(span)) {
-            if let Some(before) = before {
-                self.checkpoint = before;
-            }
-            self.settled = settled_before;
+        // All of the body or nothing: what is saved after a breach has its rows in its totals.
+        let before = (self.checkpoint.clone(), self.settled.clone());
+        if let Err(breach) = body.spans.iter().try_for_each(|span| self.move_over(span)) {
+            (self.checkpoint, self.settled) = before;
             return Err(breach.into());
         }
         let file_finished = body.spans.iter().any(|span| span.delta.to == Position::End);
-        let accepted = body.rows.iter().filter(|row| row.accepted);
+        let accepted = body.rows.items.iter().filter(|row| row.accepted);
         let delivered = accepted.clone().count() as u64;
         let quarantined = body.spans.iter().map(|span| span.settled).sum::<u64>() - delivered;
         let truncated = body.rejections.iter().filter(|kept| kept.delivered).count() as u64;

@@ -5,11 +5,11 @@
 //! once more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use futures::stream::{self, FuturesUnordered, Peekable};
+use futures::stream::{self, FuturesUnordered};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -28,10 +28,10 @@ use super::{Policy, Pool, Run};
 use crate::checkpoint::{FileVersion, Position};
 use crate::codes::Code;
 use crate::quarantine::{
-    FilePosition, Found, Kept, Quarantine, Record, Rejection, in_quarantine, is_kept_file,
-    is_kept_line, is_record,
+    FilePosition, Kept, Quarantine, Record, Rejection, in_quarantine, is_kept_file, is_kept_line,
+    is_record,
 };
-use crate::store::{ByteStream, Lease, Names, Store, StoreError};
+use crate::store::{ByteStream, Lease, Store, StoreError};
 use crate::table::{EventIdHasher, Stream};
 
 /// Records that are read, or removed, and bodies that are posted, at the same time.
@@ -64,7 +64,7 @@ pub struct ReplaySummary {
 }
 
 /// What became of one stream's quarantine.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct StreamReplay {
     /// Its name.
     pub stream: String,
@@ -99,17 +99,10 @@ impl Replay {
         format: &Arc<dyn Format>,
         run: &Run,
     ) -> Option<StreamReplay> {
-        let mut report = StreamReplay {
-            stream: stream.name.to_owned(),
-            outcome: Outcome::CaughtUp,
-            rows_delivered: 0,
-            stay: BTreeMap::new(),
-            error: None,
-        };
+        let mut report = StreamReplay { stream: stream.name.to_owned(), ..StreamReplay::default() };
         let below = in_quarantine(Some(stream.name));
-        // Whether there is nothing to do, which needs no lease and leaves no trace.
-        let any = self.quarantine.names(&below).try_next().await;
-        let ended = match any {
+        let ended = match self.quarantine.names(&below).try_next().await {
+            // Nothing to do: that needs no lease and leaves no trace.
             Ok(None) => return None,
             Ok(Some(_)) => self.under_lease(stream, format, run, &mut report).await,
             Err(error) => Err(error.into()),
@@ -130,7 +123,7 @@ impl Replay {
         let Some(mut lease) = leasing.await? else { return Ok(Outcome::Busy) };
         let mut ended = self.check_destination(stream, lease.as_mut()).await;
         if ended.is_ok() {
-            let poster = Arc::new(Poster {
+            let poster = Poster {
                 sink: Arc::clone(&self.sink),
                 table: stream.table,
                 quarantine: self.quarantine.clone(),
@@ -138,10 +131,15 @@ impl Replay {
                 run: run.clone(),
                 policy: self.policy,
                 summary: Live::new(stream.name),
-            });
-            let builder = BodyBuilder::new(stream.name, self.policy.gzip_level, &run.pool);
-            let (in_flight, leaving) = (FuturesUnordered::new(), BTreeSet::new());
-            let mut resend = Resend { poster, format, builder, in_flight, leaving, report };
+            };
+            let mut resend = Resend {
+                poster: Arc::new(poster),
+                format,
+                builder: BodyBuilder::new(stream.name, self.policy.gzip_level, &run.pool),
+                in_flight: FuturesUnordered::new(),
+                leaving: BTreeSet::new(),
+                report,
+            };
             ended = resend.run().await;
         }
         release(stream.name, lease).await;
@@ -155,20 +153,18 @@ impl Replay {
         lease: &mut dyn Lease,
     ) -> Result<(), Interrupt> {
         let checkpoint = stored(&*self.store, stream.name, lease).await?;
-        let ours = self.sink.destination(stream.table);
-        match checkpoint.map(|checkpoint| checkpoint.destination) {
-            Some(theirs) if theirs != ours => Err(Fault::settings(
-                Code::AnotherDestination,
-                format!(
-                    "the last run of {} delivered to {theirs}, but this replay would go to {ours}",
-                    stream.name
-                ),
-                "give LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID and LOGS_INGESTION_STREAM as \
-                 the connector has them; if it was moved to another rule, let it run once first",
-            )
-            .into()),
-            _ => Ok(()),
-        }
+        let (name, ours) = (stream.name, self.sink.destination(stream.table));
+        let Some(theirs) = checkpoint.map(|c| c.destination).filter(|theirs| *theirs != ours)
+        else {
+            return Ok(());
+        };
+        Err(Fault::settings(
+            Code::AnotherDestination,
+            format!("the last run of {name} delivered to {theirs}, but this replay goes to {ours}"),
+            "give LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID and LOGS_INGESTION_STREAM as the \
+             connector has them; if it was moved to another rule, let it run once first",
+        )
+        .into())
     }
 }
 
@@ -186,30 +182,27 @@ struct Resend<'a> {
 
 impl Resend<'_> {
     async fn run(&mut self) -> Result<(), Interrupt> {
-        let quarantine = self.poster.quarantine.clone();
+        let quarantine = &self.poster.quarantine.clone();
         let below = in_quarantine(Some(&self.report.stream));
-        let mut names = quarantine.names(&below).peekable();
-        loop {
-            let of_file = names_of_file(&mut names).await?;
-            if of_file.is_empty() {
-                return self.flush().await;
-            }
-            let (records, files): (Vec<_>, Vec<_>) =
-                of_file.into_iter().partition(|name| is_record(name));
-            let reading = records.into_iter().map(|name| quarantine.read(name));
-            let mut found = stream::iter(reading).buffered(AT_ONCE);
-            while let Some(found) = found.try_next().await? {
-                match found {
-                    Some(Found { name, record: Ok(record) }) => self.send(name, &record).await?,
-                    Some(Found { name, record: Err(why) }) => self.unreadable(&name, &why),
-                    None => {}
+        // The records of a batch file come before what is kept of it.
+        let objects = quarantine.names(&below).map(|name| async {
+            let name = name?;
+            let found = if is_record(&name) { quarantine.read(name.clone()).await? } else { None };
+            Ok::<_, StoreError>((name, found))
+        });
+        let mut objects = pin!(objects.buffered(AT_ONCE));
+        while let Some((name, found)) = objects.try_next().await? {
+            match found.map(|found| found.record) {
+                Some(Ok(record)) => self.send(name, &record).await?,
+                Some(Err(why)) => self.unreadable(&name, &why),
+                None if is_kept_file(&name) => {
+                    self.flush().await?;
+                    quarantine.remove_unneeded_file(&name).await?;
                 }
-            }
-            for file in files.iter().filter(|name| is_kept_file(name)) {
-                self.flush().await?;
-                quarantine.remove_unneeded_file(file).await?;
+                None => {}
             }
         }
+        self.flush().await
     }
 
     /// Sends one record, if it is one to be sent.
@@ -279,26 +272,24 @@ impl Resend<'_> {
         };
         self.flush().await?;
         let quarantine = self.poster.quarantine.clone();
-        let reason = error.as_ref().and_then(ReadError::reason).filter(|_| !record.is_event());
-        match (error, reason) {
-            (None, _) if !record.is_event() => quarantine.remove(&name).await?,
-            (Some(error), Some(reason)) => {
-                let stays = Rejection {
-                    position: place(record, read + 1),
-                    event_id: String::new(),
-                    reason,
-                    detail: error.to_string(),
-                    delivered: false,
-                    kept: Kept::File(kept.to_owned()),
-                };
-                self.stays(reason);
-                quarantine.keep(&stays).await?;
-                if stays.name() != name {
-                    quarantine.remove(&name).await?;
-                }
+        let Some(error) = error else {
+            match record.is_event() {
+                true => self.unreadable(&name, "its file has no such line"),
+                false => quarantine.remove(&name).await?,
             }
-            (Some(error), None) => self.unreadable(&name, &error.to_string()),
-            (None, _) => self.unreadable(&name, "its file has no such line"),
+            return Ok(());
+        };
+        let Some(reason) = error.reason().filter(|_| !record.is_event()) else {
+            self.unreadable(&name, &error.to_string());
+            return Ok(());
+        };
+        let (event_id, detail, delivered) = (String::new(), error.to_string(), false);
+        let (position, kept) = (place(record, read + 1), Kept::File(kept.to_owned()));
+        let stays = Rejection { position, event_id, reason, detail, delivered, kept };
+        self.stays(reason);
+        quarantine.keep(&stays).await?;
+        if stays.name() != name {
+            quarantine.remove(&name).await?;
         }
         Ok(())
     }
@@ -354,7 +345,7 @@ impl Resend<'_> {
             && let Some(settled) = self.in_flight.next().await
         {
             let body = settled.map_err(internal)??;
-            let accepted = body.rows.iter().filter(|row| row.accepted);
+            let accepted = body.rows.items.iter().filter(|row| row.accepted);
             self.report.rows_delivered += accepted.count() as u64;
             for kept in body.rejections {
                 self.leaving.remove(&kept.name());
@@ -391,21 +382,6 @@ impl Resend<'_> {
 fn place(record: &Record<'_>, line: u64) -> FilePosition {
     let (stream, file) = (record.stream.clone().into_owned(), record.file.clone().into_owned());
     FilePosition { stream, file, line }
-}
-
-/// The next names, which are those of one batch file.
-async fn names_of_file(names: &mut Peekable<Names<'_>>) -> Result<Vec<String>, StoreError> {
-    let Some(first) = names.try_next().await? else { return Ok(Vec::new()) };
-    let folder = |name: &str| name.rfind('/').map(|end| name[..end].to_owned());
-    let of_first = folder(&first);
-    let mut of_file = vec![first];
-    let same = |name: &Result<String, StoreError>| {
-        name.as_ref().is_ok_and(|name| folder(name) == of_first)
-    };
-    while let Some(name) = Pin::new(&mut *names).next_if(same).await {
-        of_file.push(name?);
-    }
-    Ok(of_file)
 }
 
 impl ReplaySummary {

@@ -1,19 +1,16 @@
 //! One stream's pull: take the lease, read the checkpoint, go from page to page, release the lease.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::body::{Body, BodyBuilder};
 use super::fault::{Fault, Interrupt, internal};
-use super::page::{FileRead, PageReader};
+use super::page::PageReader;
 use super::post::Poster;
 use super::progress::Progress;
-use super::read::Filler;
 use super::resume::{lease, release};
 use super::source::Page;
 use super::summary::{Gap, Live, Outcome, StreamSummary};
@@ -145,13 +142,9 @@ impl Pages<'_> {
 
     /// The page at the checkpoint's cursor.
     async fn next(&mut self) -> Result<Page, Interrupt> {
-        match self.listing.take() {
-            Some(listing) => listing.await.map_err(internal)?,
-            None => {
-                let listing = self.pull.list(self.progress.checkpoint.cursor.clone());
-                listing.await.map_err(internal)?
-            }
-        }
+        let cursor = &self.progress.checkpoint.cursor;
+        let listing = self.listing.take().unwrap_or_else(|| self.pull.list(cursor.clone()));
+        listing.await.map_err(internal)?
     }
 
     /// Moves the checkpoint's cursor to where the page was listed, if the source had to begin elsewhere,
@@ -190,7 +183,8 @@ impl Pages<'_> {
         let stop = pull.run.stop.child_token();
         let poster = pull.poster(&self.progress);
         let gives_up = pull.gives_up(&self.progress.checkpoint);
-        let mut reader = pull.reader(&self.progress.checkpoint, &page.at, bodies, stop.clone());
+        let (at, files) = (page.at.clone(), &self.progress.checkpoint.files);
+        let mut reader = PageReader::new(pull, at, files, bodies, stop.clone());
         let reading = async {
             let read = tokio::select! {
                 read = reader.read(page) => read,
@@ -296,7 +290,7 @@ impl Pages<'_> {
 
 impl StreamPull<'_> {
     /// Lists the page at a cursor.
-    fn list(&self, at: Option<Cursor>) -> AbortOnDropHandle<Result<Page, Interrupt>> {
+    pub(super) fn list(&self, at: Option<Cursor>) -> AbortOnDropHandle<Result<Page, Interrupt>> {
         let StreamPull { connector, stream, run: Run { stop, deadline, .. }, .. } = self;
         let (source, stream) = (Arc::clone(&connector.source), *stream);
         let (stop, deadline) = (stop.clone(), *deadline);
@@ -308,35 +302,6 @@ impl StreamPull<'_> {
                 () = stop.cancelled() => Err(Interrupt::OutOfTime),
             }
         }))
-    }
-
-    fn reader(
-        &self,
-        checkpoint: &Checkpoint,
-        at: &Cursor,
-        bodies: mpsc::UnboundedSender<Body>,
-        stop: CancellationToken,
-    ) -> PageReader {
-        let Self { connector, stream, run, summary } = self;
-        let files = checkpoint.files.clone().into_iter();
-        let files = files.map(|(key, progress)| (key, FileRead { progress, events: 0 }));
-        let policy = connector.policy;
-        let builder = BodyBuilder::new(stream.name, policy.gzip_level, &run.pool);
-        let format = connector.source.format(stream);
-        let filler = Filler::new(format, builder, run.clone(), stop.clone(), policy);
-        PageReader {
-            connector: (*connector).clone(),
-            stream: *stream,
-            cursor: at.clone(),
-            files: files.collect(),
-            bodies,
-            run: run.clone(),
-            stop,
-            summary: summary.clone(),
-            filler: Arc::new(Mutex::new(filler)),
-            long: None,
-            expired: 0,
-        }
     }
 
     fn poster(&self, progress: &Progress) -> Arc<Poster> {
