@@ -8,7 +8,6 @@ pub mod cli;
 pub mod codes;
 pub mod functions;
 pub mod http;
-pub mod mimecast;
 pub mod pipeline;
 pub mod quarantine;
 pub mod schedule;
@@ -16,5 +15,6 @@ pub mod seams;
 pub mod settings;
 #[cfg(feature = "simulator")]
 pub mod simulator;
+pub mod sources;
 pub mod store;
 pub mod table;

@@ -14,11 +14,11 @@ use mimecast_sentinel::table::{ColumnType, From, TABLES, Table};
 const MAY_USE: [(&str, &str); 15] = [
     (
         "cli",
-        "azure, checkpoint, codes, functions, http, mimecast, pipeline, quarantine, seams, settings, \
-         simulator, store, table",
+        "azure, checkpoint, codes, functions, http, pipeline, quarantine, seams, settings, simulator, \
+         sources, store, table",
     ),
     ("functions", "–"),
-    ("mimecast", "pipeline, checkpoint, http, table, seams, codes"),
+    ("sources", "pipeline, checkpoint, http, table, seams, codes"),
     ("azure", "pipeline, settings, store, http, table, seams, codes"),
     ("pipeline", "quarantine, checkpoint, store, table, seams, codes"),
     ("quarantine", "checkpoint, store"),

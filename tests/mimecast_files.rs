@@ -11,13 +11,13 @@ use flate2::write::GzEncoder;
 use futures::FutureExt as _;
 use mimecast_sentinel::checkpoint::Position;
 use mimecast_sentinel::http::Clients;
-use mimecast_sentinel::mimecast::MimecastSource;
 use mimecast_sentinel::pipeline::source::{Content, Part};
 use mimecast_sentinel::pipeline::{Interrupt, Source as _};
 use mimecast_sentinel::seams::{Deadline, Random};
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, NextToken, Options, World,
 };
+use mimecast_sentinel::sources::mimecast::MimecastSource;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use mimecast_sentinel::mimecast;
 use mimecast_sentinel::pipeline::sink::PostError;
 use mimecast_sentinel::pipeline::{Outcome, Pool, Replay, ReplaySummary, Sink, StreamReplay};
 use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
 };
+use mimecast_sentinel::sources::mimecast;
 use mimecast_sentinel::store::{ByteStream, FolderStore, Lease, Store, StoreError};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use libfuzzer_sys::fuzz_target;
-use mimecast_sentinel::mimecast::open_records;
+use mimecast_sentinel::sources::mimecast::open_records;
 use mimecast_sentinel::pipeline::source::ReadError;
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId};

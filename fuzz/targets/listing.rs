@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::checkpoint::Cursor;
-use mimecast_sentinel::mimecast::page_of;
+use mimecast_sentinel::sources::mimecast::page_of;
 use mimecast_sentinel_fuzz::{has_serde_jsons_own_key, json};
 use secrecy::ExposeSecret;
 use serde_json::Value;

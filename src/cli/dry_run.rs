@@ -13,12 +13,12 @@ use super::escape::escaped_json;
 use super::progress;
 use super::wiring::Wiring;
 use crate::codes::Code;
-use crate::mimecast::MimecastSource;
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Connector, Fault, Interrupt, Policy, Pool, Sink};
 use crate::quarantine::Quarantine;
 use crate::seams::Deadline;
 use crate::settings::DryRunSettings;
+use crate::sources::mimecast::MimecastSource;
 use crate::store::NullStore;
 use crate::table::Table;
 

@@ -8,7 +8,6 @@ use crate::azure::blob::{BlobAccess, BlobStore};
 use crate::azure::credential::{AccessTokens, Credentials};
 use crate::azure::ingestion::LogsIngestion;
 use crate::http::{Clients, RetryPolicy};
-use crate::mimecast::{self, BatchFile, Limits, MimecastSource, Options};
 use crate::pipeline::source::Format;
 use crate::pipeline::{Connector, Policy, Pool, Replay};
 use crate::quarantine::Quarantine;
@@ -17,6 +16,7 @@ use crate::settings::{
     self, AzureIdentity, FileLimits, IngestionSettings, MimecastSettings, ReplaySettings, Settings,
     StateLocation, is_loopback,
 };
+use crate::sources::mimecast::{self, BatchFile, Limits, MimecastSource, Options};
 use crate::store::{FolderStore, Store};
 use crate::table::CLOUD_INTEGRATED;
 

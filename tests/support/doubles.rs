@@ -12,7 +12,6 @@ use flate2::read::GzDecoder;
 use futures::future::{BoxFuture, pending, ready};
 use futures::{FutureExt, StreamExt};
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
-use mimecast_sentinel::mimecast::Place;
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
     Content, Format, Line, LineReader, OpenPart, Page, Part, ReadError,
@@ -20,6 +19,7 @@ use mimecast_sentinel::pipeline::source::{
 use mimecast_sentinel::pipeline::{Connector, Interrupt, Policy, Pool, RunSummary, Sink, Source};
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
+use mimecast_sentinel::sources::mimecast::Place;
 use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, NullStore, Store, StoreError};
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId, Row, Stream, Table};
 use serde_json::Value;

@@ -10,7 +10,6 @@ use mimecast_sentinel::azure::credential::{AccessTokens, Credentials};
 use mimecast_sentinel::azure::ingestion::LogsIngestion;
 use mimecast_sentinel::checkpoint::Checkpoint;
 use mimecast_sentinel::http::{Clients, RetryPolicy};
-use mimecast_sentinel::mimecast::{Limits, MimecastSource, Options};
 use mimecast_sentinel::pipeline::{
     Connector, Policy, Pool, RunSummary, StreamSummary, checkpoint_name,
 };
@@ -18,6 +17,7 @@ use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Random};
 use mimecast_sentinel::settings::CredentialSettings;
 use mimecast_sentinel::simulator::{self, FaultPlan, Simulator, World};
+use mimecast_sentinel::sources::mimecast::{Limits, MimecastSource, Options};
 use mimecast_sentinel::store::{FolderStore, Store};
 use mimecast_sentinel::table::CLOUD_INTEGRATED;
 use serde_json::Value;

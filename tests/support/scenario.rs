@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use mimecast_sentinel::checkpoint::Cursor;
-use mimecast_sentinel::mimecast::Place;
 use mimecast_sentinel::pipeline::{Outcome, RunSummary, StreamSummary};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
+use mimecast_sentinel::sources::mimecast::Place;
 use mimecast_sentinel::table::EventId;
 
 use super::rig::Rig;

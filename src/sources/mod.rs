@@ -1,0 +1,3 @@
+//! The systems that events come from, a folder each.
+
+pub mod mimecast;
