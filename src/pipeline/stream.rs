@@ -261,30 +261,29 @@ impl Pages<'_> {
         }
         let at = file.unwrap_or_else(|| LISTING.to_owned());
         let done = progress.checkpoint.files.get(&at).map_or(Position::Line(0), |file| file.done);
-        let now = Some((at, done));
-        let again = progress.checkpoint.out_of_time_at == now;
-        progress.checkpoint.out_of_time_at = now;
+        let now = Some((at.clone(), done));
+        let before = std::mem::replace(&mut progress.checkpoint.out_of_time_at, now.clone());
         progress.touch();
-        match &progress.checkpoint.out_of_time_at {
-            Some((at, _)) if again && at == LISTING => Err(Fault::passing(
+        if before != now {
+            return Ok(Outcome::TimeLimit);
+        }
+        let fault = if at == LISTING {
+            let stream = self.pull.stream.name;
+            Fault::passing(
                 Code::NoProgress,
-                format!(
-                    "two runs in a row ended while {} waited to list a page",
-                    self.pull.stream.name
-                ),
+                format!("two runs in a row ended while {stream} waited to list a page"),
                 "nothing is lost, the next run tries again; the log says what was waited for: after \
                  429s, look which other program uses the same application",
             )
-            .into()),
-            Some((file, done)) if again => Err(Fault::settings(
+        } else {
+            Fault::settings(
                 Code::NoProgress,
-                format!("batch file {file}: two runs in a row ended at {done} without a new one"),
+                format!("batch file {at}: two runs in a row ended at {done} without a new one"),
                 "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it); where the log \
                  has 429s, wait instead",
             )
-            .into()),
-            _ => Ok(Outcome::TimeLimit),
-        }
+        };
+        Err(fault.into())
     }
 }
 
