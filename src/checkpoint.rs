@@ -78,7 +78,8 @@ pub struct Totals {
     pub rows_quarantined: u64,
 }
 
-/// What was quarantined and no log has reported yet: a run that is killed leaves it to the next one.
+/// What was quarantined and no log has reported yet: a run that is killed leaves it to the next
+/// one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreported {
     /// Rows and lines that were not delivered.

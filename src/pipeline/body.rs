@@ -1,8 +1,8 @@
 //! One request to the sink: rows, and what their acceptance means for progress.
 //!
-//! A body is deflated while it is filled, so that a row is held once, small. It holds the lines that
-//! its rows were made of until it is settled: a row that is refused is quarantined from there, whatever
-//! has become of its file.
+//! A body is deflated while it is filled, so that a row is held once, small. It holds the lines
+//! that its rows were made of until it is settled: a row that is refused is quarantined from there,
+//! whatever has become of its file.
 
 use std::io::{self, BufWriter, IntoInnerError, Read, Write};
 use std::ops::Range;
@@ -46,15 +46,15 @@ pub struct Body {
     pub rows: Buffer<BodyRow>,
     /// The lines that the rows were made of, one behind the other.
     lines: Bytes,
-    /// Lines that did not become rows, and rows of which more must be kept; once it is settled, all that
-    /// was put into quarantine.
+    /// Lines that did not become rows, and rows of which more must be kept; once it is settled, all
+    /// that was put into quarantine.
     pub rejections: Vec<Rejection>,
     /// The progress that is made once all of it is settled, in order.
     pub spans: Vec<Span>,
     /// Bytes of the rejections.
     rejected_bytes: usize,
-    /// Its slots, once it is in flight. They are free again when it is recorded, not sooner: else a body
-    /// that must be tried again would let the others run far ahead.
+    /// Its slots, once it is in flight. They are free again when it is recorded, not sooner: else a
+    /// body that must be tried again would let the others run far ahead.
     pub(super) slots: Option<OwnedSemaphorePermit>,
 }
 
@@ -130,8 +130,8 @@ impl BodyBuilder {
         self.spans.push(Span { delta, settled: 0, events_in_file: None });
     }
 
-    /// Adds a line as what became of it: the row that was made of it, which [`BodyBuilder::fits`], or
-    /// why there is none.
+    /// Adds a line as what became of it: the row that was made of it, which [`BodyBuilder::fits`],
+    /// or why there is none.
     pub fn put(
         &mut self,
         line: &Line<'_>,
@@ -208,7 +208,8 @@ impl BodyBuilder {
         self.reach(line, |span| span.settled += u64::from(counts));
     }
 
-    /// The file in hand is done with. If it was read to its end, so many `events` were in it in this run.
+    /// The file in hand is done with. If it was read to its end, so many `events` were in it in
+    /// this run.
     pub fn end_file(&mut self, events: Option<u64>) {
         self.reach(Position::End, |span| span.events_in_file = events);
     }

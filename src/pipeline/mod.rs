@@ -2,8 +2,8 @@
 //!
 //! Follow an event in this order: [`source`] (what comes in), `stream` (from page to page), `page`
 //! and `part` (the bytes of its parts), `read` (bytes to lines, rows and bodies), [`body`], `post`
-//! (bodies to the [`sink`]), `progress` (to the checkpoint). What is in quarantine goes the same way
-//! from [`body`] on, by [`Replay`].
+//! (bodies to the [`sink`]), `progress` (to the checkpoint). What is in quarantine goes the same
+//! way from [`body`] on, by [`Replay`].
 
 pub mod body;
 mod fault;
@@ -68,11 +68,11 @@ pub struct Policy {
     pub lease_poll: Duration,
     /// The wait before a broken download is begun again, times the number of tries.
     pub download_pause: Duration,
-    /// A body whose rows are all refused is taken for a sign of wrong settings for so long, and for so many
-    /// runs. Then it is quarantined, and the stream goes on.
+    /// A body whose rows are all refused is taken for a sign of wrong settings for so long, and for
+    /// so many runs. Then it is quarantined, and the stream goes on.
     pub give_up: (TimeDelta, u32),
-    /// A run ends after so many rows, as it does at its time limit: what somebody makes Mimecast send
-    /// must not become a bill without end.
+    /// A run ends after so many rows, as it does at its time limit: what somebody makes Mimecast
+    /// send must not become a bill without end.
     pub max_rows: u64,
 }
 
@@ -195,8 +195,8 @@ impl Connector {
         self.source.streams().iter().map(|stream| Live::new(stream.name)).collect()
     }
 
-    /// One run over all streams, which says meanwhile in `summaries` what it has done. `stop` ends it
-    /// early, as the time limit does.
+    /// One run over all streams, which says meanwhile in `summaries` what it has done. `stop` ends
+    /// it early, as the time limit does.
     pub async fn run(&self, summaries: &[Live], stop: &CancellationToken) -> RunSummary {
         let started_at = self.clock.now();
         self.quarantine.count_anew().await;

@@ -22,8 +22,8 @@ use crate::quarantine::{FilePosition, Keeping, Kept, Rejection};
 use crate::seams::Deadline;
 use crate::table::EventIdHasher;
 
-/// Parts that are open at a time, the one that is read with them, so that small ones do not wait for
-/// one another.
+/// Parts that are open at a time, the one that is read with them, so that small ones do not wait
+/// for one another.
 const OPEN: usize = 3;
 
 /// How often in a row the same page is listed again because an address was refused.
@@ -147,8 +147,8 @@ impl<'a> PageReader<'a> {
         }
     }
 
-    /// Remembers what is listed, none of which may disappear unseen. A file that is listed under another
-    /// address keeps the key that it is known by.
+    /// Remembers what is listed, none of which may disappear unseen. A file that is listed under
+    /// another address keeps the key that it is known by.
     fn note(&mut self, page: &mut Page) {
         let listed: BTreeSet<String> = page.parts.iter().map(|part| part.key.clone()).collect();
         for part in &mut page.parts {

@@ -79,7 +79,8 @@ impl PageReader<'_> {
         filler.begin(progress.done.lines());
     }
 
-    /// Fills bodies from one download; returns why it could not be read to the end, if it could not.
+    /// Fills bodies from one download; returns why it could not be read to the end, if it could
+    /// not.
     async fn download(
         &mut self,
         part: &Part,
@@ -171,8 +172,8 @@ impl PageReader<'_> {
         Ok(())
     }
 
-    /// Copies the part to quarantine as it is, through as many downloads as it takes, and says under
-    /// which name; `None` if it cannot be had as it was read.
+    /// Copies the part to quarantine as it is, through as many downloads as it takes, and says
+    /// under which name; `None` if it cannot be had as it was read.
     async fn keep_file(&mut self, part: &Part) -> Result<Option<String>, Interrupt> {
         let connector = self.pull.connector;
         for copies in 1.. {

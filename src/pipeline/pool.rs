@@ -1,8 +1,8 @@
 //! The memory for bodies: what bounds it, and large buffers that are used again.
 //!
-//! A body's buffers are made on one thread and dropped on another, a megabyte at a time. Given back to
-//! the allocator, or grown step by step, they leave holes, and the process grows to twice what it
-//! uses. Room that is not written to costs nothing.
+//! A body's buffers are made on one thread and dropped on another, a megabyte at a time. Given back
+//! to the allocator, or grown step by step, they leave holes, and the process grows to twice what
+//! it uses. Room that is not written to costs nothing.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -16,8 +16,8 @@ use super::fault::Interrupt;
 /// What one slot stands for: a full body of usual events, with its lines, takes two.
 const SLOT_BYTES: usize = 512 * 1024;
 
-/// The memory for bodies, shared by all streams of a process: buffers that are used again, and slots,
-/// which bound the bodies in flight in bytes and in number.
+/// The memory for bodies, shared by all streams of a process: buffers that are used again, and
+/// slots, which bound the bodies in flight in bytes and in number.
 #[derive(Clone, Debug)]
 pub struct Pool {
     pub(super) gzip: Arc<Buffer<u8>>,
@@ -35,8 +35,8 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// A pool of so many slots of 512 KiB, with buffers that have room for a full body of usual events, whose rows
-    /// have some 800 bytes and shrink to a seventh.
+    /// A pool of so many slots of 512 KiB, with buffers that have room for a full body of usual
+    /// events, whose rows have some 800 bytes and shrink to a seventh.
     pub fn new(slots: usize) -> Self {
         Self {
             gzip: Arc::new(Buffer::with_room(MAX_BODY_BYTES / 4)),
@@ -47,8 +47,8 @@ impl Pool {
         }
     }
 
-    /// Sends a body on as soon as there is room for it; out of time if nobody takes it any more. One that
-    /// is larger than all slots is in flight alone.
+    /// Sends a body on as soon as there is room for it; out of time if nobody takes it any more.
+    /// One that is larger than all slots is in flight alone.
     pub(super) async fn send(
         &self,
         mut body: Body,
@@ -75,7 +75,8 @@ pub struct Buffer<T> {
 }
 
 impl<T> Buffer<T> {
-    /// A buffer without memory; those that are [taken](Self::take) of it have room for so many items.
+    /// A buffer without memory; those that are [taken](Self::take) of it have room for so many
+    /// items.
     fn with_room(room: usize) -> Self {
         Self { items: Vec::new(), room, kept: Arc::default() }
     }

@@ -1,4 +1,5 @@
-//! From bodies to the sink: posts a body, splits it if it is refused, keeps what cannot be delivered.
+//! From bodies to the sink: posts a body, splits it if it is refused, keeps what cannot be
+//! delivered.
 
 use std::sync::Arc;
 
@@ -35,8 +36,8 @@ pub(super) struct Poster {
 }
 
 impl Poster {
-    /// Posts a body, splitting it as often as it takes, and keeps what was refused. With `gives_up`,
-    /// that may be all of it. Returns the body with what became of it.
+    /// Posts a body, splitting it as often as it takes, and keeps what was refused. With
+    /// `gives_up`, that may be all of it. Returns the body with what became of it.
     pub(super) async fn settle(
         self: Arc<Self>,
         mut body: Body,
@@ -64,8 +65,8 @@ impl Poster {
         Ok(body)
     }
 
-    /// Posts the rows of a body, and marks those that are accepted; returns the refused ones in order,
-    /// each with its place in the body.
+    /// Posts the rows of a body, and marks those that are accepted; returns the refused ones in
+    /// order, each with its place in the body.
     async fn post(
         &self,
         body: &mut Body,

@@ -38,7 +38,8 @@ pub(super) enum Step {
     Read,
     /// A body is full, or has waited long enough.
     Body(Body),
-    /// A piece of the line of this number, which is too long to be held, and whether it is the last.
+    /// A piece of the line of this number, which is too long to be held, and whether it is the
+    /// last.
     Piece(u64, Bytes, bool),
 }
 
@@ -71,7 +72,8 @@ impl Filler {
         self.builder.reject(rejection);
     }
 
-    /// Reads on in the bytes that are here, on a thread for such work. Returns the events that it read.
+    /// Reads on in the bytes that are here, on a thread for such work. Returns the events that it
+    /// read.
     pub(super) async fn work(
         filler: &Arc<Mutex<Self>>,
     ) -> Result<(Result<Step, ReadError>, u64), Interrupt> {

@@ -1,8 +1,8 @@
 //! What is in quarantine, sent again: through the format, the bodies and the sink of a pull.
 //!
-//! A record leaves quarantine when its row was accepted, or when it was written again under the same
-//! name because the row was refused again. So a crash in between leaves the record, and it is sent
-//! once more.
+//! A record leaves quarantine when its row was accepted, or when it was written again under the
+//! same name because the row was refused again. So a crash in between leaves the record, and it is
+//! sent once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -219,8 +219,8 @@ impl Resend<'_> {
         Ok(())
     }
 
-    /// Sends a record's line, which is kept by itself or in its file (as a release before this one kept
-    /// a line that is too long); or, if it stands for a file, all from its line on.
+    /// Sends a record's line, which is kept by itself or in its file (as a release before this one
+    /// kept a line that is too long); or, if it stands for a file, all from its line on.
     async fn send_file(
         &mut self,
         name: String,
@@ -294,8 +294,8 @@ impl Resend<'_> {
         Ok(())
     }
 
-    /// Puts a line into the body in hand. If it is a record's own, the record of this `name` leaves once
-    /// its row is accepted.
+    /// Puts a line into the body in hand. If it is a record's own, the record of this `name` leaves
+    /// once its row is accepted.
     async fn put(
         &mut self,
         record: &Record<'_>,

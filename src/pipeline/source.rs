@@ -1,7 +1,8 @@
 //! What a source of events must offer.
 //!
 //! A *source* has *streams*; a stream, given a *cursor*, has a *page*; a page has *parts* and the
-//! cursor of the next page; the stream's *format* reads the lines of a part, and makes a row of a line.
+//! cursor of the next page; the stream's *format* reads the lines of a part, and makes a row of a
+//! line.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,8 +35,8 @@ pub trait Source: Send + Sync {
     /// How the parts of a stream are read.
     fn format(&self, stream: &Stream) -> Arc<dyn Format>;
 
-    /// Lists the page at a cursor, which [`Page::at`] or [`Page::next`] of an earlier page was; without
-    /// one, the first page.
+    /// Lists the page at a cursor, which [`Page::at`] or [`Page::next`] of an earlier page was;
+    /// without one, the first page.
     async fn page(
         &self,
         stream: &Stream,
@@ -71,8 +72,8 @@ pub struct Page {
     pub caught_up: bool,
     /// The day from which the source has events to give, where the page is its first.
     pub backfill_from: Option<NaiveDate>,
-    /// From when until when events may be missing, where the source had to begin elsewhere; without a
-    /// beginning, it is since the newest event that was delivered.
+    /// From when until when events may be missing, where the source had to begin elsewhere; without
+    /// a beginning, it is since the newest event that was delivered.
     pub gap: Option<(Option<DateTime<Utc>>, DateTime<Utc>)>,
 }
 
@@ -125,8 +126,8 @@ impl OpenPart {
 
 /// How a stream's parts are read.
 pub trait Format: Send + Sync {
-    /// A reader of one part, which leaves out the first `skip` lines. One that gives lines in pieces
-    /// also reads a line that comes alone and packed with gzip: so it is kept in quarantine.
+    /// A reader of one part, which leaves out the first `skip` lines. One that gives lines in
+    /// pieces also reads a line that comes alone and packed with gzip: so it is kept in quarantine.
     fn lines(&self, skip: u64) -> Box<dyn LineReader>;
 
     /// Appends the row of a line to `row`, and says which event it is. A line that has no row is
@@ -143,8 +144,8 @@ pub trait LineReader: Send {
     /// No more will come. With `all`, it is sure that these were all.
     fn end(&mut self, all: bool);
 
-    /// The next line that is not blank, or the next piece of one that is too long; `None` where it needs more
-    /// bytes, or at the end of the part.
+    /// The next line that is not blank, or the next piece of one that is too long; `None` where it
+    /// needs more bytes, or at the end of the part.
     fn next(&mut self) -> Result<Option<Line<'_>>, ReadError>;
 }
 

@@ -147,8 +147,8 @@ impl Pages<'_> {
         listing.await.map_err(internal)?
     }
 
-    /// Moves the checkpoint's cursor to where the page was listed, if the source had to begin elsewhere,
-    /// and reports the gap that this leaves.
+    /// Moves the checkpoint's cursor to where the page was listed, if the source had to begin
+    /// elsewhere, and reports the gap that this leaves.
     fn begin(&mut self, page: &Page) -> Result<(), Fault> {
         let checkpoint = &mut self.progress.checkpoint;
         if checkpoint.cursor.as_ref() != Some(&page.at) {
@@ -213,8 +213,8 @@ impl Pages<'_> {
         read
     }
 
-    /// Reports what is quarantined and was not reported yet, also by a run that was killed. First in
-    /// the log, then in the checkpoint: twice rather than never.
+    /// Reports what is quarantined and was not reported yet, also by a run that was killed. First
+    /// in the log, then in the checkpoint: twice rather than never.
     fn report_quarantine(&mut self) {
         let unreported = std::mem::take(&mut self.progress.checkpoint.unreported);
         if unreported.is_nothing() {
@@ -248,8 +248,9 @@ impl Pages<'_> {
         }
     }
 
-    /// The time was up within a file, or while a listing was waited for. If it was so last time too,
-    /// and not one line was gained (any step of progress forgets the last time), this is no success.
+    /// The time was up within a file, or while a listing was waited for. If it was so last time
+    /// too, and not one line was gained (any step of progress forgets the last time), this is no
+    /// success.
     fn note_out_of_time(&mut self) -> Result<Outcome, Interrupt> {
         let progress = &mut self.progress;
         let settled = &progress.checkpoint.files;
@@ -337,7 +338,8 @@ impl StreamPull<'_> {
     }
 }
 
-/// The gap until `to`, which begins with the newest event that was delivered if `from` is not known.
+/// The gap until `to`, which begins with the newest event that was delivered if `from` is not
+/// known.
 fn since(checkpoint: &Checkpoint, from: Option<DateTime<Utc>>, to: DateTime<Utc>) -> Gap {
     let newest = checkpoint.newest_event.unwrap_or(checkpoint.updated_at);
     Gap { from: from.unwrap_or(newest).min(to), to }

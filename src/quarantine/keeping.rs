@@ -1,5 +1,5 @@
-//! What comes in pieces and is kept as one object: a whole batch file, or a line that is too long to
-//! be held in memory.
+//! What comes in pieces and is kept as one object: a whole batch file, or a line that is too long
+//! to be held in memory.
 
 use std::io::{self, Write as _};
 
@@ -15,7 +15,8 @@ use super::{FilePosition, Quarantine, QuarantineError};
 use crate::checkpoint::FileVersion;
 use crate::store::StoreError;
 
-/// An object that is being kept. It is there once [`Keeping::finish`] returns; otherwise nothing is.
+/// An object that is being kept. It is there once [`Keeping::finish`] returns; otherwise nothing
+/// is.
 #[derive(Debug)]
 pub struct Keeping {
     name: String,

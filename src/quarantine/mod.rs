@@ -1,8 +1,8 @@
 //! What could not be delivered: the bytes, the reason, and where they were.
 //!
 //! One object for each line, under a name made from what it holds, so that the same line kept again
-//! after a crash overwrites itself. A line that is too long to be held, and a batch file that cannot
-//! be read, are beside them.
+//! after a crash overwrites itself. A line that is too long to be held, and a batch file that
+//! cannot be read, are beside them.
 //!
 //! ```text
 //! quarantine/<stream>/<file>/<line>-<event id>.json            one line of JSON: a Record
@@ -10,9 +10,9 @@
 //! quarantine/<stream>/<file>/file-<version>                    a whole batch file, byte for byte
 //! quarantine/<stream>/<file>/line-<line>-<version>             one line, as gzip
 //! ```
-//! `<file>` is the first 128 bits of SHA-256 over the file's key, in hex; `<version>` those over its
-//! size and `ETag`, since one key may be listed again with other bytes. Before there were versions, a
-//! file was kept as `file`: it is still read.
+//! `<file>` is the first 128 bits of SHA-256 over the file's key, in hex; `<version>` those over
+//! its size and `ETag`, since one key may be listed again with other bytes. Before there were
+//! versions, a file was kept as `file`: it is still read.
 
 mod keeping;
 mod names;

@@ -16,10 +16,10 @@ use super::files::{At, AtPath, Unfit, ensure_folder_of, file_id, open_file, owne
 /// How often a lock is taken anew since its file is no longer the one on disk.
 const TRIES: u32 = 10;
 
-/// How often a lock is looked at between writes, each of which looks for itself. So long posts may go
-/// on after somebody removed its file: a file that vanishes is rarer than a blob's lease that is lost,
-/// which shows after 20 s. More often would see no more on a share, whose client answers from what it
-/// remembers for 1 s (SMB) or 3 s (NFS).
+/// How often a lock is looked at between writes, each of which looks for itself. So long posts may
+/// go on after somebody removed its file: a file that vanishes is rarer than a blob's lease that is
+/// lost, which shows after 20 s. More often would see no more on a share, whose client answers from
+/// what it remembers for 1 s (SMB) or 3 s (NFS).
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The OS lock that a lease is.

@@ -55,8 +55,8 @@ pub trait Store: Send + Sync {
     /// The names that begin with `prefix`, in order.
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
 
-    /// The same one by one. Those of one folder follow one another, in order; one that is written meanwhile
-    /// may be left out.
+    /// The same one by one. Those of one folder follow one another, in order; one that is written
+    /// meanwhile may be left out.
     fn names<'a>(&'a self, prefix: &'a str) -> Names<'a> {
         let list = stream::once(self.list(prefix));
         list.map_ok(|names| stream::iter(names.into_iter().map(Ok))).try_flatten().boxed()

@@ -5,7 +5,8 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 /// The event's identity: the first 128 bits of SHA-256 over the line as received, without its line
-/// end (`\n` or `\r\n`). Cryptographic, because outsiders write parts of an event. Its `Display` is lower-case hex, as the column `EventId` has it.
+/// end (`\n` or `\r\n`). Cryptographic, because outsiders write parts of an event. Its `Display` is
+/// lower-case hex, as the column `EventId` has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EventId(pub [u8; 16]);
 

@@ -121,8 +121,8 @@ impl Api {
     }
 }
 
-/// The words of a success are not repeated, unless they are those of a refusal: there may be a token
-/// among them.
+/// The words of a success are not repeated, unless they are those of a refusal: there may be a
+/// token among them.
 pub(super) fn failure(call: &Call<'_>, reply: &Reply) -> Failure<Interrupt> {
     let status = reply.status.as_u16();
     let said = || ErrorBody::read(&reply.body);
@@ -147,8 +147,9 @@ fn redirected(call: &Call<'_>) -> Fault {
     )
 }
 
-/// Whether what refuses is not Mimecast, whose refusals are JSON: a proxy or a firewall sends a page.
-/// At the listing a page with 404 may be that of another host, which `MIMECAST_BASE_URL` names.
+/// Whether what refuses is not Mimecast, whose refusals are JSON: a proxy or a firewall sends a
+/// page. At the listing a page with 404 may be that of another host, which `MIMECAST_BASE_URL`
+/// names.
 fn is_foreign(call: &Call<'_>, reply: &Reply) -> bool {
     let refusals =
         [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::PROXY_AUTHENTICATION_REQUIRED];

@@ -1,7 +1,7 @@
 //! A batch file: gzip over NDJSON, one event a line.
 //!
-//! Lines end with `\n` only, since U+2028 and its kind occur inside of strings. Several gzip members
-//! behind one another are one file. A file of zero bytes, and blank lines, are normal.
+//! Lines end with `\n` only, since U+2028 and its kind occur inside of strings. Several gzip
+//! members behind one another are one file. A file of zero bytes, and blank lines, are normal.
 
 use std::io::{self, BufRead, BufReader, ErrorKind};
 
@@ -78,12 +78,13 @@ struct Lines {
     long: bool,
     /// All of it was given, but not that it ends.
     end_is_due: bool,
-    /// After the piece that was given there was a `\r`, which belongs to the line only if more follows.
+    /// After the piece that was given there was a `\r`, which belongs to the line only if more
+    /// follows.
     cr: bool,
     /// Whether the first line was seen to be Mimecast's.
     trusted: bool,
-    /// What came instead of a batch file. The rest is only decoded: a file that is damaged may begin in
-    /// any way.
+    /// What came instead of a batch file. The rest is only decoded: a file that is damaged may
+    /// begin in any way.
     foreign: Option<&'static str>,
 }
 
@@ -133,8 +134,8 @@ impl Lines {
         }
     }
 
-    /// Goes to the next line, or the next piece of a long one: whether it begins there, and whether it
-    /// ends. `None` where it needs more bytes, and at the end of the file.
+    /// Goes to the next line, or the next piece of a long one: whether it begins there, and whether
+    /// it ends. `None` where it needs more bytes, and at the end of the file.
     fn next_piece(&mut self) -> Result<Option<(bool, bool)>, ReadError> {
         if std::mem::take(&mut self.given) {
             self.line.clear();
@@ -197,10 +198,10 @@ impl Lines {
         Ok(Some(end.is_some()))
     }
 
-    /// Whether the file is Mimecast's, by its first line that is not blank, or the first piece of it. A
-    /// proxy, a firewall or the object store answers 200 with words of its own: a page, or a refusal in JSON
-    /// or XML. What was packed is the file but for those: another line that is no event is quarantined by
-    /// itself. What was not packed must begin with an event.
+    /// Whether the file is Mimecast's, by its first line that is not blank, or the first piece of
+    /// it. A proxy, a firewall or the object store answers 200 with words of its own: a page, or a
+    /// refusal in JSON or XML. What was packed is the file but for those: another line that is no
+    /// event is quarantined by itself. What was not packed must begin with an event.
     fn is_events(&mut self, ends: bool) -> Result<bool, ReadError> {
         let packed = self.decoded.get_ref().is_packed();
         let object = is_object(&self.line);
@@ -221,8 +222,8 @@ impl Lines {
         }
     }
 
-    /// Whether nothing follows the line in hand but white space, as far as it is here. Where it is not, the
-    /// line alone fills a block of the file, and is no refusal.
+    /// Whether nothing follows the line in hand but white space, as far as it is here. Where it is
+    /// not, the line alone fills a block of the file, and is no refusal.
     fn is_alone(&mut self) -> Result<bool, ReadError> {
         let rest = fill(&mut self.decoded)?;
         Ok(rest.is_some_and(|rest| rest.iter().all(u8::is_ascii_whitespace)))

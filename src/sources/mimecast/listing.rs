@@ -103,7 +103,8 @@ impl Api {
         }
     }
 
-    /// The page at a place that was accepted before. Where it is refused by now, events may be missing.
+    /// The page at a place that was accepted before. Where it is refused by now, events may be
+    /// missing.
     async fn page_or_start(
         &self,
         stream: &str,

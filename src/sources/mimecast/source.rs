@@ -28,8 +28,8 @@ use crate::pipeline::{Fault, Interrupt, Source};
 use crate::seams::{Clock, Deadline, Random};
 use crate::table::{CLOUD_INTEGRATED, Stream};
 
-/// A file of at most so many bytes counts as open when its first piece is here, mostly the whole, so
-/// that nobody is woken to wait for it. More would only be held for longer.
+/// A file of at most so many bytes counts as open when its first piece is here, mostly the whole,
+/// so that nobody is woken to wait for it. More would only be held for longer.
 const SMALL: u64 = 16 * 1024;
 
 /// What to pull, and how.
@@ -190,8 +190,8 @@ pub fn stream(name: &'static str) -> Stream {
     Stream { name, table: &CLOUD_INTEGRATED }
 }
 
-/// A download, which breaks off where no file within the limit can still go on: gzip makes none much
-/// larger. The first piece of a small file is here then.
+/// A download, which breaks off where no file within the limit can still go on: gzip makes none
+/// much larger. The first piece of a small file is here then.
 async fn opened(response: reqwest::Response, limit: u64) -> OpenPart {
     let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok().map(str::to_owned));
     let said = |name| response.headers().contains_key(name);

@@ -14,7 +14,8 @@ use crate::seams::Deadline;
 /// What Mimecast names a wrong client id or secret.
 const INVALID_CLIENT: &str = "InvalidClientIdentifier";
 
-/// How long a token lives that does not say so: the `expires_in` of every answer that was published.
+/// How long a token lives that does not say so: the `expires_in` of every answer that was
+/// published.
 const LIVES: Duration = Duration::from_secs(1_799);
 
 impl Api {

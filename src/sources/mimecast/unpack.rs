@@ -1,5 +1,6 @@
-//! The bytes of a batch file, unpacked: gzip, as it should be; plain lines, where a gateway unpacked
-//! it on the way; gzip within gzip, where one packed it again. The bytes say which, not a header.
+//! The bytes of a batch file, unpacked: gzip, as it should be; plain lines, where a gateway
+//! unpacked it on the way; gzip within gzip, where one packed it again. The bytes say which, not a
+//! header.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, ErrorKind, Read};
@@ -95,7 +96,8 @@ impl Unpacker {
         }
     }
 
-    /// Looks how the file begins. A file of zero bytes is an empty file, not gzip without its header.
+    /// Looks how the file begins. A file of zero bytes is an empty file, not gzip without its
+    /// header.
     fn begin(&mut self) -> io::Result<()> {
         let Layers::Unknown(input) = &mut self.layers else { return Ok(()) };
         if input.fill_buf()?.is_empty() {
