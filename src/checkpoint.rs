@@ -24,7 +24,7 @@ pub enum Position {
     End,
 }
 
-/// What tells one content of a file from another under the same name.
+/// Identifies one content of a file among others under the same name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileVersion {
     /// The size that the listing gave, in bytes.
@@ -104,7 +104,7 @@ pub struct Refused {
     pub runs: u32,
 }
 
-/// A stream's progress, as it lies in `checkpoints/<stream>.json`.
+/// A stream's progress, as it is stored in `checkpoints/<stream>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     version: u32,
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(
             Checkpoint::parse(with_version(0).as_bytes()),
             Ok(checkpoint),
-            "written anew as 1"
+            "written again as 1"
         );
         let error = Checkpoint::parse(with_version(2).as_bytes()).unwrap_err();
         assert_eq!(error.to_string(), "has version 2; this release knows up to 1");

@@ -450,7 +450,7 @@ mod tests {
         assert!(builder.take().unwrap().is_none(), "no file is in hand any more");
     }
 
-    /// Else each run would look for it anew.
+    /// Otherwise each run would look for it again.
     #[test]
     fn a_file_that_is_passed_is_at_its_end_and_no_event() {
         let mut builder = begun();
@@ -483,7 +483,7 @@ mod tests {
         ]
     }
 
-    /// Files of lines, and after which of them somebody takes the body for its age.
+    /// Files of lines, and after which of them the body is taken since it has waited.
     fn files() -> impl Strategy<Value = Vec<Vec<(Made, bool)>>> {
         let line = (line(), prop::bool::weighted(0.05));
         prop::collection::vec(prop::collection::vec(line, 0..25), 1..6)

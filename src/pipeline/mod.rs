@@ -71,7 +71,7 @@ pub struct Policy {
     /// A body whose rows are all refused is taken for a sign of wrong settings for so long, and for
     /// so many runs. Then it is quarantined, and the stream goes on.
     pub give_up: (TimeDelta, u32),
-    /// A run ends after so many rows, as it does at its time limit: what somebody makes Mimecast
+    /// A run ends after so many rows, as it does at its time limit: what an outsider makes a source
     /// send must not become a bill without end.
     pub max_rows: u64,
 }
@@ -121,7 +121,7 @@ pub struct Connector {
 struct Run {
     /// When nothing new may be read or posted.
     deadline: Deadline,
-    /// Is cancelled then, or when somebody ends the run earlier.
+    /// Is cancelled then, or when the run is ended earlier.
     stop: CancellationToken,
     pool: Pool,
     /// How many rows it may read, and how many of them it still may.

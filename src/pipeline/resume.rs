@@ -10,7 +10,7 @@ use crate::codes::Code;
 use crate::store::{Lease, Store};
 use crate::table::Stream;
 
-/// Takes a stream's lease, waiting for it as long as the policy says. `None` if somebody keeps it
+/// Takes a stream's lease, waiting for it as long as the policy says. `None` if another keeps it
 /// all that time.
 pub(super) async fn lease(
     store: &dyn Store,

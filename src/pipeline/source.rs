@@ -106,7 +106,7 @@ pub enum Content {
 
 /// A part whose bytes are on their way.
 pub struct OpenPart {
-    /// What tells this content of the part from another.
+    /// Identifies this content of the part; another content has another one.
     pub etag: Option<String>,
     /// The bytes as they are stored. An error means that not all of them arrived;
     /// [`io::ErrorKind::FileTooLarge`], that there are more than may be.
@@ -171,7 +171,7 @@ pub enum ReadError {
     /// Not one byte arrived, though the listing does not say that the part is empty.
     #[error("no byte of the file arrived")]
     Empty,
-    /// What arrived is not the part, but what somebody in its way, or its host, says instead.
+    /// What arrived is not the part, but the answer of a proxy, a firewall or its host.
     #[error("{0} came instead of a batch file (from a proxy or a firewall?)")]
     Foreign(&'static str),
     /// The bytes cannot be decoded.

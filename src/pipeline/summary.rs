@@ -85,7 +85,7 @@ pub struct RunSummary {
     pub streams: Vec<StreamSummary>,
 }
 
-/// A stream's summary while its run goes on: whoever shows progress looks at it.
+/// A stream's summary while its run goes on, for a display of progress.
 #[derive(Clone, Debug)]
 pub struct Live(Arc<Mutex<StreamSummary>>);
 

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::files::{At, AtPath, Unfit, ensure_folder_of, file_id, open_file, owners_alone};
 
-/// How often a lock is taken anew since its file is no longer the one on disk.
+/// How often a lock is taken again since its file is no longer the one on disk.
 const TRIES: u32 = 10;
 
 /// How often a lock is looked at between writes, each of which looks for itself. So long posts may

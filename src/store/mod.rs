@@ -1,4 +1,4 @@
-//! Where checkpoints and quarantine lie: a local folder or Azure Blob Storage.
+//! Where checkpoints and quarantine are: a local folder or Azure Blob Storage.
 //!
 //! Names are relative, `/`-separated and made by this program: `checkpoints/<stream>.json`,
 //! `quarantine/<stream>/…`. A part of a name consists of ASCII letters, digits and `-_.=+@~,`, does

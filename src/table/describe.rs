@@ -1,4 +1,4 @@
-//! The table as the data collection rule, the ARM template and the tests of queries want it told.
+//! The table in the forms that the data collection rule, the ARM template and the tests of queries take.
 
 use serde_json::{Value, json};
 

@@ -94,7 +94,7 @@ impl fmt::Debug for Table {
 
 /// One stream of events of a source: what one checkpoint covers, and the table its rows land in.
 ///
-/// Its name tells it from every other stream.
+/// No other stream has its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
     /// Its name in checkpoints, quarantine and summaries, such as `mailflow`.

@@ -14,7 +14,7 @@ use super::{ColumnType, EventId, From, Table};
 pub const MAX_COLUMN_BYTES: usize = 65_536;
 
 /// The times in milliseconds that are taken as an event's: 2000-01-01 up to 2100-01-01. Zero,
-/// negative numbers and seconds lie outside.
+/// negative numbers and seconds are outside.
 const USABLE_TIME: Range<i64> = 946_684_800_000..4_102_444_800_000;
 
 const NULL: &[u8] = b"null";
@@ -293,7 +293,7 @@ fn write_rest(out: &mut Vec<u8>, start: &ColumnStart, rest: &[Field<'_>]) -> usi
 
 /// A time as `2024-11-07T17:20:00.123Z`.
 fn iso_8601_ms(time: DateTime<Utc>) -> [u8; 24] {
-    // Without its offset, which would be added anew for each part.
+    // Without its offset, which would be added again for each part.
     let time = time.naive_utc();
     let mut text = *b"0000-00-00T00:00:00.000Z";
     let mut put = |at: Range<usize>, mut number: u32| {

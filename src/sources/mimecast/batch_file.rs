@@ -252,7 +252,7 @@ fn fill(decoded: &mut BufReader<Unpacker>) -> Result<Option<&[u8]>, ReadError> {
     }
 }
 
-/// What Mimecast's events have, and what a refusal of whoever stands in the way has instead.
+/// The fields of Mimecast's events, and those of a refusal by a proxy, a firewall or the host.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Ids {

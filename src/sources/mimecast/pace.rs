@@ -14,7 +14,7 @@ const WINDOW: Duration = Duration::from_secs(15 * 60);
 
 /// Lets at most so many calls begin in any 15 minutes. Each stream that wants more may count on an
 /// equal share of them, so that no stream's backlog starves another; what the others leave is for
-/// whoever comes first.
+/// the first to ask.
 #[derive(Debug)]
 pub struct Pace {
     calls: usize,

@@ -16,7 +16,7 @@ use crate::http::json;
 use crate::pipeline::source::{Content, Page, Part};
 use crate::pipeline::{Fault, Interrupt};
 
-/// More files than this are no page, whoever made it: ten times what is asked for.
+/// A page of more files than this is refused: it is ten times what is asked for.
 const MOST_FILES: usize = 1_000;
 
 /// A longer page token would not fit into a request.
