@@ -16,7 +16,7 @@ use super::reply::{self, Accepted, Refusal, field};
 use super::rows;
 use super::state::{CLIENT_ID, CLIENT_SECRET, IDENTITY_HEADER, RULE_ID, Shared, TENANT_ID};
 use super::{Endpoint, Keep, Options};
-use crate::table::CLOUD_INTEGRATED;
+use crate::table::Table;
 
 /// How long an Azure access token lives.
 const TOKEN_SECONDS: i64 = 3600;
@@ -124,9 +124,10 @@ pub(super) async fn ingest(
     body: Bytes,
 ) -> Response {
     let query = query.unwrap_or_default();
-    let taken = check_address(&rule, &stream, query.as_bytes())
-        .and_then(|()| authorize(&shared, &headers))
-        .and_then(|()| take(&shared, &headers, &body));
+    let taken = table_at(&shared, &rule, &stream, query.as_bytes()).and_then(|table| {
+        authorize(&shared, &headers)?;
+        take(&shared, table, &headers, &body)
+    });
     match taken {
         Ok(rows) => {
             let mut response = Response::new(Body::empty());
@@ -138,7 +139,13 @@ pub(super) async fn ingest(
     }
 }
 
-fn check_address(rule: &str, stream: &str, query: &[u8]) -> Result<(), Refusal> {
+/// The table whose rows are posted to an address.
+fn table_at(
+    shared: &Shared,
+    rule: &str,
+    stream: &str,
+    query: &[u8],
+) -> Result<&'static Table, Refusal> {
     if field(query, "api-version").as_deref() != Some("2023-01-01") {
         let message = "The api-version is not supported; use 2023-01-01.";
         return Err(Refusal::breach(400, "UnsupportedApiVersion", message));
@@ -147,11 +154,11 @@ fn check_address(rule: &str, stream: &str, query: &[u8]) -> Result<(), Refusal> 
         let message = format!("Data collection rule with immutable Id '{rule}' not found.");
         return Err(Refusal::breach(404, "NotFound", message));
     }
-    if stream != CLOUD_INTEGRATED.stream {
+    let table = shared.options.tables.iter().find(|table| table.stream == stream);
+    table.copied().ok_or_else(|| {
         let message = format!("The stream {stream} was not configured in the rule.");
-        return Err(Refusal::breach(400, "InvalidStream", message));
-    }
-    Ok(())
+        Refusal::breach(400, "InvalidStream", message)
+    })
 }
 
 fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -167,30 +174,35 @@ fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Takes the rows of a body and says how many there are.
-fn take(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<u64, Refusal> {
-    let Options { max_body_bytes, any_program, .. } = shared.options;
-    let plain = any_program && !headers.contains_key(CONTENT_ENCODING);
+fn take(
+    shared: &Shared,
+    table: &'static Table,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<u64, Refusal> {
+    let Options { max_body_bytes, any_program, keep, .. } = &shared.options;
+    let plain = *any_program && !headers.contains_key(CONTENT_ENCODING);
     if !plain && text(headers, CONTENT_ENCODING) != "gzip" {
         return Err(Refusal::breach(400, "InvalidPayload", "the body is not gzip-encoded"));
     }
     if !text(headers, CONTENT_TYPE).starts_with("application/json") {
         return Err(Refusal::breach(415, "InvalidContentType", "the body is not called JSON"));
     }
-    let json = rows::json(body, !plain, max_body_bytes)?;
+    let json = rows::json(body, !plain, *max_body_bytes)?;
     let poison = shared.state().plan.poison.clone();
-    let (count, rows) = if shared.options.keep == Keep::Count && poison.is_none() {
+    let (count, rows) = if *keep == Keep::Count && poison.is_none() {
         (rows::count(&json)?, Vec::new())
     } else {
-        let rows = rows::read(&json, any_program)?;
+        let rows = rows::read(&json, (!any_program).then_some(table))?;
         (rows.len() as u64, rows)
     };
     if let Some(at) = poison.and_then(|poison| rows.iter().position(|row| poison(row))) {
         return Err(Refusal::plain(400, "InvalidRow", format!("Row {at} cannot be taken.")));
     }
-    let rows = if shared.options.keep == Keep::Count { Vec::new() } else { rows };
+    let rows = if *keep == Keep::Count { Vec::new() } else { rows };
     let mut state = shared.state();
     state.calls.largest_body = state.calls.largest_body.max(json.len());
-    state.landed.take(count, rows).map_err(|error| {
+    state.landed.take(table.stream, count, rows).map_err(|error| {
         Refusal::breach(500, "InternalError", format!("the rows cannot be kept: {error}"))
     })?;
     state.calls.accepted_posts += 1;

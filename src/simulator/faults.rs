@@ -137,8 +137,8 @@ impl FaultPlan {
         self.matching("", times, endpoint, fault)
     }
 
-    /// Then this fault, so many times, for requests whose identity contains `needle`: a listing's
-    /// query, a file's `<stream>/<name>`, a token's resource.
+    /// Then this fault, so many times, for requests whose name or identity contains `needle`: a
+    /// listing's query, a file's `<stream>/<name>`, a token's resource, the stream of a body.
     #[must_use]
     pub fn matching(
         mut self,
@@ -170,10 +170,17 @@ impl FaultPlan {
         self.script.push(Scripted { endpoint, needle: String::new(), fault, times: 1 });
     }
 
-    /// The fault for the `attempt`-th request of this identity.
-    pub(super) fn draw(&mut self, endpoint: Endpoint, identity: &str, attempt: u64) -> Fault {
+    /// The fault for the `attempt`-th request of this name and identity.
+    pub(super) fn draw(
+        &mut self,
+        endpoint: Endpoint,
+        name: &str,
+        identity: &str,
+        attempt: u64,
+    ) -> Fault {
         let due = |entry: &Scripted| {
-            entry.endpoint == endpoint && entry.times > 0 && identity.contains(&entry.needle)
+            let named = [name, identity].iter().any(|text| text.contains(&entry.needle));
+            entry.endpoint == endpoint && entry.times > 0 && named
         };
         if let Some(entry) = self.script.iter_mut().find(|entry| due(entry)) {
             entry.times -= 1;

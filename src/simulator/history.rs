@@ -70,7 +70,8 @@ pub struct Drawn {
 #[derive(Debug)]
 pub(super) struct Landed {
     pub(super) count: u64,
-    pub(super) rows: Vec<Value>,
+    /// Each with the stream that it was posted to.
+    pub(super) rows: Vec<(&'static str, Value)>,
     file: Option<BufWriter<File>>,
 }
 
@@ -86,10 +87,15 @@ impl Landed {
         Ok(Self { count: 0, rows: Vec::new(), file })
     }
 
-    /// Takes the `count` rows of one body; `rows` is empty where they are only counted.
-    pub(super) fn take(&mut self, count: u64, rows: Vec<Value>) -> io::Result<()> {
+    /// Takes the `count` rows of one body to a stream; `rows` is empty where they are only counted.
+    pub(super) fn take(
+        &mut self,
+        stream: &'static str,
+        count: u64,
+        rows: Vec<Value>,
+    ) -> io::Result<()> {
         match &mut self.file {
-            None => self.rows.extend(rows),
+            None => self.rows.extend(rows.into_iter().map(|row| (stream, row))),
             Some(file) => {
                 for row in &rows {
                     serde_json::to_writer(&mut *file, row)?;

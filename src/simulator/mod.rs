@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::seams::Clock;
-use crate::table::CLOUD_INTEGRATED;
+use crate::table::{CLOUD_INTEGRATED, Table};
 
 pub use faults::{Endpoint, Fault, FaultPlan, Moment};
 pub use history::{Calls, Drawn};
@@ -60,6 +60,8 @@ pub struct Options {
     /// The most that a body may have, uncompressed. Azure's documents say 1 MB; programs that take
     /// it for 1 MiB and more are known to work.
     pub max_body_bytes: usize,
+    /// The tables whose streams the rule has.
+    pub tables: Vec<&'static Table>,
     /// Whether bodies are taken as from any program: also without gzip, and with rows of any columns.
     pub any_program: bool,
 }
@@ -78,6 +80,7 @@ impl Default for Options {
             latency: Duration::ZERO,
             keep: Keep::Memory,
             max_body_bytes: 1_000_000,
+            tables: vec![&CLOUD_INTEGRATED],
             any_program: false,
         }
     }
@@ -151,7 +154,7 @@ impl Simulator {
         state::RULE_ID
     }
 
-    /// The rule's stream.
+    /// The stream of `Cloud_Integrated_CL` in the rule.
     pub fn stream(&self) -> &'static str {
         CLOUD_INTEGRATED.stream
     }
@@ -169,13 +172,21 @@ impl Simulator {
 
     /// The rows that were accepted, in order; empty unless they are kept in memory.
     pub fn landed(&self) -> Vec<Value> {
-        self.state().landed.rows.clone()
+        self.state().landed.rows.iter().map(|(_, row)| row.clone()).collect()
+    }
+
+    /// The same of one table.
+    pub fn landed_in(&self, table: &Table) -> Vec<Value> {
+        let state = self.state();
+        let rows = state.landed.rows.iter().filter(|(stream, _)| *stream == table.stream);
+        rows.map(|(_, row)| row.clone()).collect()
     }
 
     /// Gives up the rows that were accepted since the last call, so that a long run can look at
     /// them without keeping them.
     pub fn take_landed(&self) -> Vec<Value> {
-        std::mem::take(&mut self.state().landed.rows)
+        let rows = std::mem::take(&mut self.state().landed.rows);
+        rows.into_iter().map(|(_, row)| row).collect()
     }
 
     /// How many rows were accepted.

@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::reply::Refusal;
-use crate::table::{CLOUD_INTEGRATED, ColumnType};
+use crate::table::{ColumnType, From, Table};
 
 fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::breach(400, "InvalidPayload", message)
@@ -37,31 +37,31 @@ pub(super) fn count(json: &[u8]) -> Result<u64, Refusal> {
     Ok(rows.len() as u64)
 }
 
-/// The rows, each checked against the table unless `any` will do.
-pub(super) fn read(json: &[u8], any: bool) -> Result<Vec<Value>, Refusal> {
+/// The rows, each checked against the table if it is given.
+pub(super) fn read(json: &[u8], table: Option<&Table>) -> Result<Vec<Value>, Refusal> {
     let rows: Vec<Map<String, Value>> = serde_json::from_slice(json)
         .map_err(|error| invalid(format!("the body is not a JSON array of objects: {error}")))?;
-    for (at, row) in rows.iter().enumerate().filter(|_| !any) {
-        check(row).map_err(|fault| invalid(format!("row {at}: {fault}")))?;
+    if let Some(table) = table {
+        for (at, row) in rows.iter().enumerate() {
+            check(table, row).map_err(|fault| invalid(format!("row {at}: {fault}")))?;
+        }
     }
     Ok(rows.into_iter().map(Value::Object).collect())
 }
 
-fn check(row: &Map<String, Value>) -> Result<(), String> {
+fn check(table: &Table, row: &Map<String, Value>) -> Result<(), String> {
     let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
     if DateTime::parse_from_rfc3339(text("TimeGenerated")).is_err() {
         return Err("TimeGenerated is not a time".to_owned());
     }
-    let id = text("EventId");
-    if id.len() != 32 || !id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err("EventId is not 128 bits in lower-case hex".to_owned());
-    }
-    if CLOUD_INTEGRATED.columns.is_empty() {
-        return Ok(());
+    for column in table.columns.iter().filter(|column| column.from == From::Id) {
+        let id = text(column.name);
+        if id.len() != 32 || !id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(format!("{} is not 128 bits in lower-case hex", column.name));
+        }
     }
     for (name, value) in row {
-        let Some(column) = CLOUD_INTEGRATED.columns.iter().find(|column| column.name == name)
-        else {
+        let Some(column) = table.columns.iter().find(|column| column.name == name) else {
             return Err(format!("{name} is no column of the table, and would be lost"));
         };
         if !fits(column.stream_type, value) {

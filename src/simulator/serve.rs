@@ -174,7 +174,7 @@ fn identify(endpoint: Endpoint, uri: &Uri, body: &Bytes) -> (String, String) {
         Endpoint::Post => {
             let digest = Sha256::digest(body);
             let digest = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            (String::new(), digest)
+            (uri.path().rsplit('/').next().unwrap_or_default().to_owned(), digest)
         }
     }
 }

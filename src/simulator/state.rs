@@ -151,7 +151,7 @@ impl State {
     pub(super) fn meet(&mut self, endpoint: Endpoint, name: &str, identity: String) -> Fault {
         self.calls.count(endpoint, name);
         let attempt = self.attempts.entry((endpoint, identity.clone())).or_default();
-        let fault = self.plan.draw(endpoint, &identity, *attempt);
+        let fault = self.plan.draw(endpoint, name, &identity, *attempt);
         *attempt += 1;
         if let Fault::Corrupt(at) = fault {
             self.damaged.entry(name.to_owned()).or_insert(at);
