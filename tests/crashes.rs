@@ -9,18 +9,11 @@ use mimecast_sentinel::pipeline::{Outcome, Policy};
 use mimecast_sentinel::quarantine::is_record;
 use tokio::time::Instant;
 
+use crate::support::deaths::{
+    IN_FLIGHT, MOMENTS, assert_safe, counts, effects, survives, three_rows_to_a_body,
+};
 use crate::support::doubles::MemorySource;
-use crate::support::scenario::token_at;
-use crate::support::stage::{Answers, Checkpoints, Death, Effect, Moment, Outside, Stage, Staged};
-
-/// The slots for bodies, of which small ones take one.
-const IN_FLIGHT: usize = 16;
-
-/// With the waits of production. The clock goes on by 400 ms with each record, so that a body, which
-/// is closed after a second, has three rows, and goes from one file into the next.
-fn three_rows_to_a_body() -> Policy {
-    Policy { body_wait: Duration::from_secs(1), look_every: 1, ..Policy::default() }
-}
+use crate::support::stage::{Answers, Checkpoints, Death, Effect, Moment, Stage, Staged, Supply};
 
 /// The events of the `stream`-th stream with these numbers.
 fn lines(stream: u64, numbers: std::ops::Range<u64>, no_row: u64) -> Vec<String> {
@@ -47,7 +40,7 @@ fn three_streams() -> Staged {
         (name, source)
     });
     Staged {
-        streams: streams.collect(),
+        supply: Supply::in_memory(streams.collect()),
         refused: vec![1_007],
         answers: Answers::AtOnce,
         // They take turns.
@@ -57,6 +50,10 @@ fn three_streams() -> Staged {
     }
 }
 
+fn mailflow(source: MemorySource) -> Supply {
+    Supply::in_memory(BTreeMap::from([("mailflow", source)]))
+}
+
 /// One stream, two pages, four bodies.
 fn small() -> Staged {
     let lines = |numbers| lines(0, numbers, 1);
@@ -64,7 +61,7 @@ fn small() -> Staged {
         .page(&[("a", &lines(0..4)), ("b", &lines(4..6))])
         .page(&[("c", &lines(6..8))]);
     Staged {
-        streams: BTreeMap::from([("mailflow", source)]),
+        supply: mailflow(source),
         refused: vec![5],
         answers: Answers::AtOnce,
         step: Duration::from_millis(400),
@@ -83,7 +80,7 @@ fn long_file() -> Staged {
         ..Policy::default()
     };
     Staged {
-        streams: BTreeMap::from([("mailflow", source)]),
+        supply: mailflow(source),
         refused: Vec::new(),
         answers: Answers::Late(IN_FLIGHT),
         step: Duration::ZERO,
@@ -93,8 +90,8 @@ fn long_file() -> Staged {
 }
 
 /// One stream, one page: lines that are no rows, are refused or too long, and a file that is damaged
-/// at two places.
-fn troubled() -> Staged {
+/// at two places. So much of the trouble is over.
+fn troubled_by(mended: u64, refused: &[u64]) -> Staged {
     let line = |n| match n {
         1 => format!("{n} is no row"),
         4 => format!("{{\"n\":{n},\"long\":1}}"),
@@ -103,101 +100,17 @@ fn troubled() -> Staged {
         _ => format!("{{\"n\":{n}}}"),
     };
     let lines = |numbers: std::ops::Range<u64>| numbers.map(line).collect::<Vec<_>>();
-    let source = MemorySource::default().page(&[
+    let source = MemorySource { mended, ..MemorySource::default() }.page(&[
         ("a", &lines(0..8)),
         ("b", &lines(9..20)),
         ("c", &lines(20..22)),
     ]);
-    Staged {
-        streams: BTreeMap::from([("mailflow", source)]),
-        refused: vec![2, 3, 5, 6, 20],
-        ..small()
-    }
+    Staged { supply: mailflow(source), refused: refused.to_vec(), ..small() }
 }
 
-/// The same when some of the trouble is over.
-fn mended(mended: u64, refused: &[u64]) -> Staged {
-    let mut plan = troubled();
-    plan.streams.values_mut().for_each(|source| source.mended = mended);
-    Staged { refused: refused.to_vec(), ..plan }
+fn troubled() -> Staged {
+    troubled_by(0, &[2, 3, 5, 6, 20])
 }
-
-/// How often each event landed.
-fn counts(landed: &[u64]) -> BTreeMap<u64, usize> {
-    let mut counts = BTreeMap::new();
-    for n in landed {
-        *counts.entry(*n).or_default() += 1;
-    }
-    counts
-}
-
-/// Each row has landed as often as `before`, and once more if it comes again; what is no row is in
-/// quarantine, and nothing else is.
-fn assert_safe(
-    outside: &Outside,
-    plan: &Staged,
-    before: &BTreeMap<u64, usize>,
-    comes_again: impl Fn(u64) -> bool,
-    after: &str,
-) {
-    assert_eq!(outside.breaches, Vec::<String>::new(), "{after}");
-    let landed = counts(&outside.landed);
-    let times = |counts: &BTreeMap<u64, usize>, n| counts.get(&n).copied().unwrap_or(0);
-    let mut kept = BTreeSet::new();
-    for (n, is_row) in plan.events() {
-        let expected = times(before, n) + usize::from(is_row && comes_again(n));
-        assert_eq!(times(&landed, n), expected, "{after}: event {n}");
-        assert!(expected > 0 || !is_row, "{after}: event {n} is lost");
-        if !is_row {
-            kept.insert(n);
-        }
-    }
-    assert_eq!(outside.kept(), kept, "{after}");
-}
-
-/// Runs that die one after the other, and one that does not. Returns how many bodies came again
-/// after the last death, at most of one stream.
-async fn survives(plan: &Staged, deaths: &[Death]) -> usize {
-    let stage = Stage::new(plan.clone());
-    let mut bodies = 0;
-    for death in deaths {
-        let ended = stage.run(Some(*death)).await;
-        assert!(ended.is_none(), "{deaths:?}: the run had only {} effects", stage.effects());
-        bodies = stage.outside().bodies_uncovered(plan);
-        let bound = IN_FLIGHT + plan.policy.save_after_bodies as usize - 1;
-        assert!(bodies <= bound, "{deaths:?}: {bodies} bodies will come again");
-    }
-    let (before, covered) = {
-        let outside = stage.outside();
-        (counts(&outside.landed), outside.covered(plan))
-    };
-
-    let run = stage.run(None).await.unwrap();
-    assert_eq!(run.outcome, Outcome::CaughtUp, "{deaths:?}: {run:#?}");
-    let outside = stage.outside();
-    // What no checkpoint covered comes again, and nothing else.
-    assert_safe(&outside, plan, &before, |n| !covered.contains(&n), &format!("{deaths:?}"));
-    for (stream, checkpoint) in outside.checkpoints() {
-        let end = plan.streams[&*stream].pages.len().to_string();
-        assert_eq!(checkpoint.cursor, token_at(end), "{deaths:?}: {stream}");
-    }
-    bodies
-}
-
-/// The effects of a run without a fault.
-async fn effects(plan: &Staged) -> Vec<Effect> {
-    let stage = Stage::new(plan.clone());
-    let run = stage.run(None).await.unwrap();
-    assert_eq!(run.outcome, Outcome::CaughtUp, "{run:#?}");
-    let outside = stage.outside();
-    let rows = plan.events().into_iter().filter(|(_, is_row)| *is_row).map(|(n, _)| n);
-    let mut landed = outside.landed.clone();
-    landed.sort_unstable();
-    assert_eq!(landed, rows.collect::<Vec<_>>(), "without a crash each row lands once");
-    outside.done.clone()
-}
-
-const MOMENTS: [Moment; 2] = [Moment::Before, Moment::After];
 
 #[tokio::test(start_paused = true)]
 async fn the_order_of_effects_is_always_the_same() {
@@ -209,7 +122,7 @@ async fn the_order_of_effects_is_always_the_same() {
     }
     let pulled = pulled().await;
     let of_replay = async || {
-        let stage = pulled.go_on(mended(1, &[3]));
+        let stage = pulled.go_on(troubled_by(1, &[3]));
         stage.replay(None).await.unwrap();
         let outside = stage.outside();
         outside.done.clone()
@@ -345,7 +258,7 @@ async fn a_crash_at_any_effect_of_a_replay_loses_nothing_and_doubles_a_body_or_w
  {
     let pulled = pulled().await;
     // A row is refused again, and the file is read on to its next damage; or all is well.
-    for (plan, most) in [(mended(1, &[3]), 6), (mended(2, &[]), 9)] {
+    for (plan, most) in [(troubled_by(1, &[3]), 6), (troubled_by(2, &[]), 9)] {
         let stage = pulled.go_on(plan.clone());
         stage.replay(None).await.unwrap();
         let mut worst = 0;

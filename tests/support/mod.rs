@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub mod azurite;
+pub mod deaths;
 pub mod doubles;
 pub mod enemy;
 pub mod entra_tls;

@@ -3,8 +3,8 @@
 //! before its answer is seen.
 //!
 //! The order is fixed since the blocking threads that read files take turns: one reads its next
-//! record when everything else has come to rest. The clock is tokio's, paused; it goes on by
-//! [`Staged::step`] with each record.
+//! record when everything else has come to rest. Calls of a source to its server, if it has one, go one
+//! by one. The clock is tokio's, paused; it goes on by [`Staged::step`] with each record.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Read as _};
@@ -15,14 +15,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::DateTime;
+use chrono::{DateTime, NaiveDate};
 use flate2::read::GzDecoder;
-use futures::TryStreamExt;
 use futures::future::pending;
+use futures::{StreamExt, TryStreamExt, stream};
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
+use mimecast_sentinel::mimecast::Place;
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
-    Format, Line, LineReader, OpenPart, Page, Part, ReadError,
+    Content, Format, Line, LineReader, OpenPart, Page, Part, ReadError,
 };
 use mimecast_sentinel::pipeline::{
     Connector, Interrupt, Policy, Pool, Replay, ReplaySummary, RunSummary, Sink, Source,
@@ -40,11 +41,10 @@ use tokio_util::sync::CancellationToken;
 use super::doubles::{MemorySource, trouble_of};
 use super::leased_blob::{Blob, BlobOf};
 use super::rig::run;
-use super::scenario::token_of;
 use super::steps::Steps;
 
 /// So many turns of all tasks bring everything to rest that one record sets going.
-const TURNS_TO_REST: usize = 16;
+const TURNS_TO_REST: usize = 8;
 
 /// One call of the connector to its world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,10 +93,31 @@ pub enum Checkpoints {
     Blob,
 }
 
-/// Pages of files of numbered events, by stream.
+/// A source, and what it has to give: numbered events, the number of which comes first in its line,
+/// and says with its thousands which stream it is of.
+#[derive(Clone)]
+pub struct Supply {
+    /// Makes the source, as each process does for itself.
+    pub source: Arc<dyn Fn() -> Arc<dyn Source> + Send + Sync>,
+    /// The pages of each stream. The last has nothing: there it is caught up.
+    pub pages: BTreeMap<&'static str, Vec<Listed>>,
+    /// The events, and whether they become rows.
+    pub events: BTreeMap<u64, bool>,
+    /// The number of the event that a row was made of.
+    pub number: fn(&Value) -> u64,
+}
+
+/// One page: its cursor, and the lines of its parts by key.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub at: Cursor,
+    pub parts: Vec<(String, Vec<String>)>,
+}
+
+/// What is outside of a process, and how that goes about its work.
 #[derive(Clone)]
 pub struct Staged {
-    pub streams: BTreeMap<&'static str, MemorySource>,
+    pub supply: Supply,
     /// Rows that the sink refuses.
     pub refused: Vec<u64>,
     pub answers: Answers,
@@ -131,9 +152,10 @@ pub struct Stage {
 
 struct Shared {
     outside: Mutex<Outside>,
-    /// The files of each stream by page, and whose checkpoint covers what.
     plan: Staged,
     life: Mutex<Life>,
+    /// Is held by the call to a server that is on its way.
+    calling: tokio::sync::Mutex<()>,
     blob: Arc<Mutex<Blob>>,
     steps: Steps,
 }
@@ -155,6 +177,7 @@ impl Stage {
             outside: Mutex::default(),
             plan: plan.clone(),
             life: Mutex::default(),
+            calling: tokio::sync::Mutex::default(),
             blob: Arc::default(),
             steps: Steps::default(),
         };
@@ -225,7 +248,7 @@ impl Stage {
             outside.leased.clear();
         }
         let (turns, wanted) = mpsc::unbounded_channel();
-        let conductor = tokio::spawn(conduct(wanted, self.plan.step));
+        let conductor = tokio::spawn(conduct(wanted, Arc::clone(&self.shared)));
         // Not spawned, so that it is gone when it died.
         let ended = tokio::select! {
             biased;
@@ -258,6 +281,7 @@ impl Stage {
 
     fn source(&self, turns: mpsc::UnboundedSender<Turn>) -> StagedSource {
         StagedSource {
+            inner: (self.plan.supply.source)(),
             shared: Arc::clone(&self.shared),
             readers: Arc::new(AtomicU64::new(1)),
             turns,
@@ -265,14 +289,98 @@ impl Stage {
     }
 }
 
+impl Supply {
+    /// Of sources in memory.
+    pub fn in_memory(streams: BTreeMap<&'static str, MemorySource>) -> Self {
+        let (mut pages, mut events) = (BTreeMap::new(), BTreeMap::new());
+        for (name, source) in &streams {
+            let parts = source.pages.iter().cloned().chain([Vec::new()]).enumerate();
+            let listed = parts.map(|(number, parts)| Listed { at: cursor_of(number), parts });
+            pages.insert(*name, listed.collect());
+            for (_, lines) in source.pages.iter().flatten() {
+                let mut readable = true;
+                for line in lines {
+                    readable &= trouble_of(line, "damaged") <= source.mended;
+                    let row = line.starts_with('{') && trouble_of(line, "long") <= source.mended;
+                    events.insert(number_of(line), readable && row);
+                }
+            }
+        }
+        let source = move || Arc::new(MemoryStreams(streams.clone())) as Arc<dyn Source>;
+        let number = |row: &Value| row["n"].as_u64().unwrap();
+        Self { source: Arc::new(source), pages, events, number }
+    }
+
+    /// Of any source, which is read to its end.
+    pub async fn of(
+        source: impl Fn() -> Arc<dyn Source> + Send + Sync + 'static,
+        number: fn(&Value) -> u64,
+    ) -> Self {
+        let reader = source();
+        let (mut pages, mut events) = (BTreeMap::new(), BTreeMap::new());
+        for stream in reader.streams() {
+            let listed = at_once(read_all(&*reader, &stream)).await;
+            let format = reader.format(&stream);
+            for line in listed.iter().flat_map(|page| &page.parts).flat_map(|(_, lines)| lines) {
+                let (_, row) = format.row(line.as_bytes(), &mut Vec::new());
+                events.insert(number_of(line), row.is_ok());
+            }
+            pages.insert(stream.name, listed);
+        }
+        Self { source: Arc::new(source), pages, events, number }
+    }
+
+    /// Which page a cursor is of.
+    fn page_at(&self, stream: &str, cursor: &Option<Cursor>) -> usize {
+        let Some(at) = cursor else { return 0 };
+        self.pages[stream].iter().position(|page| page.at == *at).unwrap()
+    }
+}
+
+/// All that a source has of a stream, without the engine.
+async fn read_all(source: &dyn Source, stream: &Stream) -> Vec<Listed> {
+    let (end, mut listed) = (Deadline::after(Duration::from_secs(60)), Vec::new());
+    let mut next = None;
+    loop {
+        let page = source.page(stream, next.as_ref(), end).await.unwrap();
+        let mut parts = Vec::new();
+        for part in &page.parts {
+            let bytes = match &part.content {
+                Content::Here(bytes) => bytes.clone(),
+                Content::At(_) => {
+                    let open = source.open(part, end).await.unwrap().unwrap();
+                    open.bytes.try_collect::<Vec<Bytes>>().await.unwrap().concat().into()
+                }
+            };
+            let mut reader = source.format(stream).lines(0);
+            reader.push(bytes);
+            reader.end(true);
+            let mut lines = Vec::new();
+            while let Some(line) = reader.next().unwrap() {
+                lines.push(String::from_utf8(line.bytes.to_vec()).unwrap());
+            }
+            parts.push((part.key.clone(), lines));
+        }
+        next = page.next().cloned();
+        listed.push(Listed { at: page.at, parts });
+        match next {
+            Some(at) if page.caught_up => {
+                listed.push(Listed { at, parts: Vec::new() });
+                return listed;
+            }
+            None => return listed,
+            _ => {}
+        }
+    }
+}
+
 impl Staged {
     /// The numbers of the events that a checkpoint says are settled.
     fn covered(&self, stream: &str, checkpoint: &Checkpoint) -> BTreeSet<u64> {
-        let pages = &self.streams[stream].pages;
-        let page = page_of(&checkpoint.cursor);
+        let page = self.supply.page_at(stream, &checkpoint.cursor);
         let mut covered = BTreeSet::new();
-        for (number, files) in pages.iter().enumerate() {
-            for (key, lines) in files {
+        for (number, listed) in self.supply.pages[stream].iter().enumerate() {
+            for (key, lines) in &listed.parts {
                 let done = match checkpoint.files.get(key).map(|file| file.done) {
                     _ if number < page => lines.len(),
                     Some(Position::End) if number == page => lines.len(),
@@ -287,31 +395,23 @@ impl Staged {
 
     /// All events, by stream, and whether they become rows that are accepted.
     pub fn events(&self) -> BTreeMap<u64, bool> {
-        let mut events = BTreeMap::new();
-        for source in self.streams.values() {
-            for (_, lines) in source.pages.iter().flatten() {
-                let mut readable = true;
-                for line in lines {
-                    let n = number_of(line);
-                    readable &= trouble_of(line, "damaged") <= source.mended;
-                    let row = line.starts_with('{') && trouble_of(line, "long") <= source.mended;
-                    events.insert(n, readable && row && !self.refused.contains(&n));
-                }
-            }
-        }
+        let mut events = self.supply.events.clone();
+        events.iter_mut().for_each(|(n, is_row)| *is_row &= !self.refused.contains(n));
         events
     }
 }
 
 /// `{"n":7}`, or what is no row: `7 is no row`.
-fn number_of(line: &str) -> u64 {
+pub fn number_of(line: &str) -> u64 {
     let digits = |c: char| !c.is_ascii_digit();
     let digits = line.trim_start_matches(digits).split(digits).next().unwrap();
     digits.parse().unwrap()
 }
 
-fn page_of(cursor: &Option<Cursor>) -> usize {
-    token_of(cursor).map_or(0, |token| token.parse().unwrap())
+/// The cursor of a page in memory.
+fn cursor_of(page: usize) -> Cursor {
+    let start = || NaiveDate::from_ymd_opt(2026, 11, 1).map(Place::Start).unwrap();
+    if page == 0 { start().cursor() } else { Place::Token(page.to_string()).cursor() }
 }
 
 /// The stream of a checkpoint's name.
@@ -407,7 +507,8 @@ impl Outside {
         }
         if let Some(old) = self.checkpoints().get(stream) {
             let before = plan.covered(stream, old);
-            if !before.is_subset(&covered) || page_of(&new.cursor) < page_of(&old.cursor) {
+            let page = |checkpoint: &Checkpoint| plan.supply.page_at(stream, &checkpoint.cursor);
+            if !before.is_subset(&covered) || page(&new) < page(old) {
                 self.breaches.push(format!("{stream}: progress went back to {new:?}"));
             }
         }
@@ -447,6 +548,29 @@ impl Shared {
         done
     }
 
+    /// A call to a server: one goes on at a time, in the order in which they begin, and its answer is seen
+    /// when all else is at rest.
+    async fn call<T>(&self, call: impl Future<Output = T>) -> T {
+        let _turn = self.calling.lock().await;
+        let answer = at_once(call).await;
+        self.rest().await;
+        answer
+    }
+
+    /// Comes when all tasks are at rest.
+    async fn rest(&self) {
+        let begun = || self.life.lock().unwrap().begun;
+        loop {
+            let before = begun();
+            for _ in 0..TURNS_TO_REST {
+                yield_now().await;
+            }
+            if begun() == before {
+                return;
+            }
+        }
+    }
+
     /// The blob, as the process in hand has it.
     fn blob(&self) -> BlobOf {
         let who = char::from_u32(self.life.lock().unwrap().number).unwrap();
@@ -477,20 +601,34 @@ impl Shared {
     }
 }
 
+/// Makes a call to a server, which takes time of its own: the clock stands still meanwhile.
+async fn at_once<T>(call: impl Future<Output = T>) -> T {
+    // It does not go on by itself while a blocking thread is at work.
+    let (answered, waits) = channel::<()>();
+    tokio::task::spawn_blocking(move || waits.recv());
+    let answer = call.await;
+    drop(answered);
+    answer
+}
+
 /// What a reading thread tells the conductor.
 enum Turn {
     Begun(u64),
-    Wants(u64, Sender<()>),
+    /// Whether it reads then, so that time goes on.
+    Wants(u64, bool, Sender<()>),
     Ended(u64),
 }
 
 /// Lets the readers go on one by one, each when everything else is at rest.
-async fn conduct(mut turns: mpsc::UnboundedReceiver<Turn>, step: Duration) {
-    let mut readers: BTreeMap<u64, Option<Sender<()>>> = BTreeMap::new();
+async fn conduct(mut turns: mpsc::UnboundedReceiver<Turn>, shared: Arc<Shared>) {
+    let step = shared.plan.step;
+    let mut readers: BTreeMap<u64, Option<(bool, Sender<()>)>> = BTreeMap::new();
     let mut last = 0;
     loop {
-        for _ in 0..TURNS_TO_REST {
-            yield_now().await;
+        drop(shared.calling.lock().await);
+        shared.rest().await;
+        if shared.calling.try_lock().is_err() {
+            continue;
         }
         let all_wait = !readers.is_empty() && readers.values().all(Option::is_some);
         let turn = match turns.try_recv() {
@@ -498,12 +636,12 @@ async fn conduct(mut turns: mpsc::UnboundedReceiver<Turn>, step: Duration) {
             Err(_) if all_wait => {
                 let next = readers.keys().find(|number| **number > last);
                 last = *next.or_else(|| readers.keys().next()).unwrap();
-                if !step.is_zero() {
+                let (reads, granted) = readers.get_mut(&last).and_then(Option::take).unwrap();
+                if reads && !step.is_zero() {
                     tokio::time::advance(step).await;
                 }
-                let granted = readers.get_mut(&last).and_then(Option::take);
                 // A reader that is gone says so next.
-                granted.unwrap().send(()).unwrap_or_default();
+                granted.send(()).unwrap_or_default();
                 continue;
             }
             Err(_) => match turns.recv().await {
@@ -513,27 +651,23 @@ async fn conduct(mut turns: mpsc::UnboundedReceiver<Turn>, step: Duration) {
         };
         match turn {
             Turn::Begun(number) => drop(readers.insert(number, None)),
-            Turn::Wants(number, grant) => drop(readers.insert(number, Some(grant))),
+            Turn::Wants(number, reads, grant) => drop(readers.insert(number, Some((reads, grant)))),
             Turn::Ended(number) => drop(readers.remove(&number)),
         }
     }
 }
 
-struct StagedSource {
-    shared: Arc<Shared>,
-    readers: Arc<AtomicU64>,
-    turns: mpsc::UnboundedSender<Turn>,
-}
+/// Streams in memory, each of them a source's only one.
+struct MemoryStreams(BTreeMap<&'static str, MemorySource>);
 
 #[async_trait]
-impl Source for StagedSource {
+impl Source for MemoryStreams {
     fn owner(&self) -> BTreeMap<String, String> {
         MemorySource::default().owner()
     }
 
     fn streams(&self) -> Vec<Stream> {
-        let names = self.shared.plan.streams.keys();
-        names.map(|name| Stream { name, table: &CLOUD_INTEGRATED }).collect()
+        self.0.keys().map(|name| Stream { name, table: &CLOUD_INTEGRATED }).collect()
     }
 
     async fn page(
@@ -542,19 +676,67 @@ impl Source for StagedSource {
         at: Option<&Cursor>,
         end: Deadline,
     ) -> Result<Page, Interrupt> {
-        self.shared.effect(Effect::List(stream.name.to_owned()), |_| ()).await;
-        Source::page(&self.shared.plan.streams[stream.name], stream, at, end).await
+        Source::page(&self.0[stream.name], stream, at, end).await
     }
 
     async fn open(&self, part: &Part, end: Deadline) -> Result<Option<OpenPart>, Interrupt> {
-        self.shared.effect(Effect::Open(part.key.clone()), |_| ()).await;
-        let mut sources = self.shared.plan.streams.values();
         let has = |source: &&MemorySource| source.pages.iter().flatten().any(|f| f.0 == part.key);
-        sources.find(has).unwrap().open(part, end).await
+        self.0.values().find(has).unwrap().open(part, end).await
     }
 
     fn format(&self, stream: &Stream) -> Arc<dyn Format> {
-        let inner = self.shared.plan.streams[stream.name].format(stream);
+        self.0[stream.name].format(stream)
+    }
+}
+
+struct StagedSource {
+    inner: Arc<dyn Source>,
+    shared: Arc<Shared>,
+    readers: Arc<AtomicU64>,
+    turns: mpsc::UnboundedSender<Turn>,
+}
+
+#[async_trait]
+impl Source for StagedSource {
+    fn owner(&self) -> BTreeMap<String, String> {
+        self.inner.owner()
+    }
+
+    fn streams(&self) -> Vec<Stream> {
+        self.inner.streams()
+    }
+
+    async fn page(
+        &self,
+        stream: &Stream,
+        at: Option<&Cursor>,
+        end: Deadline,
+    ) -> Result<Page, Interrupt> {
+        let listing = self.shared.call(self.inner.page(stream, at, end));
+        self.shared.request(Effect::List(stream.name.to_owned()), listing).await
+    }
+
+    async fn open(&self, part: &Part, end: Deadline) -> Result<Option<OpenPart>, Interrupt> {
+        // With all of its bytes, which else would come while the readers take turns.
+        let opening = self.shared.call(async {
+            let Some(open) = self.inner.open(part, end).await? else { return Ok(None) };
+            let bytes: Vec<Bytes> = open.bytes.try_collect().await.unwrap();
+            let bytes = stream::iter([Ok(bytes.concat().into())]).boxed();
+            Ok(Some(OpenPart { bytes, ..open }))
+        });
+        self.shared.request(Effect::Open(part.key.clone()), opening).await
+    }
+
+    fn is_same(&self, known: &str, listed: &str) -> bool {
+        self.inner.is_same(known, listed)
+    }
+
+    fn finished(&self, stream: &Stream) {
+        self.inner.finished(stream);
+    }
+
+    fn format(&self, stream: &Stream) -> Arc<dyn Format> {
+        let inner = self.inner.format(stream);
         let (readers, turns) = (Arc::clone(&self.readers), self.turns.clone());
         Arc::new(StagedFormat { inner, readers, turns })
     }
@@ -570,6 +752,8 @@ impl Format for StagedFormat {
     fn lines(&self, skip: u64) -> Box<dyn LineReader> {
         let (inner, turns) = (self.inner.lines(skip), self.turns.clone());
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
+        // Also while it waits for something to read, nothing else is to go on.
+        drop(turns.send(Turn::Begun(number)));
         Box::new(TurnLines { inner, number, turns, begun: false, ended: false })
     }
 
@@ -589,15 +773,13 @@ struct TurnLines {
     turns: mpsc::UnboundedSender<Turn>,
     /// Whether there is something to read.
     begun: bool,
-    /// Whether all is read, so that nothing needs a turn any more.
+    /// Whether all is read.
     ended: bool,
 }
 
 impl LineReader for TurnLines {
     fn push(&mut self, bytes: Bytes) -> bool {
-        if !std::mem::replace(&mut self.begun, true) {
-            drop(self.turns.send(Turn::Begun(self.number)));
-        }
+        self.begun = true;
         self.inner.push(bytes)
     }
 
@@ -607,11 +789,9 @@ impl LineReader for TurnLines {
     }
 
     fn next(&mut self) -> Result<Option<Line<'_>>, ReadError> {
-        if !self.begun || self.ended {
-            return self.inner.next();
-        }
         let (grant, granted) = channel();
-        drop(self.turns.send(Turn::Wants(self.number, grant)));
+        let reads = self.begun && !self.ended;
+        drop(self.turns.send(Turn::Wants(self.number, reads, grant)));
         loop {
             match granted.recv_timeout(Duration::from_millis(100)) {
                 Ok(()) => return self.inner.next(),
@@ -641,7 +821,7 @@ impl Sink for StagedSink {
 
     async fn post(&self, _: &Table, body: Bytes, _: Deadline) -> Posted {
         let rows: Vec<Value> = serde_json::from_reader(GzDecoder::new(&body[..])).unwrap();
-        let rows: Vec<u64> = rows.iter().map(|row| row["n"].as_u64().unwrap()).collect();
+        let rows: Vec<u64> = rows.iter().map(self.0.plan.supply.number).collect();
         let refused = rows.iter().any(|n| self.0.plan.refused.contains(n));
         let (answer, first) = self
             .0
