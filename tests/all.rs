@@ -19,6 +19,7 @@ mod blob_answers;
 mod blob_transport;
 mod cli;
 mod conservation;
+mod contract;
 mod crashes;
 mod credentials;
 mod docs;
