@@ -20,7 +20,6 @@ use flate2::read::GzDecoder;
 use futures::future::pending;
 use futures::{StreamExt, TryStreamExt, stream};
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
-use mimecast_sentinel::mimecast::Place;
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
     Content, Format, Line, LineReader, OpenPart, Page, Part, ReadError,
@@ -30,6 +29,7 @@ use mimecast_sentinel::pipeline::{
 };
 use mimecast_sentinel::quarantine::{Quarantine, is_kept_line, is_record};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
+use mimecast_sentinel::sources::mimecast::Place;
 use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, NullStore, Store, StoreError};
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId, Row, Stream, Table};
 use serde_json::Value;
@@ -209,10 +209,8 @@ impl Stage {
         self.live(death, |turns| {
             // It reads on the runtime's thread, so that nothing takes turns.
             drop(turns);
-            let streams = self.plan.streams.iter().map(|(name, source)| {
-                let stream = Stream { name, table: &CLOUD_INTEGRATED };
-                (stream, source.format(&stream))
-            });
+            let source = (self.plan.supply.source)();
+            let streams = source.streams().into_iter().map(|s| (s, source.format(&s)));
             let store: Arc<dyn Store> = Arc::new(StagedStore(Arc::clone(&self.shared)));
             let replay = Replay {
                 streams: streams.collect(),

@@ -8,8 +8,6 @@ use mimecast_sentinel::pipeline::source::{Format, Line, LineReader, ReadError};
 use mimecast_sentinel::table::{EventId, Row, Table};
 use serde_json::{Map, Value};
 
-use super::REPLY_LIMIT;
-
 pub struct Ndjson {
     pub table: &'static Table,
     /// The time of every row, since events have none.
@@ -29,11 +27,6 @@ impl Format for Ndjson {
         let id = id_of(line);
         let written = self.table.write_row(line, id, self.arrival, row);
         (id, written.map_err(|reason| (reason.as_str(), reason.to_string())))
-    }
-
-    fn longest_line(&self) -> u64 {
-        // No line is longer than its reply.
-        REPLY_LIMIT as u64
     }
 }
 
