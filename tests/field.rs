@@ -75,7 +75,7 @@ async fn a_page_in_place_of_every_file_moves_nothing() {
         let run = rig.pull().await;
         assert_eq!((code(&run.streams[0]), run.exit_code()), ("file-unreadable", 1));
         let error = run.streams[0].error.clone().unwrap();
-        assert!(error.message.contains("instead of a batch file"), "{error}");
+        assert!(error.message.contains("instead of the file"), "{error}");
         let checkpoint = rig.checkpoint("entities");
         assert_eq!(checkpoint.cursor, start_at(rig.options.start));
         assert!(checkpoint.files.values().all(|file| file.done == Position::Line(0)));

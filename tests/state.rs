@@ -624,7 +624,7 @@ mod time_limit {
         // None at all.
         let fault = fault(&out_of_time_at(&memory, 1, 3).await, 2);
         assert_eq!(fault.code.as_str(), "no-progress");
-        assert!(fault.message.contains("batch file f"), "{fault}");
+        assert!(fault.message.contains("file f"), "{fault}");
         assert_caught_up(&pull(&memory.connector(memory.folder())).await);
         assert_eq!(memory.landed(), [0, 1, 2, 3]);
     }

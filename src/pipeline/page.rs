@@ -203,7 +203,7 @@ impl<'a> PageReader<'a> {
                 stream = position.stream,
                 file = key,
                 line = position.line,
-                "a batch file is gone from the listing: it is missing from this line on"
+                "a file is gone from the listing: it is missing from this line on"
             );
             let builder = &mut Filler::lock(&self.filler).builder;
             builder.begin_file(&key, &progress.version, progress.done);
@@ -277,7 +277,7 @@ impl Connector {
 fn forbidden(file: &str) -> Fault {
     Fault::passing(
         Code::FileForbidden,
-        format!("batch file {file} was refused at the new addresses of {RELISTINGS} listings"),
+        format!("file {file} was refused at the new addresses of {RELISTINGS} listings"),
         "the next run tries again from the same line; if it stays so, give the file's name to the \
          support of the source",
     )

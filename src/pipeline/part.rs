@@ -41,7 +41,7 @@ impl PageReader<'_> {
                 tracing::warn!(
                     stream = self.pull.stream.name,
                     file = part.key,
-                    "a batch file came without a byte twice, and its listing gives no size: it \
+                    "a file came without a byte twice, and its listing gives no size: it \
                      counts as empty"
                 );
                 break;
@@ -219,7 +219,7 @@ impl PageReader<'_> {
             reason,
             %error,
             r#where = self.pull.connector.quarantine.location(stream),
-            "a batch file cannot be read on: it is quarantined whole, and is not delivered from \
+            "a file cannot be read on: it is quarantined whole, and is not delivered from \
              this line on"
         );
         filler.builder.reject(Rejection {
@@ -285,7 +285,7 @@ pub(super) fn too_long(position: FilePosition, id: EventId, length: u64, kept: K
 fn unreadable(part: &Part, downloads: u32, error: &dyn std::fmt::Display) -> Fault {
     Fault::passing(
         Code::FileUnreadable,
-        format!("batch file {}: {downloads} downloads in a row failed: {error}", part.key),
+        format!("file {}: {downloads} downloads in a row failed: {error}", part.key),
         "the next run tries again from the same line; check the network between here and the \
          file's host",
     )

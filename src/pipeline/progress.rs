@@ -154,7 +154,7 @@ impl Progress {
             return Err(Fault::passing(
                 Code::ConservationBreach,
                 format!(
-                    "batch file {}: {events} events read, but {in_file} delivered or quarantined",
+                    "file {}: {events} events read, but {in_file} delivered or quarantined",
                     delta.file
                 ),
                 "this is a bug; please report it with this log line; the checkpoint stays before the \
@@ -229,7 +229,7 @@ mod tests {
             }
             let Err(Interrupt::Fault(fault)) = end else { panic!("{second}: {end:?}") };
             assert_eq!(fault.code, Code::ConservationBreach);
-            let said = format!("batch file f: 8 events read, but {} delivered", 3 + second);
+            let said = format!("file f: 8 events read, but {} delivered", 3 + second);
             assert!(fault.message.contains(&said), "{fault}");
             assert!(!fault.settings);
             assert_eq!(done, Position::Line(3), "it stays before the file's end");

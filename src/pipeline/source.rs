@@ -172,7 +172,7 @@ pub enum ReadError {
     #[error("no byte of the file arrived")]
     Empty,
     /// What arrived is not the part, but the answer of a proxy, a firewall or its host.
-    #[error("{0} came instead of a batch file (from a proxy or a firewall?)")]
+    #[error("{0} came instead of the file (from a proxy or a firewall?)")]
     Foreign(&'static str),
     /// The bytes cannot be decoded.
     #[error("the file is damaged after {offset} decoded bytes: {reason}")]

@@ -279,7 +279,7 @@ impl Pages<'_> {
         } else {
             Fault::settings(
                 Code::NoProgress,
-                format!("batch file {at}: two runs in a row ended at {done} without a new one"),
+                format!("file {at}: two runs in a row ended at {done} without a new one"),
                 "raise RUN_TIME_LIMIT_SECONDS (and the function's timeout with it); where the log \
                  has 429s, wait instead",
             )
@@ -348,7 +348,7 @@ fn since(checkpoint: &Checkpoint, from: Option<DateTime<Utc>>, to: DateTime<Utc>
 fn dropped_again(stream: &str) -> Fault {
     Fault::passing(
         Code::CursorDropped,
-        format!("the source refuses a page token of {stream} that it gave in this run"),
+        format!("the source refuses a cursor of {stream} that it gave in this run"),
         "the next run begins again once more, and what it reads comes again; if it stays so, give \
          this line to the support of the source",
     )
@@ -357,7 +357,7 @@ fn dropped_again(stream: &str) -> Fault {
 fn circle(stream: &str) -> Fault {
     Fault::passing(
         Code::ListingCircle,
-        format!("the page tokens of {stream} lead back to a page that this run has read"),
+        format!("the cursors of {stream} lead back to a page that this run has read"),
         "what was read is delivered, and the next run begins at this page again; if it stays so, \
          give this line to the support of the source",
     )
