@@ -37,6 +37,7 @@ mod proxy;
 mod quarantine;
 mod quarantine_full;
 mod real_records;
+mod release_state;
 mod schema;
 mod secrets;
 mod serve;
