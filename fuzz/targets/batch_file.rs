@@ -3,20 +3,28 @@
 //! The first four bytes say how the rest is taken: as a gzip file, or as text that is gzipped here.
 #![no_main]
 
-use std::io::{self, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 
+use bytes::Bytes;
 use chrono::DateTime;
 use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use libfuzzer_sys::fuzz_target;
-use mimecast_sentinel::sources::mimecast::open_records;
-use mimecast_sentinel::pipeline::source::ReadError;
-use mimecast_sentinel::seams::Clock;
-use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId};
+use mimecast_sentinel::sources::mimecast::{BatchFile, Limits};
+use mimecast_sentinel::pipeline::source::{Format, Line, ReadError};
+use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId, EventIdHasher, Row};
 
 /// The most bytes of a line and of a file.
-const LIMITS: [(u64, u64); 4] = [(8, 64), (40, 3_000), (700, 70_000), (1 << 20, 1 << 30)];
+const LIMITS: [Limits; 4] = [
+    Limits { line: 8, file: 64 },
+    Limits { line: 40, file: 3_000 },
+    Limits { line: 700, file: 70_000 },
+    Limits { line: 1 << 20, file: 1 << 30 },
+];
+
+/// The most bytes that are decoded at a time.
+const BUFFER: u64 = 64 * 1024;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&[how, cut, pieces, skip], rest)) = input.split_first_chunk() else { return };
@@ -34,17 +42,22 @@ fuzz_target!(|input: &[u8]| {
     };
     let skip = u64::from(skip & 7);
 
-    let given = read(limits, Pieces::new(&file, 0, breaks_off), skip);
-    let again = read(limits, Pieces::new(&file, 1 + u64::from(pieces), breaks_off), skip);
+    // Whether it is sure that all bytes of the file came.
+    let all = !breaks_off;
+    let given = read(limits, Pieces::new(&file, 0), all, skip);
+    let again = read(limits, Pieces::new(&file, 1 + u64::from(pieces)), all, skip);
     assert!(given == again, "in one piece {given:#?}\nin others {again:#?}");
 
     let mut text = Vec::new();
     let mut decoded = unpacked(&file, &mut text);
     // What is no gzip is read as it is, and gzip within gzip is unpacked once more.
-    if decoded && text.starts_with(&GZIP) {
+    let packed = file.starts_with(&GZIP);
+    if decoded.is_ok() && packed && text.starts_with(&GZIP) {
         let again = std::mem::take(&mut text);
         decoded = unpacked(&again, &mut text);
     }
+    let too_large = text.len() as u64 > limits.file;
+    let cut = !packed && !text.is_empty() && !text.ends_with(b"\n");
     if text.starts_with(BOM) {
         text.drain(..BOM.len());
     }
@@ -56,18 +69,21 @@ fuzz_target!(|input: &[u8]| {
         end if end.starts_with("Damaged") => "damaged",
         _ => "too large",
     };
-    let too_large = text.len() as u64 > limits.1;
-    let may_end: &[&str] = match (breaks_off, decoded) {
-        _ if too_large && decoded => &["too large"],
-        (true, _) if too_large => &["too large", "broken"],
-        (false, _) if too_large => &["too large", "damaged"],
-        (true, _) => &["broken"],
-        (false, true) => &["whole"],
-        (false, false) => &["damaged"],
+    let damage = match decoded {
+        Ok(()) if breaks_off && cut => Some("broken"),
+        Ok(()) => None,
+        Err(ErrorKind::UnexpectedEof) if breaks_off => Some("broken"),
+        Err(_) => Some("damaged"),
+    };
+    let may_end = match damage {
+        _ if too_large && decoded.is_ok() => vec!["too large"],
+        // The decoder gives nothing of the block in which it fails.
+        Some(damage) if too_large => vec!["too large", damage],
+        damage => vec![damage.unwrap_or("whole")],
     };
     assert!(may_end.contains(&ended), "{} instead of {may_end:?}", given.1);
 
-    let expected = lines(&text, limits.0, skip);
+    let expected = lines(&text, limits.line, skip);
     if ended == "whole" {
         assert_eq!(given.0, expected);
     }
@@ -82,25 +98,23 @@ fuzz_target!(|input: &[u8]| {
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Adds to `text` what the file holds; whether all of it could be unpacked.
-fn unpacked(mut file: &[u8], text: &mut Vec<u8>) -> bool {
+/// Adds to `text` what the file holds; why not all of it could be unpacked.
+fn unpacked(mut file: &[u8], text: &mut Vec<u8>) -> Result<(), ErrorKind> {
     if !file.starts_with(&GZIP) {
         text.extend_from_slice(file);
-        return true;
+        return Ok(());
     }
     while !file.is_empty() {
-        if GzDecoder::new(&mut file).read_to_end(text).is_err() {
-            return false;
-        }
+        GzDecoder::new(&mut file).read_to_end(text).map_err(|error| error.kind())?;
         // NULs behind a member are padding.
         while let [0, rest @ ..] = file {
             file = rest;
         }
     }
-    true
+    Ok(())
 }
 
-/// What is compared of one record.
+/// What is compared of one line.
 #[derive(Debug, PartialEq)]
 struct Compared {
     line: u64,
@@ -110,32 +124,83 @@ struct Compared {
     row: Vec<u8>,
 }
 
-fn read(limits: (u64, u64), input: Pieces, skip: u64) -> (Vec<Compared>, String) {
-    let open = open_records(limits.0, limits.1, Clock::from_fn(|| DateTime::UNIX_EPOCH));
-    let mut reader = open(Box::new(input), skip);
-    let mut records = Vec::new();
-    loop {
-        let mut row = Vec::new();
-        match reader.next(&mut row) {
-            Ok(Some(record)) => records.push(Compared {
-                line: record.line,
-                id: EventId(record.id),
-                original: record.original.to_vec(),
-                kind: format!("{:?}", record.kind),
-                row,
-            }),
-            Ok(None) => return (records, String::new()),
-            Err(error @ ReadError::Broken(_)) => return (records, format!("Broken: {error}")),
-            Err(error) => return (records, format!("{error:?}")),
-        }
+impl Compared {
+    fn held(
+        line: u64,
+        original: &[u8],
+        made: (EventId, Result<Row, (&str, String)>),
+        row: Vec<u8>,
+    ) -> Self {
+        let (id, made) = made;
+        let kind = match made {
+            Ok(row) => {
+                format!("Row {{ time_ms: {:?}, oversize: {:?} }}", row.event_time_ms, row.oversize)
+            }
+            Err((word, sentence)) => format!("Rejected({word:?}, {sentence:?})"),
+        };
+        Self { line, id, original: original.to_vec(), kind, row }
     }
+
+    /// One that is too long to be held; it may not have ended.
+    fn long(line: u64, id: EventId, original: Vec<u8>, ended: bool) -> Self {
+        let kind = if ended { "TooLong" } else { "CutOff" };
+        Self { line, id, original, kind: kind.to_owned(), row: Vec::new() }
+    }
+}
+
+/// The lines that are read of a file whose bytes come so, and how it ends.
+fn read(limits: Limits, pieces: Pieces, all: bool, skip: u64) -> (Vec<Compared>, String) {
+    let format = BatchFile::new(limits, &CLOUD_INTEGRATED, DateTime::UNIX_EPOCH);
+    let mut reader = format.lines(skip);
+    let mut pieces = pieces.fuse();
+    let mut read = Vec::new();
+    let mut long: Option<(u64, EventIdHasher, Vec<u8>)> = None;
+    let mut ended = false;
+    let end = loop {
+        match reader.next() {
+            Ok(Some(Line { number, bytes, begins: true, ends: true })) => {
+                assert!(long.is_none(), "a line begins within another");
+                let mut row = Vec::new();
+                let made = format.row(bytes, &mut row);
+                read.push(Compared::held(number, bytes, made, row));
+            }
+            Ok(Some(Line { number, bytes, begins, ends })) => {
+                assert_eq!(begins, long.is_none(), "a piece of no line, or of two");
+                assert!(bytes.len() as u64 <= limits.line + BUFFER, "a piece of {}", bytes.len());
+                let (of, id, line) =
+                    long.get_or_insert_with(|| (number, EventIdHasher::new(), Vec::new()));
+                assert_eq!(*of, number);
+                id.update(bytes);
+                line.extend_from_slice(bytes);
+                if ends && let Some((number, id, line)) = long.take() {
+                    read.push(Compared::long(number, id.finish(), line, true));
+                }
+            }
+            Ok(None) if ended => break String::new(),
+            Ok(None) => {
+                // Until it is enough to go on with.
+                let enough = pieces.by_ref().any(|piece| reader.push(piece));
+                if !enough {
+                    ended = true;
+                    reader.end(all);
+                }
+            }
+            Err(error @ ReadError::Broken(_)) => break format!("Broken: {error}"),
+            Err(error) => break format!("{error:?}"),
+        }
+    };
+    if let Some((number, id, line)) = long {
+        assert!(!end.is_empty(), "the file ends, but not its last line");
+        read.push(Compared::long(number, id.finish(), line, false));
+    }
+    (read, end)
 }
 
 /// What the lines of a text must be read as.
 fn lines(text: &[u8], limit: u64, skip: u64) -> Vec<Compared> {
     let text = text.strip_suffix(b"\n").map_or_else(|| text.to_vec(), <[u8]>::to_vec);
     let none = text.is_empty();
-    let mut records = Vec::new();
+    let mut lines = Vec::new();
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let blank = line.iter().all(u8::is_ascii_whitespace);
@@ -144,24 +209,16 @@ fn lines(text: &[u8], limit: u64, skip: u64) -> Vec<Compared> {
             continue;
         }
         let id = EventId::of(line);
-        let mut row = Vec::new();
-        let written = CLOUD_INTEGRATED.write_row(line, id, DateTime::UNIX_EPOCH, &mut row);
-        let (original, kind) = match written {
-            _ if too_long => {
-                row.clear();
-                (Vec::new(), format!("TooLong({})", line.len()))
-            }
-            Ok(row) => (
-                line.to_vec(),
-                format!("Row {{ time_ms: {:?}, oversize: {:?} }}", row.event_time_ms, row.oversize),
-            ),
-            Err(why) => {
-                (line.to_vec(), format!("Rejected({:?}, {:?})", why.as_str(), why.to_string()))
-            }
-        };
-        records.push(Compared { line: number, id, original, kind, row });
+        lines.push(if too_long {
+            Compared::long(number, id, line.to_vec(), true)
+        } else {
+            let mut row = Vec::new();
+            let written = CLOUD_INTEGRATED.write_row(line, id, DateTime::UNIX_EPOCH, &mut row);
+            let made = (id, written.map_err(|why| (why.as_str(), why.to_string())));
+            Compared::held(number, line, made, row)
+        });
     }
-    records
+    lines
 }
 
 /// The text in up to four gzip members.
@@ -181,27 +238,26 @@ fn gzip(text: &[u8], cut: u8, level: Compression) -> Vec<u8> {
 
 /// A download: the bytes in pieces whose sizes a seed gives, 0 for one piece.
 struct Pieces {
-    bytes: io::Cursor<Vec<u8>>,
+    bytes: Bytes,
     seed: u64,
-    breaks_off: bool,
 }
 
 impl Pieces {
-    fn new(bytes: &[u8], seed: u64, breaks_off: bool) -> Self {
-        Self { bytes: io::Cursor::new(bytes.to_vec()), seed, breaks_off }
+    fn new(bytes: &[u8], seed: u64) -> Self {
+        Self { bytes: Bytes::copy_from_slice(bytes), seed }
     }
 }
 
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut size = buffer.len();
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let mut size = self.bytes.len();
         if self.seed > 0 {
             self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
-            size = size.min(1 + (self.seed >> 33) as usize % 5_000);
+            let most = if self.seed >> 61 == 0 { 20 } else { 5_000 };
+            size = size.min(1 + (self.seed >> 33) as usize % most);
         }
-        match self.bytes.read(&mut buffer[..size])? {
-            0 if self.breaks_off => Err(io::ErrorKind::ConnectionReset.into()),
-            n => Ok(n),
-        }
+        (size > 0).then(|| self.bytes.split_to(size))
     }
 }

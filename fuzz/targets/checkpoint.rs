@@ -10,6 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::checkpoint::{
     Checkpoint, Cursor, Delta, FileProgress, FileVersion, Position,
 };
+use serde_json::json;
 
 fuzz_target!(|input: &[u8]| {
     let end = input.iter().position(|byte| *byte == 0xff).unwrap_or(input.len());
@@ -38,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(checkpoint.files, model);
     }
     same_after_storing(&checkpoint);
-    checkpoint.advance(Cursor::Token("next".to_owned()));
+    checkpoint.advance(Cursor(json!({"token": "next"})));
     assert!(checkpoint.files.is_empty() && !checkpoint.has_half_read());
     same_after_storing(&checkpoint);
 });

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mimecast_sentinel::checkpoint::Cursor;
-use mimecast_sentinel::sources::mimecast::page_of;
+use mimecast_sentinel::sources::mimecast::{Place, page_of};
+use mimecast_sentinel::pipeline::source::{Content, Part};
 use mimecast_sentinel_fuzz::{has_serde_jsons_own_key, json};
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -14,8 +14,8 @@ const SIGNING: [&str; 7] =
     ["x-amz-signature", "x-amz-credential", "x-goog-signature", "signature", "sig", "policy", "se"];
 
 fuzz_target!(|body: &[u8]| {
-    let cursor = Cursor::Token("here".to_owned());
-    let page = page_of(body, cursor.clone());
+    let place = Place::Token("here".to_owned());
+    let page = page_of(body, &place);
     let read = serde_json::from_slice::<Value>(body);
     let Some(page) = page else {
         // Refused, unless every part of it is as it should be.
@@ -23,9 +23,9 @@ fuzz_target!(|body: &[u8]| {
         assert!(!good || has_serde_jsons_own_key(body), "a good reply is refused");
         return;
     };
-    assert_eq!(page.cursor, cursor);
+    assert_eq!(Place::of(&page.at), Some(place));
     for part in &page.parts {
-        check(&part.key, part.address.expose_secret());
+        check(&part.key, address(part));
     }
     // `serde_json` reads no number beyond f64 and nothing nested deeper than 128 levels, which may
     // be where nothing reads them.
@@ -33,13 +33,21 @@ fuzz_target!(|body: &[u8]| {
     let files = field(&reply, "value", 0).as_array().map(Vec::as_slice).unwrap_or_default();
     assert_eq!(page.parts.len(), files.len());
     for (part, file) in page.parts.iter().zip(files) {
-        assert_eq!(Some(part.address.expose_secret()), field(file, "url", 0).as_str());
+        assert_eq!(Some(address(part)), field(file, "url", 0).as_str());
         assert_eq!(part.size, field(file, "size", 1).as_u64());
     }
     let next = field(&reply, "@nextPage", 1).as_str().filter(|token| !token.is_empty());
-    assert_eq!(page.next, next.map(|token| Cursor::Token(token.to_owned())));
+    let goes_on = page.next.map(|next| Place::of(&next));
+    assert_eq!(goes_on, next.map(|token| Some(Place::Token(token.to_owned()))));
     assert_eq!(page.caught_up, *field(&reply, "isCaughtUp", 2) == Value::Bool(true));
 });
+
+fn address(part: &Part) -> &str {
+    match &part.content {
+        Content::At(address) => address.expose_secret(),
+        Content::Here(_) => panic!("a listing has no content"),
+    }
+}
 
 /// A field; serde takes an array for an object too, by position.
 fn field<'a>(of: &'a Value, name: &str, position: usize) -> &'a Value {
@@ -83,6 +91,6 @@ fn check(key: &str, address: &str) {
         assert!(left.any(|other| other == pair), "{key} has what {address} has not");
     }
     let listed = serde_json::json!({"value": [{"url": key}]}).to_string();
-    let again = page_of(listed.as_bytes(), Cursor::Token(String::new())).unwrap();
+    let again = page_of(listed.as_bytes(), &Place::Token(String::new())).unwrap();
     assert_eq!(again.parts[0].key, key, "a name names itself");
 }
