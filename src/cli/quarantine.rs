@@ -14,7 +14,7 @@ use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
 use crate::pipeline::{Outcome, ReplaySummary, StreamReplay};
-use crate::quarantine::{Found, Kept, Quarantine, Record, in_quarantine, is_record};
+use crate::quarantine::{Found, Kept, Quarantine, Record, in_quarantine, is_kept_line, is_record};
 use crate::settings::{EVENT_TYPES, RawSettings, ReplaySettings, StateSettings, process_env};
 use crate::table::CLOUD_INTEGRATED;
 
@@ -226,6 +226,9 @@ async fn show(quarantine: &Quarantine, name: String, json: bool) -> Result<u8, C
     }
     let (kept, bytes) = match record.kept() {
         Kept::Line(line) => (format!("the line, {} bytes:", line.len()), printable(&line)),
+        Kept::File(kept) if is_kept_line(&kept) => {
+            (format!("the line, as gzip in {kept}"), String::new())
+        }
         Kept::File(kept) => (format!("the whole file, as {kept}"), String::new()),
         Kept::Nothing => ("nothing".to_owned(), String::new()),
     };
