@@ -23,6 +23,8 @@ pub struct Keeping {
     location: String,
     /// Packs a line.
     packing: Option<GzEncoder<Vec<u8>>>,
+    /// Whether what was written so far ends in `\r`.
+    ends_in_cr: bool,
     writing: AbortOnDropHandle<Result<(), QuarantineError>>,
     /// `None` is the end: one that is dropped without it is not the end, but a break.
     pieces: mpsc::Sender<Option<Bytes>>,
@@ -56,13 +58,15 @@ impl Quarantine {
             }
         };
         let writing = AbortOnDropHandle::new(tokio::spawn(writing));
-        Keeping { name, location: self.store.location(), packing, writing, pieces }
+        let location = self.store.location();
+        Keeping { name, location, packing, ends_in_cr: false, writing, pieces }
     }
 }
 
 impl Keeping {
     /// Takes the next piece. False if it cannot be kept: [`Keeping::finish`] says why.
     pub async fn write(&mut self, piece: Bytes) -> bool {
+        self.ends_in_cr = piece.last().map_or(self.ends_in_cr, |last| *last == b'\r');
         let piece = match &mut self.packing {
             None => piece,
             Some(packing) => {
@@ -76,8 +80,13 @@ impl Keeping {
 
     /// Waits until all of it is durable; returns its name.
     pub async fn finish(self) -> Result<String, QuarantineError> {
-        let Self { name, location, packing, writing, pieces } = self;
-        let rest = packing.and_then(|packing| packing.finish().ok()).map(Bytes::from);
+        let Self { name, location, packing, ends_in_cr, writing, pieces } = self;
+        let rest = packing.and_then(|mut packing| {
+            // A reader takes one off, as part of the line's end.
+            let end: &[u8] = if ends_in_cr { b"\r" } else { b"" };
+            packing.write_all(end).and_then(|()| packing.finish()).ok()
+        });
+        let rest = rest.map(Bytes::from);
         for piece in [rest, None] {
             drop(pieces.send(piece).await);
         }
