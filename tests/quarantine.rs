@@ -8,22 +8,25 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use mimecast_sentinel::checkpoint::FileVersion;
 use mimecast_sentinel::pipeline::sink::PostError;
 use mimecast_sentinel::pipeline::{Outcome, Pool, Replay, ReplaySummary, Sink, StreamReplay};
 use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
 };
-use mimecast_sentinel::sources::mimecast;
+use mimecast_sentinel::sources::mimecast::{self, Limits};
 use mimecast_sentinel::store::{ByteStream, FolderStore, Lease, Store, StoreError};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::azurite::{Azurite, sas};
 use crate::support::doubles::HookedSink;
-use crate::support::program::{Program, landed, until};
+use crate::support::program::{Program, ended, landed, signal, until};
 use crate::support::rig::Rig;
-use crate::support::scenario::{events, ids, landed_ids, page, page_of};
+use crate::support::scenario::{
+    assert_caught_up, code, events, ids, landed_ids, page, page_of, reasons,
+};
 
 const STREAM: &str = "mailflow";
 
@@ -808,4 +811,316 @@ async fn a_replay_that_fails_in_the_middle_of_a_file_keeps_all_of_it() {
     assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
     let landed: BTreeSet<String> = landed_ids(&rig).into_iter().collect();
     assert_eq!(landed, ids(&lines).into_iter().collect());
+}
+
+// A line that is too long to be held.
+
+/// The longest line that is held in these tests.
+const MAX_LINE: usize = 2_000;
+
+/// An event of `length` bytes that hardly shrink.
+fn long_line(seed: u64, length: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let begin = format!(r#"{{"type":"{STREAM}","subject":""#);
+    let noise = std::iter::repeat_with(|| random.alphanumeric()).take(length - begin.len() - 2);
+    begin + &noise.collect::<String>() + r#""}"#
+}
+
+/// A long line with ten events on either side of it.
+fn around(long: &str) -> Vec<String> {
+    let mut lines = events(1, STREAM, 20);
+    lines.insert(10, long.to_owned());
+    lines
+}
+
+async fn long_line_in(lines: &[String], plan: FaultPlan) -> (Simulator, Program) {
+    let world = World::default().page(STREAM, page_of("a.json.gz", lines));
+    let simulator = Simulator::start(world, plan, Options::default()).await.unwrap();
+    let program = Program::of(&simulator).set("MIMECAST_TYPES", STREAM);
+    (simulator, program.set("MAX_LINE_BYTES", &MAX_LINE.to_string()))
+}
+
+/// All objects in quarantine, drafts too, and the records among them.
+fn in_quarantine(state: &Path) -> (Vec<PathBuf>, Vec<Value>) {
+    fn below(folder: &Path) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
+    }
+    let paths = below(&state.join("quarantine"));
+    let records = paths.iter().filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let records =
+        records.map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap());
+    let records = records.collect();
+    (paths, records)
+}
+
+#[track_caller]
+fn assert_nothing_is_kept(state: &Path) {
+    assert_eq!(in_quarantine(state), (Vec::new(), Vec::new()));
+}
+
+/// Only the long line, the eleventh, is in quarantine, whole and once; each of the others has landed
+/// once.
+#[track_caller]
+fn assert_only_the_long_line_is_kept(simulator: &Simulator, state: &Path, lines: &[String]) {
+    let (objects, records) = in_quarantine(state);
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert_eq!((&record["line"], &record["reason"]), (&json!(11), &json!("line-too-long")));
+    assert_eq!(text(record, "event_id"), ids(&lines[10..11])[0]);
+    let kept = std::fs::read(state.join(text(record, "file_kept_as"))).unwrap();
+    // It is a batch file of one line, whose last `\r` is not the line's.
+    let end = if lines[10].ends_with('\r') { "\r" } else { "" };
+    assert_eq!(gunzip(&kept), [lines[10].as_bytes(), end.as_bytes()].concat());
+    assert_eq!(objects.len(), 2, "{objects:?}");
+    assert_eq!((landed(simulator), simulator.landed_count()), (20, 20));
+    let rows = simulator.landed();
+    let landed: BTreeSet<&str> = rows.iter().map(|row| text(row, "EventId")).collect();
+    let neighbours = ids(&[&lines[..10], &lines[11..]].concat());
+    assert_eq!(landed, neighbours.iter().map(String::as_str).collect());
+}
+
+fn gunzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Read as _;
+    let mut line = Vec::new();
+    flate2::read::GzDecoder::new(bytes).read_to_end(&mut line).unwrap();
+    line
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_line_is_kept_by_itself_listed_shown_and_sent_again() {
+    // One that is a little too long, one of many pieces, one that shrinks to almost nothing, and one
+    // that has a `\r` of its own before that of its end.
+    let blank = format!(r#"{{"type":"{STREAM}",{}"n":1}}"#, " ".repeat(500_000));
+    let with_cr = long_line(3, 10_000) + "\r";
+    for long in [long_line(1, MAX_LINE + 1), long_line(2, 300_000), blank, with_cr] {
+        let mut lines = around(&long);
+        lines[10] += "\r";
+        let (simulator, program) = long_line_in(&lines, FaultPlan::none()).await;
+        program.run(&["pull"]).await.assert_code(0);
+        lines[10].pop();
+        assert_only_the_long_line_is_kept(&simulator, &program.state(), &lines);
+
+        let record = listed(&program).await.remove(0);
+        let (name, kept) = (text(&record, "name"), text(&record, "file_kept_as"));
+        let plain = program.run(&["quarantine", "list"]).await;
+        for part in [name, "line-too-long", " undelivered ", "line 11 of ", "a.json.gz"] {
+            assert!(plain.stdout.contains(part), "no {part} in {plain:#?}");
+        }
+        let shown = program.run(&["quarantine", "show", name]).await;
+        let place = format!("the line, as gzip in {kept}");
+        for part in [&*place, "the line has ", "more than MAX_LINE_BYTES", &ids(&[&long])[0]] {
+            assert!(shown.stdout.contains(part), "no {part} in {shown:#?}");
+        }
+        let shown = program.run(&["quarantine", "show", name, "--json"]).await.json();
+        assert_eq!(text(&shown, "file_kept_as"), kept);
+
+        // It stays while it is too long, and nothing of it is changed.
+        let before = in_quarantine(&program.state());
+        let summary = replayed(&program, &[]).await;
+        assert_eq!(summary["streams"][0]["stay"], json!({"line-too-long": 1}));
+        assert_eq!(in_quarantine(&program.state()), before);
+        let program = program.set("MAX_LINE_BYTES", &long.len().to_string());
+        let summary = replayed(&program, &[]).await;
+        assert_eq!(summary["streams"][0]["rows_delivered"], 1);
+        let (objects, records) = in_quarantine(&program.state());
+        // Azure cuts a column of 64 KiB: then the line is kept for that, in its record.
+        let cut = long.contains("subject") && long.len() > 65_536;
+        assert_eq!(objects.len(), usize::from(cut), "the line went: {objects:?}");
+        assert!(records.iter().all(|record| record["reason"] == "oversize-field"));
+        assert_eq!((landed(&simulator), simulator.landed_count()), (21, 21));
+    }
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_in_a_long_line_leaves_it_whole_and_once() {
+    let lines = around(&long_line(1, 400_000));
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    // In the line's first piece, in its middle, and in its last one; as often as one run bears, and more.
+    for cuts in
+        [&[20_000][..], &[150_000, 150_000], &[250_000, 20_000], &[150_000; 4], &[150_000; 5]]
+    {
+        let cut = |plan: FaultPlan, at: &usize| plan.once(Endpoint::File, Fault::CutShort(*at));
+        let plan = cuts.iter().fold(FaultPlan::none(), cut);
+        let mut rig = Rig::new(world.clone(), plan).await.only(STREAM);
+        rig.options.limits.line = MAX_LINE as u64;
+        let mut run = rig.pull_one().await;
+        if cuts.len() == 5 {
+            assert_eq!(code(&run), "file-unreadable");
+            assert_nothing_is_kept(&rig.state());
+            assert_eq!(rig.simulator.landed_count(), 10, "what comes before it is not held back");
+            run = rig.pull_one().await;
+        }
+        assert_caught_up(&run);
+        assert_eq!(run.rows_quarantined, 1);
+        assert_eq!(rig.simulator.calls().all_downloads(), cuts.len() as u64 + 1);
+        assert_only_the_long_line_is_kept(&rig.simulator, &rig.state(), &lines);
+    }
+}
+
+/// Damage within the line is that of the file.
+#[tokio::test]
+async fn a_file_that_is_damaged_in_a_long_line_is_kept_whole_from_that_line_on() {
+    let lines = around(&long_line(1, 400_000));
+    let file = BatchFile::of_lines("a.json.gz", &lines);
+    let half = file.bytes.len() / 2;
+    let file = file.damaged(half);
+    let world = World::default().page(STREAM, page().file(file.clone()));
+    let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
+    rig.options.limits.line = MAX_LINE as u64;
+    assert_caught_up(&rig.pull_one().await);
+    assert_eq!(reasons(&rig), [("corrupt-file".to_owned(), 11)]);
+    assert_eq!(rig.kept_files(), [file.bytes.to_vec()]);
+    assert_eq!(landed_ids(&rig), ids(&lines[..10]));
+}
+
+/// Its file was kept for being too large: the line needs it, and no copy of its own.
+#[tokio::test]
+async fn a_long_line_of_a_kept_file_stays_in_it_until_it_may_be_so_long() {
+    let lines = around(&long_line(1, 50_000));
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let mut rig = Rig::new(world, FaultPlan::none()).await.only(STREAM);
+    rig.options.limits = Limits { line: MAX_LINE as u64, file: 40_000 };
+    rig.pull().await;
+    assert_eq!(reasons(&rig), [("file-too-large".to_owned(), 11)]);
+    rig.options.limits.file = 8 << 30;
+    for _ in 0..2 {
+        replay_on(&rig, folder(&rig)).await;
+        assert_eq!(reasons(&rig), [("line-too-long".to_owned(), 11)]);
+        assert_eq!(rig.kept_files().len(), 1);
+        assert_eq!(landed_ids(&rig), ids(&[&lines[..10], &lines[11..]].concat()));
+    }
+    rig.options.limits.line = 50_000;
+    assert_eq!(replay_on(&rig, folder(&rig)).await.streams[0].rows_delivered, 1);
+    assert!(rig.quarantined().is_empty() && rig.kept_files().is_empty());
+    assert_eq!(rig.simulator.landed_count(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_in_a_long_line_leaves_nothing_of_it_behind() {
+    let lines = around(&long_line(1, 400_000));
+    let slow = Fault::Slow(Duration::from_millis(30));
+    let (simulator, program) =
+        long_line_in(&lines, FaultPlan::none().once(Endpoint::File, slow)).await;
+    let pull = program.command(&["pull"]).spawn().unwrap();
+    until("a piece of the line", || !in_quarantine(&program.state()).0.is_empty()).await;
+    signal(&pull, "TERM");
+    let pull = ended(pull).await;
+    pull.assert_code(0);
+    assert_nothing_is_kept(&program.state());
+
+    program.run(&["pull"]).await.assert_code(0);
+    assert_only_the_long_line_is_kept(&simulator, &program.state(), &lines);
+}
+
+#[tokio::test]
+async fn a_long_line_that_takes_longer_than_a_run_has_is_reported() {
+    let lines = around(&long_line(1, 400_000));
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let plan = FaultPlan::none().times(2, Endpoint::File, Fault::Slow(Duration::from_millis(30)));
+    let mut rig = Rig::new(world, plan).await.only(STREAM);
+    rig.options.limits.line = MAX_LINE as u64;
+    (rig.policy.run_time_limit, rig.policy.body_wait) =
+        (Duration::from_secs(1), Duration::from_millis(50));
+    assert_eq!(rig.pull_one().await.outcome, Outcome::TimeLimit);
+    let stuck = rig.pull_one().await;
+    assert_eq!(code(&stuck), "no-progress");
+    let fault = stuck.error.unwrap();
+    assert!(fault.message.contains("a.json.gz: two runs in a row ended at line 10"), "{fault}");
+    assert!(fault.fix.contains("RUN_TIME_LIMIT_SECONDS"), "{fault}");
+    assert_nothing_is_kept(&rig.state());
+    assert_eq!(rig.simulator.landed_count(), 10, "what comes before it is not held back");
+
+    assert_caught_up(&rig.pull_one().await);
+    assert_only_the_long_line_is_kept(&rig.simulator, &rig.state(), &lines);
+}
+
+/// `ulimit` is in blocks of 512 or 1,024 bytes.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_has_no_room_for_a_long_line_stops_the_stream_before_it() {
+    let lines = around(&long_line(1, 600_000));
+    let (simulator, program) = long_line_in(&lines, FaultPlan::none()).await;
+    for _ in 0..2 {
+        let full = program.shell("trap '' XFSZ; ulimit -f 100; exec $EXE pull").await;
+        full.assert_code(1).assert_stderr(&["store-failed", "line-0000000011"]);
+        assert_nothing_is_kept(&program.state());
+        assert_eq!(
+            simulator.landed_count(),
+            10,
+            "what comes before it is not held back, nor repeated"
+        );
+    }
+    program.run(&["pull"]).await.assert_code(0);
+    assert_only_the_long_line_is_kept(&simulator, &program.state(), &lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_line_for_which_quarantine_has_no_room_stops_the_stream_before_it() {
+    let lines = around(&long_line(1, 3_000_000));
+    let (simulator, program) = long_line_in(&lines, FaultPlan::none()).await;
+    let program = program.set("QUARANTINE_MAX_BYTES", "1000000");
+    for _ in 0..2 {
+        let full = program.run(&["pull"]).await;
+        full.assert_code(2).assert_stderr(&["quarantine-full", "holds 0 of the 1000000 bytes"]);
+        assert_nothing_is_kept(&program.state());
+        assert_eq!(
+            simulator.landed_count(),
+            10,
+            "what comes before it is not held back, nor repeated"
+        );
+    }
+    let program = program.unset("QUARANTINE_MAX_BYTES");
+    program.run(&["pull"]).await.assert_code(0);
+    assert_only_the_long_line_is_kept(&simulator, &program.state(), &lines);
+}
+
+#[tokio::test]
+async fn a_line_is_kept_once_it_is_finished_and_not_before() {
+    let rig = Rig::new(World::default(), FaultPlan::none()).await;
+    let quarantine = Quarantine::new(folder(&rig));
+    let position = FilePosition { stream: STREAM.into(), file: "https://x/f".into(), line: 7 };
+    let version = FileVersion::default();
+    let line = [long_line(1, 200_000).as_bytes(), HOSTILE, &[b' '; 500_000]].concat();
+    for size in [line.len(), 65_536, 1_000] {
+        let mut pieces = line.chunks(size).map(Bytes::copy_from_slice);
+        let mut keeping = quarantine.keep_line(&position, &version);
+        assert!(keeping.write(pieces.next().unwrap()).await);
+        keeping.cancel().await;
+        assert_nothing_is_kept(&rig.state());
+
+        let mut keeping = quarantine.keep_line(&position, &version);
+        for piece in line.chunks(size) {
+            assert!(keeping.write(Bytes::copy_from_slice(piece)).await);
+        }
+        let name = keeping.finish().await.unwrap();
+        assert_eq!(folder(&rig).list("quarantine/").await.unwrap(), std::slice::from_ref(&name));
+        assert!(gunzip(&std::fs::read(rig.state().join(&name)).unwrap()) == line);
+        quarantine.remove(&name).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_line_that_was_damaged_is_reported_and_stays() {
+    let lines = around(&long_line(1, 10_000));
+    let (simulator, program) = long_line_in(&lines, FaultPlan::none()).await;
+    program.run(&["pull"]).await.assert_code(0);
+    let record = listed(&program).await.remove(0);
+    let path = program.state().join(text(&record, "file_kept_as"));
+    let program = program.set("MAX_LINE_BYTES", "100000");
+    let packed = std::fs::read(&path).unwrap();
+    let other = BatchFile::of_lines("x", &[long_line(2, 10_000)]).bytes;
+    for bytes in [Some(&packed[..packed.len() / 2]), Some(&other), None] {
+        match bytes {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let summary = replayed(&program, &[]).await;
+        assert_eq!(summary["streams"][0]["stay"], json!({"unreadable": 1}));
+        assert_eq!(listed(&program).await, std::slice::from_ref(&record));
+    }
+    std::fs::write(&path, packed).unwrap();
+    assert_eq!(replayed(&program, &[]).await["streams"][0]["rows_delivered"], 1);
+    assert_nothing_is_kept(&program.state());
+    assert_eq!((landed(&simulator), simulator.landed_count()), (21, 21));
 }
