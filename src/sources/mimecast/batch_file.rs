@@ -20,6 +20,9 @@ use crate::table::{EventId, Row, Table};
 /// How much is decoded at a time.
 const BUFFER: usize = 64 * 1024;
 
+/// The bytes of a byte order mark.
+const BOM: usize = 3;
+
 /// What a line and a file may hold, decoded, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -72,6 +75,8 @@ struct Lines {
     number: u64,
     /// Whether any of it is read.
     begun: bool,
+    /// Whether the file's byte order mark is taken off, if it has one.
+    is_without_bom: bool,
     /// Whether `line` was given, and is empty for what follows.
     given: bool,
     /// A piece of it was given: it is too long to be held.
@@ -125,6 +130,7 @@ impl Lines {
             line: Vec::new(),
             number: 0,
             begun: false,
+            is_without_bom: false,
             given: false,
             long: false,
             end_is_due: false,
@@ -152,6 +158,12 @@ impl Lines {
             if ended && self.line.last() == Some(&b'\r') {
                 self.line.pop();
             }
+            // It is no part of the line, whatever of it is in the first buffer.
+            if !self.is_without_bom && (ended || self.line.len() >= BOM) {
+                self.is_without_bom = true;
+                let bom = self.line.len() - without_bom(&self.line).len();
+                self.line.drain(..bom);
+            }
             // One byte more may be the `\r` of its end.
             let most = self.limits.line.saturating_add(u64::from(!ended));
             let is_over = self.line.len() as u64 > most;
@@ -159,10 +171,6 @@ impl Lines {
                 continue;
             }
             let begins = !self.long;
-            if begins && self.number == 1 {
-                let bom = self.line.len() - without_bom(&self.line).len();
-                self.line.drain(..bom);
-            }
             self.given = true;
             self.long = !ended || (begins && is_over);
             if self.long && ended {
@@ -421,6 +429,26 @@ mod tests {
         });
         let reasons: Vec<_> = reasons.collect();
         assert_eq!(reasons, [Some("not-json"), Some("not-object"), None]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line_however_it_comes() {
+        let mark = "\u{feff}".as_bytes();
+        let line = |length: usize| [b"{", &vec![b'x'; length - 1][..]].concat();
+        for (length, fits) in [(999, true), (1_000, true), (1_001, false)] {
+            let text = [mark, &line(length), b"\r\n"].concat();
+            // In one member, and with a member's end within it and behind it.
+            for split in [0, 1, 3] {
+                let file = [gzip(&text[..split]), gzip(&text[split..])].concat();
+                let mut reader = reader(file, 0, true);
+                let first = reader.next().unwrap().unwrap();
+                assert_eq!(first.begins && first.ends, fits, "{length} {split}");
+                assert!(line(length).starts_with(first.bytes));
+            }
+        }
+        let two = [gzip(mark), gzip(&[mark, b"{}\n\n", mark, b"{}"].concat())].concat();
+        let lines = [(1, "\u{feff}{}".to_owned()), (3, "\u{feff}{}".to_owned())];
+        assert_eq!(read(two, 0).0, lines, "there is one");
     }
 
     #[test]
