@@ -14,7 +14,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use mimecast_sentinel::pipeline::body::MAX_BODY_BYTES;
 use mimecast_sentinel::simulator::{
-    BatchFile, FaultPlan, Keep, MadeUp, Options, Page, Simulator, World,
+    BatchFile, FaultPlan, Keep, MadeUp, Page, Simulator, SimulatorOptions, World,
 };
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId};
 use serde_json::{Value, json};
@@ -162,7 +162,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Peer::parse().role {
         Role::Serve { events, latency_ms, any_program, tls } => {
             let latency = Duration::from_millis(latency_ms);
-            let options = Options { latency, keep: Keep::Count, ..options(any_program) };
+            let options = SimulatorOptions { latency, keep: Keep::Count, ..options(any_program) };
             serve(&events, options, tls).await
         }
         Role::Faulty(faulty) => faulty.serve().await,
@@ -172,15 +172,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The vendor's own clients send up to 1,050,891 bytes where Azure's documents say 1 MB.
-fn options(any_program: bool) -> Options {
-    let strict = Options::default();
+fn options(any_program: bool) -> SimulatorOptions {
+    let strict = SimulatorOptions::default();
     let max_body_bytes = if any_program { 1_100_000 } else { strict.max_body_bytes };
-    Options { any_program, max_body_bytes, ..strict }
+    SimulatorOptions { any_program, max_body_bytes, ..strict }
 }
 
 async fn serve(
     events: &Events,
-    options: Options,
+    options: SimulatorOptions,
     tls: bool,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
@@ -264,7 +264,7 @@ fn floor(events: &Events, level: u32) -> Result<(), Box<dyn std::error::Error>> 
 /// The CPU time is the caller's to measure, as above: that of the first thread, since the simulator
 /// has others.
 async fn requests(events: &Events) -> Result<(), Box<dyn std::error::Error>> {
-    let options = Options { keep: Keep::Count, ..Options::default() };
+    let options = SimulatorOptions { keep: Keep::Count, ..SimulatorOptions::default() };
     let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
     let requests = requests_of(&simulator).await?;
     let host = simulator.url().trim_start_matches("http://");

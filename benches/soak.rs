@@ -16,7 +16,9 @@ use bytes::Bytes;
 use chrono::{Days, NaiveDate};
 use clap::Parser;
 use functions_host::{HostSimulator, Invocation, Level};
-use mimecast_sentinel::simulator::{BatchFile, FaultPlan, MadeUp, Options, Page, Simulator, World};
+use mimecast_sentinel::simulator::{
+    BatchFile, FaultPlan, MadeUp, Page, Simulator, SimulatorOptions, World,
+};
 use mimecast_sentinel::table::EventId;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -65,7 +67,8 @@ type Failure = Box<dyn Error>;
 async fn main() -> Result<ExitCode, Failure> {
     let soak = Soak::parse();
     let plan = FaultPlan::seeded(soak.seed, FAULTS_PER_MILLE).poison(|row| is_poison(id_of(row)));
-    let options = Options { latency: Duration::from_millis(10), ..Options::default() };
+    let options =
+        SimulatorOptions { latency: Duration::from_millis(10), ..SimulatorOptions::default() };
     let simulator = Simulator::start(World::default(), plan, options).await?;
     let folder = TempDir::new()?;
     let state = folder.path().join("state");

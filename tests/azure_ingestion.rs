@@ -11,7 +11,7 @@ use mimecast_sentinel::simulator::Fault::{
     ServerError, Slow, TooLarge, TooManyRequests, Unauthorized, Unavailable,
 };
 use mimecast_sentinel::simulator::{
-    BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Options, Page, World,
+    BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, SimulatorOptions, World,
 };
 use mimecast_sentinel::store::FolderStore;
 use mimecast_sentinel::table::EventId;
@@ -57,7 +57,7 @@ async fn one_file<L: AsRef<[u8]>>(lines: &[L], faults: FaultPlan) -> Rig {
 }
 
 async fn with_clock(world: World, faults: FaultPlan) -> Rig {
-    let options = Options { clock: Clock::from_fn(now), ..Options::default() };
+    let options = SimulatorOptions { clock: Clock::from_fn(now), ..SimulatorOptions::default() };
     Rig::with(world, faults, options).await.only(STREAM)
 }
 

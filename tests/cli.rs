@@ -9,7 +9,7 @@ use chrono::NaiveDate;
 use futures::FutureExt as _;
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
-    BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Options, Page, Simulator, World,
+    BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, Simulator, SimulatorOptions, World,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -146,7 +146,8 @@ async fn a_dry_run_whose_rows_nobody_reads_on_can_be_stopped() {
     let page = Page::new(NaiveDate::from_ymd_opt(2026, 11, 15).unwrap());
     let page = page.file(BatchFile::of_lines("a.json.gz", &lines));
     let world = World::default().page("entities", page);
-    let simulator = Simulator::start(world, FaultPlan::none(), Options::default()).await.unwrap();
+    let simulator =
+        Simulator::start(world, FaultPlan::none(), SimulatorOptions::default()).await.unwrap();
     let mut dry = Program::of(&simulator).command(&["pull", "--dry-run"]).spawn().unwrap();
     // A reader that takes one row and keeps the pipe open: it is full long before the body's end.
     let mut rows = BufReader::new(dry.stdout.take().unwrap()).lines();

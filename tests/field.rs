@@ -10,7 +10,7 @@ use mimecast_sentinel::checkpoint::Position;
 use mimecast_sentinel::http::RetryPolicy;
 use mimecast_sentinel::pipeline::Outcome;
 use mimecast_sentinel::simulator::{
-    BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Options, Simulator, World,
+    BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Simulator, SimulatorOptions, World,
 };
 use serde_json::json;
 
@@ -237,7 +237,8 @@ async fn what_follows_the_last_member_and_is_not_nuls_is_damage() {
 async fn an_entry_without_an_address_is_reported_and_the_others_are_read() {
     let lines = events(5, "entities", 2);
     let world = World::default().page("entities", page_of("a.json.gz", &lines));
-    let simulator = Simulator::start(world, FaultPlan::none(), Options::default()).await.unwrap();
+    let simulator =
+        Simulator::start(world, FaultPlan::none(), SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator).set("MIMECAST_TYPES", "entities");
     let odd = [
         json!({}),
@@ -359,7 +360,10 @@ async fn a_400_that_is_not_about_the_range_skips_no_day() {
         message: message.to_owned(),
     };
     // Two days ago, by Mimecast's clock.
-    let options = || Options { clock: clock_at("2026-11-12T12:00:00Z"), ..Options::default() };
+    let options = || SimulatorOptions {
+        clock: clock_at("2026-11-12T12:00:00Z"),
+        ..SimulatorOptions::default()
+    };
     for (times, says) in
         [(1, "Invalid token"), (2, "Invalid token"), (2, "The type is not enabled")]
     {
@@ -383,10 +387,10 @@ async fn a_400_that_is_not_about_the_range_skips_no_day() {
 
 #[tokio::test]
 async fn the_oldest_day_is_counted_from_mimecasts_own_date() {
-    let simulated = Options {
+    let simulated = SimulatorOptions {
         clock: clock_at("2026-11-12T12:00:00Z"),
         retention_days: Some(7),
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let (world, lines) = backlog(World::default(), "entities", 2);
     for ours in ["2026-11-14T12:00:00Z", "2026-11-01T12:00:00Z"] {
@@ -523,9 +527,10 @@ async fn nothing_of_a_query_is_kept_and_no_password_goes_out() {
         let user = if user == "USER" { String::new() } else { format!("{user}@") };
         let host = enemy.url.strip_prefix("http://").unwrap();
         let url = format!("http://{user}{host}/{path}");
-        let simulator = Simulator::start(World::default(), FaultPlan::none(), Options::default())
-            .await
-            .unwrap();
+        let simulator =
+            Simulator::start(World::default(), FaultPlan::none(), SimulatorOptions::default())
+                .await
+                .unwrap();
         let listing = json!({"value": [{"url": url}], "@nextPage": "x", "isCaughtUp": true});
         simulator.add_page("entities", page().verbatim(listing));
         let program =
@@ -548,7 +553,8 @@ async fn a_flood_of_rows_ends_the_run_and_not_the_stream() {
     let mut made_up = MadeUp::new(3);
     let lines: Vec<String> = (0..5_000).map(|n| made_up.event("entities", n)).collect();
     let world = World::default().page("entities", page_of("a.json.gz", &lines));
-    let simulator = Simulator::start(world, FaultPlan::none(), Options::default()).await.unwrap();
+    let simulator =
+        Simulator::start(world, FaultPlan::none(), SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator).set("MIMECAST_TYPES", "entities");
     let program = program.set("MAX_ROWS_PER_RUN", "2000");
     let ended = program.run(&["pull", "--json"]).await;

@@ -23,7 +23,7 @@ use mimecast_sentinel::pipeline::{Outcome, Policy, RunSummary};
 use mimecast_sentinel::quarantine::{is_kept_line, is_record};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
-    BatchFile, Endpoint, Fault, FaultPlan, Moment, NextToken, Options, Page, World,
+    BatchFile, Endpoint, Fault, FaultPlan, Moment, NextToken, Page, SimulatorOptions, World,
 };
 use mimecast_sentinel::table::EventId;
 use proptest::prelude::*;
@@ -767,11 +767,11 @@ async fn rig(history: &History, given: &Given, tools: Arc<Tools>, hooks: Hooks<'
     });
     // The wall clock of this machine jumps; that of the other side does not.
     let start = DAY.and_hms_opt(12, 0, 0).unwrap().and_utc();
-    let options = Options {
+    let options = SimulatorOptions {
         clock: Clock::from_fn(move || start),
         signature_listings: history.signature_listings,
         mimecast_token_seconds: history.token_seconds,
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let mut rig = Rig::of(tools, given.world.clone(), plan, options).await;
     rig.options.types = STREAMS[..history.streams.len()].to_vec();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use mimecast_sentinel::pipeline::Outcome;
-use mimecast_sentinel::simulator::{BatchFile, FaultPlan, Options, Simulator, World};
+use mimecast_sentinel::simulator::{BatchFile, FaultPlan, Simulator, SimulatorOptions, World};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::sleep;
@@ -90,7 +90,8 @@ async fn pull_file(bytes: Vec<u8>) -> (Program, Ended) {
     let more = BatchFile::of_lines("more.json.gz", &events(77, "entities", 2));
     let page = page().file(BatchFile::raw("a.json.gz", bytes)).file(more);
     let world = World::default().page("entities", page);
-    let simulator = Simulator::start(world, FaultPlan::none(), Options::default()).await.unwrap();
+    let simulator =
+        Simulator::start(world, FaultPlan::none(), SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator).set("MIMECAST_TYPES", "entities");
     let ended = pull(&program, NOTHING).await;
     ended.assert_code(0);
@@ -147,7 +148,8 @@ async fn json_nested_100000_deep_is_quarantined_and_reported() {
 
 /// A simulator that only takes rows, and a program that reads one stream from an enemy.
 async fn reading_from(enemy: &Enemy) -> (Simulator, Program) {
-    let simulator = Simulator::start(World::default(), FaultPlan::none(), Options::default()).await;
+    let simulator =
+        Simulator::start(World::default(), FaultPlan::none(), SimulatorOptions::default()).await;
     let simulator = simulator.unwrap();
     let program = Program::of(&simulator)
         .set("MIMECAST_BASE_URL", &enemy.url)

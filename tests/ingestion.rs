@@ -14,7 +14,9 @@ use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::{Interrupt, Sink};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::settings::CredentialSettings;
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Options, Simulator, World};
+use mimecast_sentinel::simulator::{
+    Endpoint, Fault, FaultPlan, Simulator, SimulatorOptions, World,
+};
 use mimecast_sentinel::table::CLOUD_INTEGRATED;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -62,7 +64,7 @@ async fn post_to(endpoint: &str, simulator: &Simulator, attempts: u32) -> Posted
 }
 
 async fn simulator(plan: FaultPlan) -> Simulator {
-    Simulator::start(World::default(), plan, Options::default()).await.unwrap()
+    Simulator::start(World::default(), plan, SimulatorOptions::default()).await.unwrap()
 }
 
 /// Why a post ended that always meets `fault`, with many more attempts than there is time for.

@@ -13,7 +13,7 @@ use std::thread;
 use mimecast_sentinel::checkpoint::{Checkpoint, Position};
 use mimecast_sentinel::pipeline::checkpoint_name;
 use mimecast_sentinel::simulator::{
-    BatchFile, FaultPlan, MadeUp, Moment, Options, Page, Simulator, World,
+    BatchFile, FaultPlan, MadeUp, Moment, Page, Simulator, SimulatorOptions, World,
 };
 use mimecast_sentinel::table::EventId;
 use tokio::io::AsyncReadExt as _;
@@ -79,7 +79,7 @@ impl Given {
     async fn simulator(&self, plan: FaultPlan) -> Simulator {
         let refused = self.refused.clone();
         let plan = plan.poison(move |row| row["EventId"] == *refused);
-        Simulator::start(self.world.clone(), plan, Options::default()).await.unwrap()
+        Simulator::start(self.world.clone(), plan, SimulatorOptions::default()).await.unwrap()
     }
 
     /// The events that the checkpoints say are settled.

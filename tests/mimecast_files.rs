@@ -15,7 +15,7 @@ use mimecast_sentinel::pipeline::source::{Content, Part};
 use mimecast_sentinel::pipeline::{Interrupt, Source as _};
 use mimecast_sentinel::seams::{Deadline, Random};
 use mimecast_sentinel::simulator::{
-    BatchFile, Endpoint, Fault, FaultPlan, NextToken, Options, World,
+    BatchFile, Endpoint, Fault, FaultPlan, NextToken, SimulatorOptions, World,
 };
 use mimecast_sentinel::sources::mimecast::MimecastSource;
 use serde_json::{Value, json};
@@ -64,7 +64,8 @@ fn progress(rig: &Rig, name: &str) -> Option<Position> {
 /// The rows of one file of these lines, by a connector whose clock does not move.
 async fn rows_of(lines: &[&str]) -> Vec<Value> {
     let world = World::default().page("entities", page_of("a.json.gz", lines));
-    let options = Options { clock: clock_at("2026-11-15T10:00:00Z"), ..Options::default() };
+    let options =
+        SimulatorOptions { clock: clock_at("2026-11-15T10:00:00Z"), ..SimulatorOptions::default() };
     let rig = Rig::with(world, FaultPlan::none(), options).await.only("entities");
     let stream = rig.pull_one().await;
     assert_caught_up(&stream);
@@ -602,7 +603,7 @@ async fn addresses_that_each_listing_makes_invalid_are_no_trouble() {
         listed = listed.file(BatchFile::of_lines(&format!("{number:02}.json.gz"), lines));
     }
     let world = World::default().page("entities", listed);
-    let options = Options { signature_listings: Some(1), ..Options::default() };
+    let options = SimulatorOptions { signature_listings: Some(1), ..SimulatorOptions::default() };
     let faults = FaultPlan::none()
         .matching("/03.json.gz", 2, Endpoint::File, Fault::Expired)
         .matching("/07.json.gz", 3, Endpoint::File, Fault::Expired)

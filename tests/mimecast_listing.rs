@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use mimecast_sentinel::pipeline::{Outcome, RunSummary, StreamSummary};
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
-    BatchFile, Endpoint, Fault, FaultPlan, NextToken, Options, Page, Simulator, World,
+    BatchFile, Endpoint, Fault, FaultPlan, NextToken, Page, Simulator, SimulatorOptions, World,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -132,7 +132,7 @@ async fn a_stream_without_permission_leaves_the_others_alone() {
 
 #[tokio::test]
 async fn no_redirect_is_followed() {
-    let thief = Simulator::start(World::default(), FaultPlan::none(), Options::default());
+    let thief = Simulator::start(World::default(), FaultPlan::none(), SimulatorOptions::default());
     let thief = thief.await.unwrap();
     for endpoint in [Endpoint::MimecastToken, Endpoint::Listing, Endpoint::File] {
         let (world, lines) = backlog(World::default(), "entities", 1);
@@ -529,11 +529,11 @@ fn ten_days() -> (World, Vec<String>) {
 /// A rig that starts 60 days before today; Mimecast keeps `kept` days and says `message`.
 async fn backfill(kept: u32, message: &str) -> (Rig, Vec<String>) {
     let (world, lines) = ten_days();
-    let options = Options {
+    let options = SimulatorOptions {
         clock: clock_at(TODAY),
         retention_days: Some(kept),
         retention_message: message.to_owned(),
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let mut rig = Rig::with(world, FaultPlan::none(), options).await.only("entities");
     rig.options.start = day("2026-09-16");
@@ -587,11 +587,11 @@ async fn the_resolved_day_does_not_slide() {
         let now = Arc::clone(&now);
         move || *now.lock().unwrap()
     });
-    let options = Options {
+    let options = SimulatorOptions {
         clock,
         retention_days: Some(9),
         retention_message: SEVEN_DAYS.to_owned(),
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let lines = events(5, "entities", 2);
     let first = page_of("a.json.gz", &lines[..1]).next(NextToken::Missing);
@@ -632,11 +632,11 @@ async fn a_first_day_that_is_accepted_costs_one_call() {
 async fn a_forgotten_token_starts_again_at_the_oldest_day_and_reports_the_gap() {
     for message in ["Invalid nextPage token '{token}'", "the range has expired", ""] {
         let (world, lines) = ten_days();
-        let options = Options {
+        let options = SimulatorOptions {
             clock: clock_at(TODAY),
             retention_days: Some(7),
             unknown_token_message: message.to_owned(),
-            ..Options::default()
+            ..SimulatorOptions::default()
         };
         let mut rig = Rig::with(world, FaultPlan::none(), options).await.only("entities");
         rig.options.start = day("2026-09-16");
@@ -736,7 +736,8 @@ async fn a_clock_that_jumps_ends_no_run_and_refetches_no_token() {
         .once(Endpoint::Listing, Fault::TooManyRequests(None))
         .once(Endpoint::File, Fault::Expired)
         .once(Endpoint::Post, Fault::TooManyRequests(Some(("Retry-After", "0".to_owned()))));
-    let rig = Rig::with(world, faults, Options { clock, ..Options::default() }).await;
+    let rig =
+        Rig::with(world, faults, SimulatorOptions { clock, ..SimulatorOptions::default() }).await;
     let run = rig.pull().await;
     assert_done(&run);
     assert_eq!(run.outcome, Outcome::CaughtUp);

@@ -13,7 +13,7 @@ use mimecast_sentinel::pipeline::sink::PostError;
 use mimecast_sentinel::pipeline::{Outcome, Pool, Replay, ReplaySummary, Sink, StreamReplay};
 use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::simulator::{
-    BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
+    BatchFile, Endpoint, Fault, FaultPlan, Simulator, SimulatorOptions, World,
 };
 use mimecast_sentinel::sources::mimecast::{self, Limits};
 use mimecast_sentinel::store::{ByteStream, FolderStore, Lease, Store, StoreError};
@@ -159,7 +159,7 @@ async fn every_kind_of_record_is_listed_shown_and_sent_again() {
     let trouble = trouble();
     let (refused, plan) = Refused::plan(ids(&trouble.refused));
     let simulator =
-        Simulator::start(trouble.world.clone(), plan, Options::default()).await.unwrap();
+        Simulator::start(trouble.world.clone(), plan, SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator).set("MAX_FILE_BYTES", "4000000");
     program.run(&["pull"]).await.assert_code(0);
     keep_gone(&program).await;
@@ -285,7 +285,7 @@ async fn one_refused() -> (Simulator, Program, Refused, String) {
     let lines = events(1, STREAM, 10);
     let (refused, plan) = Refused::plan(ids(&lines[3..4]));
     let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
-    let simulator = Simulator::start(world, plan, Options::default()).await.unwrap();
+    let simulator = Simulator::start(world, plan, SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator);
     program.run(&["pull"]).await.assert_code(0);
     assert_eq!(simulator.landed_count(), 9);
@@ -295,7 +295,8 @@ async fn one_refused() -> (Simulator, Program, Refused, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_in_a_record_drives_the_terminal() {
     let world = World::default().page(STREAM, page_of("a.json.gz", &[HOSTILE]));
-    let simulator = Simulator::start(world, FaultPlan::none(), Options::default()).await.unwrap();
+    let simulator =
+        Simulator::start(world, FaultPlan::none(), SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator);
     program.run(&["pull"]).await.assert_code(0);
     let name = text(&listed(&program).await[0], "name").to_owned();
@@ -427,7 +428,7 @@ async fn all_is_as_in_a_folder_in_a_container() {
     let (refused, plan) = Refused::plan(ids(&lines[3..6]));
     let of_large = BatchFile::of_lines("b.json.gz", &lines[10..]);
     let world = World::default().page(STREAM, page_of("a.json.gz", &lines[..10]).file(of_large));
-    let simulator = Simulator::start(world, plan, Options::default()).await.unwrap();
+    let simulator = Simulator::start(world, plan, SimulatorOptions::default()).await.unwrap();
     let url = format!("{container}?{}", sas("rcwdl"));
     let program =
         Program::of(&simulator).set("CHECKPOINT_URL", &url).set("MAX_FILE_BYTES", "12000");
@@ -835,7 +836,7 @@ fn around(long: &str) -> Vec<String> {
 
 async fn long_line_in(lines: &[String], plan: FaultPlan) -> (Simulator, Program) {
     let world = World::default().page(STREAM, page_of("a.json.gz", lines));
-    let simulator = Simulator::start(world, plan, Options::default()).await.unwrap();
+    let simulator = Simulator::start(world, plan, SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator).set("MIMECAST_TYPES", STREAM);
     (simulator, program.set("MAX_LINE_BYTES", &MAX_LINE.to_string()))
 }

@@ -9,7 +9,9 @@ use bytes::Bytes;
 
 use mimecast_sentinel::checkpoint::FileVersion;
 use mimecast_sentinel::quarantine::{Quarantine, QuarantineError};
-use mimecast_sentinel::simulator::{BatchFile, FaultPlan, Options, Page, Simulator, World};
+use mimecast_sentinel::simulator::{
+    BatchFile, FaultPlan, Page, Simulator, SimulatorOptions, World,
+};
 use mimecast_sentinel::store::{FolderStore, Store};
 use serde_json::Value;
 
@@ -23,7 +25,8 @@ const MOST: u64 = 1_000_000;
 
 async fn simulator(page: Page) -> (Simulator, Program) {
     let world = World::default().page(STREAM, page);
-    let simulator = Simulator::start(world, FaultPlan::none(), Options::default()).await.unwrap();
+    let simulator =
+        Simulator::start(world, FaultPlan::none(), SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator)
         .set("MIMECAST_TYPES", STREAM)
         .set("QUARANTINE_MAX_BYTES", &MOST.to_string());

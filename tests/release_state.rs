@@ -14,7 +14,7 @@ use mimecast_sentinel::checkpoint::Checkpoint;
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::settings::{RawSettings, Settings};
 use mimecast_sentinel::simulator::{
-    BatchFile, Endpoint, Fault, FaultPlan, Options, Simulator, World,
+    BatchFile, Endpoint, Fault, FaultPlan, Simulator, SimulatorOptions, World,
 };
 use mimecast_sentinel::store::FolderStore;
 use serde_json::{Value, json};
@@ -117,7 +117,7 @@ fn program(simulator: &Simulator) -> Program {
 }
 
 async fn simulator(plan: FaultPlan) -> (Simulator, Program) {
-    let simulator = Simulator::start(world(), plan, Options::default()).await.unwrap();
+    let simulator = Simulator::start(world(), plan, SimulatorOptions::default()).await.unwrap();
     let program = program(&simulator);
     (simulator, program)
 }
@@ -294,7 +294,8 @@ async fn a_replay_delivers_what_the_release_kept() {
     assert_eq!(replayed.json()["streams"][0]["rows_delivered"], 0, "{replayed:#?}");
     assert_eq!(names_below(&program.state(), "quarantine"), before);
 
-    let simulator = Simulator::start(world(), FaultPlan::none(), Options::default()).await.unwrap();
+    let simulator =
+        Simulator::start(world(), FaultPlan::none(), SimulatorOptions::default()).await.unwrap();
     let proxy = simulator.url().replace("127.0.0.1", "localhost");
     let program = program
         .set("HTTP_PROXY", &proxy)

@@ -15,8 +15,8 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
-    BatchFile, Drawn, Endpoint, Fault, FaultPlan, Keep, MadeUp, NextToken, Options, Page,
-    Simulator, World,
+    BatchFile, Drawn, Endpoint, Fault, FaultPlan, Keep, MadeUp, NextToken, Page, Simulator,
+    SimulatorOptions, World,
 };
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -28,10 +28,10 @@ fn day(text: &str) -> NaiveDate {
 }
 
 async fn start(world: World, faults: FaultPlan) -> Peer {
-    start_with(world, faults, Options::default()).await
+    start_with(world, faults, SimulatorOptions::default()).await
 }
 
-async fn start_with(world: World, faults: FaultPlan, options: Options) -> Peer {
+async fn start_with(world: World, faults: FaultPlan, options: SimulatorOptions) -> Peer {
     let simulator = Simulator::start(world, faults, options).await.unwrap();
     let client = Client::builder().no_proxy().build().unwrap();
     Peer { simulator, client }
@@ -193,10 +193,10 @@ async fn pages_end_in_all_the_ways_mimecast_ends_them() {
 #[tokio::test]
 async fn a_listing_starts_at_a_day_that_is_still_kept() {
     let now: DateTime<chrono::Utc> = "2026-08-10T12:00:00Z".parse().unwrap();
-    let options = Options {
+    let options = SimulatorOptions {
         clock: Clock::from_fn(move || now),
         retention_days: Some(8),
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let peer = start_with(small_world(), FaultPlan::none(), options).await;
     let bearer = peer.token().await;
@@ -320,7 +320,7 @@ async fn rows_can_land_in_a_file_or_only_be_counted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.ndjson");
     for keep in [Keep::File(path.clone()), Keep::Count] {
-        let options = Options { keep, ..Options::default() };
+        let options = SimulatorOptions { keep, ..SimulatorOptions::default() };
         let peer = start_with(World::default(), FaultPlan::none(), options).await;
         let bearer = peer.identity_token("https://monitor.azure.com").await;
         assert_eq!(status(peer.post(&bearer, &body(&[row(1), row(2)]))).await, 204);
@@ -331,7 +331,11 @@ async fn rows_can_land_in_a_file_or_only_be_counted() {
 
 #[tokio::test]
 async fn any_program_may_send_plain_json_of_any_columns_up_to_the_limit_it_is_given() {
-    let options = Options { any_program: true, max_body_bytes: 2_000, ..Options::default() };
+    let options = SimulatorOptions {
+        any_program: true,
+        max_body_bytes: 2_000,
+        ..SimulatorOptions::default()
+    };
     let peer = start_with(World::default(), FaultPlan::none(), options).await;
     let bearer = peer.identity_token("https://monitor.azure.com").await;
     let row = |size: usize| {
@@ -412,7 +416,7 @@ async fn faults_break_answers_as_planned() {
 
 #[tokio::test]
 async fn a_signature_expires_after_so_many_listings() {
-    let options = Options { signature_listings: Some(1), ..Options::default() };
+    let options = SimulatorOptions { signature_listings: Some(1), ..SimulatorOptions::default() };
     let peer = start_with(small_world(), FaultPlan::none(), options).await;
     let bearer = peer.token().await;
     let first = peer.listed(&bearer, "entities", None).await["value"][0]["url"].clone();

@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Options, Simulator, World};
+use mimecast_sentinel::simulator::{
+    Endpoint, Fault, FaultPlan, Simulator, SimulatorOptions, World,
+};
 use serde_json::{Value, json};
 
 use crate::support::program::{Ended, Program};
@@ -30,7 +32,7 @@ fn assert_harmless(said: &str) {
 /// A simulator whose only event is `line`.
 async fn simulator(line: &str, plan: FaultPlan) -> (Simulator, Program) {
     let world = World::default().page(STREAM, page_of("a.json.gz", &[line]));
-    let simulator = Simulator::start(world, plan, Options::default()).await.unwrap();
+    let simulator = Simulator::start(world, plan, SimulatorOptions::default()).await.unwrap();
     let program = Program::of(&simulator).set("MIMECAST_TYPES", STREAM);
     (simulator, program)
 }

@@ -21,7 +21,7 @@ use super::output::{note, say};
 use super::progress::{self, Done};
 use crate::seams::Clock;
 use crate::settings::{FUNCTIONS_PORT, RawSettings};
-use crate::simulator::{FaultPlan, Keep, Options, Simulator, World};
+use crate::simulator::{FaultPlan, Keep, Simulator, SimulatorOptions, World};
 use crate::table::CLOUD_INTEGRATED;
 
 /// The made-up events are the same in every demo of one day.
@@ -71,7 +71,8 @@ impl Demo {
         let today = Clock::system().now().date_naive();
         let start = today.checked_sub_days(Days::new(DAYS)).unwrap_or(today);
         let world = World::made_up(SEED, start..today, EVENTS_PER_STREAM, EVENTS_PER_FILE);
-        let options = Options { keep: Keep::File(rows.clone()), ..Options::default() };
+        let options =
+            SimulatorOptions { keep: Keep::File(rows.clone()), ..SimulatorOptions::default() };
         let simulator = Simulator::start(world, FaultPlan::none(), options)
             .await
             .map_err(|error| failed(format!("no simulator for {}: {error}", rows.display())))?;

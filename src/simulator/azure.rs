@@ -15,7 +15,7 @@ use super::mimecast::text;
 use super::reply::{self, Accepted, Refusal, field};
 use super::rows;
 use super::state::{CLIENT_ID, CLIENT_SECRET, IDENTITY_HEADER, RULE_ID, Shared, TENANT_ID};
-use super::{Endpoint, Keep, Options};
+use super::{Endpoint, Keep, SimulatorOptions};
 use crate::table::Table;
 
 /// How long an Azure access token lives.
@@ -180,7 +180,7 @@ fn take(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<u64, Refusal> {
-    let Options { max_body_bytes, any_program, keep, .. } = &shared.options;
+    let SimulatorOptions { max_body_bytes, any_program, keep, .. } = &shared.options;
     let plain = *any_program && !headers.contains_key(CONTENT_ENCODING);
     if !plain && text(headers, CONTENT_ENCODING) != "gzip" {
         return Err(Refusal::breach(400, "InvalidPayload", "the body is not gzip-encoded"));

@@ -40,7 +40,7 @@ use state::{Shared, State};
 
 /// How a simulator behaves, apart from its world and its faults.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct SimulatorOptions {
     /// Decides what "today" is for the retention, and the times written into tokens and listings.
     pub clock: Clock,
     /// How many days back a listing may start; an older start gets a 400. `None` keeps everything.
@@ -66,7 +66,7 @@ pub struct Options {
     pub any_program: bool,
 }
 
-impl Default for Options {
+impl Default for SimulatorOptions {
     fn default() -> Self {
         Self {
             clock: Clock::system(),
@@ -110,7 +110,11 @@ impl Simulator {
     ///
     /// # Errors
     /// If no port can be bound, or the file of [`Keep::File`] cannot be opened.
-    pub async fn start(world: World, faults: FaultPlan, options: Options) -> io::Result<Self> {
+    pub async fn start(
+        world: World,
+        faults: FaultPlan,
+        options: SimulatorOptions,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let shared = Arc::new(Shared::new(world, faults, options, url.clone())?);

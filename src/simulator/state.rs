@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::faults::Watch;
 use super::history::Landed;
-use super::{BatchFile, Calls, Drawn, Endpoint, Fault, FaultPlan, Options, Page, World};
+use super::{BatchFile, Calls, Drawn, Endpoint, Fault, FaultPlan, Page, SimulatorOptions, World};
 
 pub(super) const CLIENT_ID: &str = "5f1d3c2e-8a47-4b0e-9c55-0d6a7be01c11";
 pub(super) const CLIENT_SECRET: &str = "made+up&secret=100%/of it";
@@ -24,7 +24,7 @@ const KNOWN_STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) options: Options,
+    pub(super) options: SimulatorOptions,
     state: Mutex<State>,
 }
 
@@ -32,7 +32,7 @@ impl Shared {
     pub(super) fn new(
         world: World,
         plan: FaultPlan,
-        options: Options,
+        options: SimulatorOptions,
         url: String,
     ) -> io::Result<Self> {
         let state = Mutex::new(State::new(world, plan, url, Landed::new(&options.keep)?));

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Options, Page, Simulator, World};
+use mimecast_sentinel::simulator::{
+    Endpoint, Fault, FaultPlan, Page, Simulator, SimulatorOptions, World,
+};
 use serde_json::{Value, json};
 
 use super::{Events, options, send, settings};
@@ -84,8 +86,10 @@ impl Faulty {
         let ids: Vec<String> = lines.iter().map(|line| read_id(line)).collect();
         // So that there is a middle in which a program can be killed.
         let latency = if self.fault == Kind::Killed { 150 } else { 0 };
-        let options =
-            Options { latency: Duration::from_millis(latency), ..options(self.any_program) };
+        let options = SimulatorOptions {
+            latency: Duration::from_millis(latency),
+            ..options(self.any_program)
+        };
         let simulator = Simulator::start(world, self.plan(&ids), options).await?;
         let tls = tls::Certificates::write(&self.folder);
         let port = tls.serve_at(self.tls_port, &simulator).await;

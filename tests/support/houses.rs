@@ -12,7 +12,7 @@ use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::source::{Format, OpenPart, Page, Part};
 use mimecast_sentinel::pipeline::{Connector, Interrupt, Source};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
-use mimecast_sentinel::simulator::{self, BatchFile, FaultPlan, Options, World};
+use mimecast_sentinel::simulator::{self, BatchFile, FaultPlan, SimulatorOptions, World};
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, Stream, Table};
 use serde_json::Value;
 
@@ -82,11 +82,11 @@ impl HandClock {
     }
 
     async fn rig(&self, tables: [&'static Table; 2], faults: FaultPlan) -> Rig {
-        let options = Options {
+        let options = SimulatorOptions {
             clock: self.clock(),
             retention_days: Some(7),
             tables: tables.to_vec(),
-            ..Options::default()
+            ..SimulatorOptions::default()
         };
         Rig::with(World::default(), faults, options).await
     }

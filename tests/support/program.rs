@@ -7,7 +7,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use chrono::{Days, NaiveDate, NaiveTime};
-use mimecast_sentinel::simulator::{BatchFile, FaultPlan, MadeUp, Options, Page, Simulator, World};
+use mimecast_sentinel::simulator::{
+    BatchFile, FaultPlan, MadeUp, Page, Simulator, SimulatorOptions, World,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -190,7 +192,7 @@ pub fn events(pages: u32) -> u64 {
 
 /// A simulator that misbehaves as planned, and answers after `latency`.
 pub async fn simulator(pages: u32, plan: FaultPlan, latency: Duration) -> Simulator {
-    let options = Options { latency, ..Options::default() };
+    let options = SimulatorOptions { latency, ..SimulatorOptions::default() };
     Simulator::start(world(pages), plan, options).await.unwrap()
 }
 

@@ -16,7 +16,7 @@ use mimecast_sentinel::pipeline::{
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Random};
 use mimecast_sentinel::settings::CredentialSettings;
-use mimecast_sentinel::simulator::{self, FaultPlan, Simulator, World};
+use mimecast_sentinel::simulator::{FaultPlan, Simulator, SimulatorOptions, World};
 use mimecast_sentinel::sources::mimecast::{Limits, MimecastSource, Options};
 use mimecast_sentinel::store::{FolderStore, Store};
 use mimecast_sentinel::table::CLOUD_INTEGRATED;
@@ -73,10 +73,10 @@ pub fn impatient() -> RetryPolicy {
 impl Rig {
     /// With the simulator's defaults.
     pub async fn new(world: World, faults: FaultPlan) -> Self {
-        Self::with(world, faults, simulator::Options::default()).await
+        Self::with(world, faults, SimulatorOptions::default()).await
     }
 
-    pub async fn with(world: World, faults: FaultPlan, simulated: simulator::Options) -> Self {
+    pub async fn with(world: World, faults: FaultPlan, simulated: SimulatorOptions) -> Self {
         Self::of(Arc::new(Tools::new()), world, faults, simulated).await
     }
 
@@ -84,7 +84,7 @@ impl Rig {
         tools: Arc<Tools>,
         world: World,
         faults: FaultPlan,
-        simulated: simulator::Options,
+        simulated: SimulatorOptions,
     ) -> Self {
         let clock = simulated.clock.clone();
         let simulator = Simulator::start(world, faults, simulated).await.unwrap();
