@@ -14,7 +14,9 @@ use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
 use crate::pipeline::{Outcome, ReplaySummary, StreamReplay};
-use crate::quarantine::{Found, Kept, Quarantine, Record, in_quarantine, is_kept_line, is_record};
+use crate::quarantine::{
+    Found, Kept, Quarantine, QuarantineRecord, in_quarantine, is_kept_line, is_record,
+};
 use crate::settings::{EVENT_TYPES, RawSettings, ReplaySettings, StateSettings, process_env};
 use crate::table::CLOUD_INTEGRATED;
 
@@ -131,7 +133,7 @@ struct Printed<'a> {
     name: &'a str,
     event_time: Option<String>,
     #[serde(flatten)]
-    record: Record<'a>,
+    record: QuarantineRecord<'a>,
 }
 
 async fn list(
@@ -170,13 +172,13 @@ async fn list(
 const REMEDY: &str =
     "somebody has edited or moved them: put them back as they were, or delete them";
 
-fn print(name: &str, record: Record<'_>, json: bool) -> Result<(), CommandError> {
+fn print(name: &str, record: QuarantineRecord<'_>, json: bool) -> Result<(), CommandError> {
     let event_time = event_time(&record);
     if json {
         let listed = Printed { name, event_time, record: record.without_original() };
         return say_json(&serde_json::to_string(&listed).map_err(failed)?);
     }
-    let Record { reason, line, file, .. } = &record;
+    let QuarantineRecord { reason, line, file, .. } = &record;
     let (state, time) = (state(&record), event_time.as_deref().unwrap_or("-"));
     let text = format!("{name}  {reason}  {state}  {time}  line {line} of {file}");
     say(&printable(text.as_bytes()))
@@ -186,12 +188,12 @@ fn location(quarantine: &Quarantine, stream: Option<&str>) -> String {
     quarantine.location(stream.unwrap_or_default()).trim_end_matches('/').to_owned()
 }
 
-fn state(record: &Record<'_>) -> &'static str {
+fn state(record: &QuarantineRecord<'_>) -> &'static str {
     if record.delivered { "delivered" } else { "undelivered" }
 }
 
 /// When the event happened, where its line can be read so far.
-fn event_time(record: &Record<'_>) -> Option<String> {
+fn event_time(record: &QuarantineRecord<'_>) -> Option<String> {
     #[derive(Deserialize)]
     struct Event(serde_json::Map<String, serde_json::Value>);
 

@@ -5,7 +5,7 @@
 //! cannot be read, are beside them.
 //!
 //! ```text
-//! quarantine/<stream>/<file>/<line>-<event id>.json            one line of JSON: a Record
+//! quarantine/<stream>/<file>/<line>-<event id>.json            one line of JSON: a QuarantineRecord
 //! quarantine/<stream>/<file>/<line>-<reason>-<version>.json    the same of a file from a line on
 //! quarantine/<stream>/<file>/file-<version>                    a whole batch file, byte for byte
 //! quarantine/<stream>/<file>/line-<line>-<version>             one line, as gzip
@@ -96,7 +96,7 @@ pub struct Quarantine {
 
 /// A rejection as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record<'a> {
+pub struct QuarantineRecord<'a> {
     /// The stream.
     pub stream: Cow<'a, str>,
     /// The file's key.
@@ -128,7 +128,7 @@ pub struct Found {
     /// Its name in the store.
     pub name: String,
     /// What it holds, or why that cannot be read.
-    pub record: Result<Record<'static>, String>,
+    pub record: Result<QuarantineRecord<'static>, String>,
 }
 
 impl Quarantine {
@@ -161,7 +161,7 @@ impl Quarantine {
         // its size.
         let mut bytes = Vec::with_capacity(rejection.size() + rejection.size() / 4);
         // Strings and numbers into memory: nothing in it can fail.
-        drop(serde_json::to_writer(&mut bytes, &Record::of(rejection)));
+        drop(serde_json::to_writer(&mut bytes, &QuarantineRecord::of(rejection)));
         bytes.push(b'\n');
         let name = rejection.name();
         if let Some(room) = &self.room {
@@ -179,7 +179,7 @@ impl Quarantine {
     /// The record of this name; `None` if it is not there, or no longer.
     pub async fn read(&self, name: String) -> Result<Option<Found>, StoreError> {
         let Some(bytes) = self.store.read(&name).await? else { return Ok(None) };
-        let record = Record::parse(&name, &bytes);
+        let record = QuarantineRecord::parse(&name, &bytes);
         Ok(Some(Found { name, record }))
     }
 
@@ -209,7 +209,7 @@ impl Quarantine {
     }
 }
 
-impl<'a> Record<'a> {
+impl<'a> QuarantineRecord<'a> {
     fn of(rejection: &'a Rejection) -> Self {
         let FilePosition { stream, file, line } = &rejection.position;
         let (original, original_base64) = match &rejection.kept {
