@@ -163,7 +163,7 @@ async fn what_was_not_written_takes_no_room() {
     assert!(matches!(full, QuarantineError::Full { used: 1_000, .. }), "{full}");
     quarantine.remove(&kept).await.unwrap();
     assert!(keep("b", &[1]).await.is_err(), "counted once a run");
-    quarantine.count_anew().await;
+    quarantine.recount().await;
     keep("b", &[1]).await.unwrap();
 }
 

@@ -144,9 +144,9 @@ impl Quarantine {
     }
 
     /// A run begins: what quarantine holds is counted again when it is first needed.
-    pub async fn count_anew(&self) {
+    pub async fn recount(&self) {
         if let Some(room) = &self.room {
-            room.count_anew().await;
+            room.recount().await;
         }
     }
 

@@ -49,7 +49,7 @@ impl Room {
     }
 
     /// Others may have removed or added something.
-    pub(super) async fn count_anew(&self) {
+    pub(super) async fn recount(&self) {
         *self.used.lock().await = None;
     }
 
