@@ -199,7 +199,7 @@ impl Connector {
     /// it early, as the time limit does.
     pub async fn run(&self, summaries: &[Live], stop: &CancellationToken) -> RunSummary {
         let started_at = self.clock.now();
-        self.quarantine.count_anew().await;
+        self.quarantine.recount().await;
         let run = Run::begin(&self.policy, &self.pool, stop);
         let pulls = self.source.streams().into_iter().zip(summaries).map(|(stream, summary)| {
             let (run, summary) = (run.clone(), summary.clone());

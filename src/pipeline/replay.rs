@@ -28,8 +28,8 @@ use super::{Policy, Pool, Run};
 use crate::checkpoint::{FileVersion, Position};
 use crate::codes::Code;
 use crate::quarantine::{
-    FilePosition, Kept, Quarantine, Record, Rejection, in_quarantine, is_kept_file, is_kept_line,
-    is_record,
+    FilePosition, Kept, Quarantine, QuarantineRecord, Rejection, in_quarantine, is_kept_file,
+    is_kept_line, is_record,
 };
 use crate::store::{ByteStream, Lease, Store, StoreError};
 use crate::table::{EventIdHasher, Stream};
@@ -206,7 +206,7 @@ impl Resend<'_> {
     }
 
     /// Sends one record, if it is one to be sent.
-    async fn send(&mut self, name: String, record: &Record<'_>) -> Result<(), Interrupt> {
+    async fn send(&mut self, name: String, record: &QuarantineRecord<'_>) -> Result<(), Interrupt> {
         match record.kept() {
             _ if record.delivered => {}
             Kept::Nothing => self.stays(&record.reason),
@@ -224,7 +224,7 @@ impl Resend<'_> {
     async fn send_file(
         &mut self,
         name: String,
-        record: &Record<'_>,
+        record: &QuarantineRecord<'_>,
         kept: &str,
         mut file: ByteStream,
     ) -> Result<(), Interrupt> {
@@ -298,7 +298,7 @@ impl Resend<'_> {
     /// once its row is accepted.
     async fn put(
         &mut self,
-        record: &Record<'_>,
+        record: &QuarantineRecord<'_>,
         number: u64,
         bytes: &[u8],
         name: Option<String>,
@@ -379,7 +379,7 @@ impl Resend<'_> {
     }
 }
 
-fn place(record: &Record<'_>, line: u64) -> FilePosition {
+fn place(record: &QuarantineRecord<'_>, line: u64) -> FilePosition {
     let (stream, file) = (record.stream.clone().into_owned(), record.file.clone().into_owned());
     FilePosition { stream, file, line }
 }
