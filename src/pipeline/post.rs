@@ -75,7 +75,7 @@ impl Poster {
         let mut refused = Vec::new();
         // Inflated only if the body must be split.
         let mut json: Option<Vec<u8>> = None;
-        let mut waiting = vec![0..body.rows.items.len()];
+        let mut waiting: Vec<_> = std::iter::once(0..body.rows.items.len()).collect();
         while let Some(rows) = waiting.pop().filter(|rows| !rows.is_empty()) {
             let bytes = match &json {
                 None => body.gzip.clone(),
