@@ -260,6 +260,11 @@ impl Body {
         self.gzip.len() + self.lines.len() + self.rejected_bytes
     }
 
+    /// Its bytes are needed no more.
+    pub fn settle(&mut self) {
+        (self.gzip, self.lines) = (Bytes::new(), Bytes::new());
+    }
+
     /// The rows' JSON array, inflated again: for a body that must be split.
     pub fn json(&self) -> io::Result<Vec<u8>> {
         let mut json = Vec::new();

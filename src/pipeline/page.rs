@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Connector;
-use super::body::{Body, BodyBuilder};
+use super::body::Body;
 use super::fault::{Fault, Interrupt, internal};
 use super::read::Filler;
 use super::source::{Content, OpenPart, Page, Part};
@@ -40,8 +40,6 @@ pub(super) struct PageReader<'a> {
     pub(super) pull: &'a StreamPull<'a>,
     at: Cursor,
     pub(super) files: BTreeMap<String, FileRead>,
-    /// Where bodies go. The slots that they take bound them.
-    pub(super) bodies: mpsc::UnboundedSender<Body>,
     /// Ends the reading.
     pub(super) stop: CancellationToken,
     /// Shared with the thread that is at work on what was read.
@@ -79,16 +77,14 @@ impl<'a> PageReader<'a> {
         bodies: mpsc::UnboundedSender<Body>,
         stop: CancellationToken,
     ) -> Self {
-        let StreamPull { connector, stream, run, .. } = pull;
-        let builder = BodyBuilder::new(stream.name, connector.policy.gzip_level, &run.pool);
-        let format = connector.source.format(stream);
-        let filler = Filler::new(format, builder, run.clone(), stop.clone(), connector.policy);
+        let format = pull.connector.source.format(&pull.stream);
+        let filler = Filler::new(format, bodies, pull, stop.clone());
         let known = |(key, progress): (&String, &FileProgress)| {
             (key.clone(), FileRead { progress: progress.clone(), ..FileRead::default() })
         };
         let files = files.iter().map(known).collect();
         let filler = Arc::new(Mutex::new(filler));
-        Self { pull, at, files, bodies, stop, filler, long: None, expired: 0 }
+        Self { pull, at, files, stop, filler, long: None, expired: 0 }
     }
 
     /// Reads all parts of `page`; returns the reply whose parts they were in the end.
@@ -124,11 +120,7 @@ impl<'a> PageReader<'a> {
 
     /// Sends on what waits in the body in hand.
     pub(super) async fn flush(&self) -> Result<(), Interrupt> {
-        let body = self.filler().builder.take().map_err(internal)?;
-        match body {
-            Some(body) => self.pull.run.pool.send(body, &self.bodies).await,
-            None => Ok(()),
-        }
+        Filler::flush(&self.filler).await
     }
 
     /// Waits for something to read. A body that has waited long enough meanwhile is sent on.

@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 use super::fault::{Fault, Interrupt};
 use super::page::{FileRead, PageReader};
@@ -14,6 +14,9 @@ use crate::checkpoint::{FileVersion, Position};
 use crate::codes::Code;
 use crate::quarantine::{FilePosition, Kept, Rejection};
 use crate::table::{EventId, EventIdHasher};
+
+/// Bytes of a download that are taken at once, if so many are here.
+const AT_ONCE: usize = 256 * 1024;
 
 /// How often a file is downloaded without one new line before it is given up.
 const DOWNLOADS: u32 = 5;
@@ -87,12 +90,11 @@ impl PageReader<'_> {
         mut open: OpenPart,
     ) -> Result<Option<ReadError>, Interrupt> {
         let run = &self.pull.run;
-        let (mut arrived, mut ended, mut broken) = (0, false, None);
+        let (mut arrived, mut ended, mut broken) = (0_usize, false, None);
         let error = loop {
             let (step, events) = Filler::work(&self.filler).await?;
             self.count(part, events);
             match step {
-                Ok(Step::Body(body)) => run.pool.send(body, &self.bodies).await?,
                 Ok(Step::Piece(number, bytes, ends)) => {
                     self.keep_piece(part, number, bytes, ends).await?;
                 }
@@ -100,27 +102,39 @@ impl PageReader<'_> {
                     return Err(Interrupt::OutOfTime);
                 }
                 Ok(Step::Read) if ended => break None,
-                // What arrived before it broke is read too.
-                Ok(Step::Read) => loop {
-                    let bytes = match self.wait(open.bytes.next()).await? {
-                        Some(Ok(bytes)) => bytes,
-                        None if arrived == 0 && part.size != Some(0) => {
-                            return Ok(Some(ReadError::Empty));
+                Ok(Step::Read) => {
+                    // As much as is here at once: each hand-over to the thread has its price.
+                    let (mut given, mut enough) = (0, false);
+                    while !ended && !(enough && given >= AT_ONCE) {
+                        let next = open.bytes.next();
+                        let next = match enough {
+                            true => match next.now_or_never() {
+                                Some(next) => next,
+                                None => break,
+                            },
+                            false => self.wait(next).await?,
+                        };
+                        match next {
+                            Some(Ok(bytes)) => {
+                                given += bytes.len();
+                                enough |= self.filler().lines.push(bytes);
+                            }
+                            None if arrived + given == 0 && part.size != Some(0) => {
+                                return Ok(Some(ReadError::Empty));
+                            }
+                            // What arrived before it broke is read too.
+                            end => {
+                                ended = true;
+                                let all = part.size == Some((arrived + given) as u64);
+                                broken = end.and_then(Result::err);
+                                let proven = (open.end_is_proof || all) && broken.is_none();
+                                self.filler().lines.end(proven);
+                            }
                         }
-                        end => {
-                            ended = true;
-                            let proven = open.end_is_proof || part.size == Some(arrived);
-                            broken = end.and_then(Result::err);
-                            self.filler().lines.end(proven && broken.is_none());
-                            break;
-                        }
-                    };
-                    arrived += bytes.len() as u64;
-                    self.pull.summary.with(|summary| summary.bytes_read += bytes.len() as u64);
-                    if self.filler().lines.push(bytes) {
-                        break;
                     }
-                },
+                    arrived += given;
+                    self.pull.summary.with(|summary| summary.bytes_read += given as u64);
+                }
                 Err(error) => break Some(error),
             }
         };

@@ -1,20 +1,23 @@
 //! From the bytes of a part to bodies: reads lines, makes rows of them, fills bodies.
 //!
-//! It neither waits nor does I/O: `page` brings it bytes, and takes what comes of them.
+//! It does no I/O: `page` brings it bytes. It waits for nothing but room for a body.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, BodyBuilder};
 use super::fault::{Interrupt, internal};
 use super::source::{Format, Line, LineReader, ReadError};
+use super::stream::StreamPull;
 use super::{Policy, Run};
 use crate::quarantine::Rejection;
 
-/// Fills bodies with the lines of one part after the other.
+/// Fills bodies with the lines of one part after the other, and sends them on.
 pub(super) struct Filler {
     pub(super) builder: BodyBuilder,
     /// Of the part in hand.
@@ -24,6 +27,8 @@ pub(super) struct Filler {
     /// How many of them were events, in this run.
     pub(super) events: u64,
     format: Arc<dyn Format>,
+    /// Where bodies go. The slots that they take bound them.
+    bodies: mpsc::UnboundedSender<Body>,
     run: Run,
     /// Ends the reading.
     stop: CancellationToken,
@@ -34,25 +39,32 @@ pub(super) struct Filler {
 
 /// What came of the bytes that are here.
 pub(super) enum Step {
-    /// They are read.
+    /// They are read, or the reading must end.
     Read,
-    /// A body is full, or has waited long enough.
-    Body(Body),
-    /// A piece of the line of this number, which is too long to be held, and whether it is the
-    /// last.
+    /// A piece of the line of this number, which is too long to be held, and whether it is the last.
     Piece(u64, Bytes, bool),
 }
 
 impl Filler {
     pub(super) fn new(
         format: Arc<dyn Format>,
-        builder: BodyBuilder,
-        run: Run,
+        bodies: mpsc::UnboundedSender<Body>,
+        pull: &StreamPull<'_>,
         stop: CancellationToken,
-        policy: Policy,
     ) -> Self {
-        let (lines, row) = (format.lines(0), Vec::new());
-        Self { builder, lines, line: 0, events: 0, format, run, stop, policy, row }
+        let (run, policy) = (pull.run.clone(), pull.connector.policy);
+        Self {
+            builder: BodyBuilder::new(pull.stream.name, policy.gzip_level, &run.pool),
+            lines: format.lines(0),
+            line: 0,
+            events: 0,
+            format,
+            bodies,
+            run,
+            stop,
+            policy,
+            row: Vec::new(),
+        }
     }
 
     /// What fills bodies, for one side at a time.
@@ -72,6 +84,19 @@ impl Filler {
         self.builder.reject(rejection);
     }
 
+    /// Sends on what is in the body in hand as soon as there is room for it.
+    pub(super) async fn flush(filler: &Mutex<Self>) -> Result<(), Interrupt> {
+        let (body, pool, bodies) = {
+            let mut filler = Self::lock(filler);
+            let body = filler.builder.take().map_err(internal)?;
+            (body, filler.run.pool.clone(), filler.bodies.clone())
+        };
+        match body {
+            Some(body) => pool.send(body, &bodies).await,
+            None => Ok(()),
+        }
+    }
+
     /// Reads on in the bytes that are here, on a thread for such work. Returns the events that it
     /// read.
     pub(super) async fn work(
@@ -87,7 +112,7 @@ impl Filler {
         Ok(working.await.map_err(internal)?)
     }
 
-    /// Reads on until something must be done that takes time. At a stop, it reads no further.
+    /// Reads on to the end of the bytes that are here. At a stop, it reads no further.
     fn step(&mut self) -> Result<Step, ReadError> {
         let mut counted = self.events;
         let step = loop {
@@ -108,9 +133,10 @@ impl Filler {
         step
     }
 
-    /// Puts the next line into the body in hand. `None` if that is all there is to do.
+    /// Puts the next line into the body in hand, which is sent on before if it is due or full. `None`
+    /// if that is all there is to do.
     fn next(&mut self) -> Result<Option<Step>, ReadError> {
-        let Self { lines, builder, format, row, .. } = self;
+        let Self { lines, builder, format, row, run, bodies, .. } = self;
         let Some(line) = lines.next()? else { return Ok(Some(Step::Read)) };
         let Line { number, bytes, begins, ends } = line;
         if !(begins && ends) {
@@ -123,10 +149,18 @@ impl Filler {
         let waited = |since: Instant| since.elapsed() >= self.policy.body_wait;
         let due = look && builder.since().is_some_and(waited);
         let full = if due || !builder.fits(row.len()) { builder.take() } else { Ok(None) };
-        let put = full.and_then(|full| builder.put(&line, id, row, made).map(|()| full));
-        let full = put.map_err(ReadError::Broken)?;
+        if let Some(full) = full.map_err(ReadError::Broken)? {
+            // This thread waits, since another would find nothing of what is read in its caches.
+            let sent = Handle::current().block_on(run.pool.send(full, bodies));
+            if sent.is_err() {
+                // Nobody takes it any more.
+                self.stop.cancel();
+                return Ok(Some(Step::Read));
+            }
+        }
+        builder.put(&line, id, row, made).map_err(ReadError::Broken)?;
         self.line = number;
         self.events += 1;
-        Ok(full.map(Step::Body))
+        Ok(None)
     }
 }
