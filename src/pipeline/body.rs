@@ -4,7 +4,7 @@
 //! that its rows were made of until it is settled: a row that is refused is quarantined from there,
 //! whatever has become of its file.
 
-use std::io::{self, BufWriter, IntoInnerError, Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use flate2::write::GzEncoder;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::deflate::Deflater;
 use super::pool::{Buffer, Pool};
 use super::source::Line;
 use crate::checkpoint::{Delta, FileVersion, Position};
@@ -30,10 +31,6 @@ const MAX_REJECTED_BYTES: usize = MAX_BODY_BYTES / 4;
 /// So many bytes of lines close a body, however short their rows (white space and nulls are not in
 /// the row), since they are held. Other lines are shorter than their rows, and never get there.
 const MAX_BYTES_OF_LINES: usize = 2 * MAX_BODY_BYTES;
-
-/// Bytes that are collected before they are deflated: a row at a time costs 7 % more
-/// (`cargo bench --bench stages`).
-const COLLECTED: usize = 16 * 1024;
 
 /// A full body on its way to the sink, and then what became of it.
 #[derive(Debug)]
@@ -93,8 +90,8 @@ pub struct BodyBuilder {
     stream: String,
     level: u32,
     pool: Pool,
-    /// What the rows so far are deflated with.
-    deflater: Option<BufWriter<GzEncoder<Buffer<u8>>>>,
+    /// Made when it is first needed.
+    deflater: Option<Deflater>,
     /// Bytes of JSON so far, without the closing bracket.
     json_len: usize,
     rows: Buffer<BodyRow>,
@@ -178,12 +175,10 @@ impl BodyBuilder {
         if first {
             (self.rows, self.lines) = (self.pool.rows.take(), self.pool.lines.take());
         }
-        let deflater = self.deflater.get_or_insert_with(|| {
-            let gzip = GzEncoder::new(self.pool.gzip.take(), Compression::new(self.level));
-            BufWriter::with_capacity(COLLECTED, gzip)
-        });
-        deflater.write_all(if first { b"[" } else { b"," })?;
-        deflater.write_all(row)?;
+        let new = || Deflater::new(self.level, &self.pool.gzip);
+        let deflater = self.deflater.get_or_insert_with(new);
+        deflater.write(if first { b"[" } else { b"," })?;
+        deflater.write(row)?;
         self.json_len += 1 + row.len();
         self.lines.items.extend_from_slice(line.bytes);
         self.rows.items.push(BodyRow {
@@ -218,13 +213,12 @@ impl BodyBuilder {
     pub fn take(&mut self) -> io::Result<Option<Body>> {
         let Some(last) = self.spans.last() else { return Ok(None) };
         let Delta { file, version, to, .. } = last.delta.clone();
-        let gzip = match self.deflater.take() {
-            None => Bytes::new(),
-            Some(mut deflater) => {
-                deflater.write_all(b"]")?;
-                let deflated = deflater.into_inner().map_err(IntoInnerError::into_error)?;
-                Bytes::from_owner(deflated.finish()?)
+        let gzip = match &mut self.deflater {
+            Some(deflater) if !self.rows.items.is_empty() => {
+                deflater.write(b"]")?;
+                deflater.finish()?
             }
+            _ => Bytes::new(),
         };
         let body = Body {
             stream: self.stream.clone(),

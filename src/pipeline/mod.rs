@@ -6,6 +6,7 @@
 //! way from [`body`] on, by [`Replay`].
 
 pub mod body;
+mod deflate;
 mod fault;
 mod page;
 mod part;

@@ -8,7 +8,7 @@ use futures::{FutureExt, StreamExt};
 
 use super::fault::{Fault, Interrupt};
 use super::page::{FileRead, PageReader};
-use super::read::{Filler, Step};
+use super::read::Filler;
 use super::source::{OpenPart, Part, ReadError};
 use crate::checkpoint::{FileVersion, Position};
 use crate::codes::Code;
@@ -92,17 +92,17 @@ impl PageReader<'_> {
         let run = &self.pull.run;
         let (mut arrived, mut ended, mut broken) = (0_usize, false, None);
         let error = loop {
-            let (step, events) = Filler::work(&self.filler).await?;
+            let (read, events) = Filler::work(&self.filler).await?;
             self.count(part, events);
-            match step {
-                Ok(Step::Piece(number, bytes, ends)) => {
+            match read {
+                Ok(Some((number, bytes, ends))) => {
                     self.keep_piece(part, number, bytes, ends).await?;
                 }
-                Ok(Step::Read) if self.stop.is_cancelled() || run.has_read_enough() => {
+                Ok(None) if self.stop.is_cancelled() || run.has_read_enough() => {
                     return Err(Interrupt::OutOfTime);
                 }
-                Ok(Step::Read) if ended => break None,
-                Ok(Step::Read) => {
+                Ok(None) if ended => break None,
+                Ok(None) => {
                     // As much as is here at once: each hand-over to the thread has its price.
                     let (mut given, mut enough) = (0, false);
                     while !ended && !(enough && given >= AT_ONCE) {

@@ -5,7 +5,6 @@
 //! it uses. Room that is not written to costs nothing.
 
 use std::fmt;
-use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc};
@@ -104,16 +103,6 @@ impl<T> Drop for Buffer<T> {
             items.shrink_to(self.room);
             self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(items);
         }
-    }
-}
-
-impl Write for Buffer<u8> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.items.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It does no I/O: `page` brings it bytes. It waits for nothing but room for a body.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -35,14 +36,6 @@ pub(super) struct Filler {
     policy: Policy,
     /// The row in hand; its memory is used again.
     row: Vec<u8>,
-}
-
-/// What came of the bytes that are here.
-pub(super) enum Step {
-    /// They are read, or the reading must end.
-    Read,
-    /// A piece of the line of this number, which is too long to be held, and whether it is the last.
-    Piece(u64, Bytes, bool),
 }
 
 impl Filler {
@@ -101,7 +94,7 @@ impl Filler {
     /// read.
     pub(super) async fn work(
         filler: &Arc<Mutex<Self>>,
-    ) -> Result<(Result<Step, ReadError>, u64), Interrupt> {
+    ) -> Result<(Result<Option<(u64, Bytes, bool)>, ReadError>, u64), Interrupt> {
         let filler = Arc::clone(filler);
         let working = tokio::task::spawn_blocking(move || {
             let mut filler = Self::lock(&filler);
@@ -112,36 +105,36 @@ impl Filler {
         Ok(working.await.map_err(internal)?)
     }
 
-    /// Reads on to the end of the bytes that are here. At a stop, it reads no further.
-    fn step(&mut self) -> Result<Step, ReadError> {
+    /// Reads on to the end of the bytes that are here, or to a piece of a line that is too long to be
+    /// held: the line's number, its bytes, and whether it is the last. At a stop, it reads no further.
+    fn step(&mut self) -> Result<Option<(u64, Bytes, bool)>, ReadError> {
         let mut counted = self.events;
-        let step = loop {
+        let read = loop {
             if self.events.is_multiple_of(self.policy.look_every) {
                 self.run.count_rows(self.events - counted);
                 counted = self.events;
                 if self.stop.is_cancelled() || self.run.has_read_enough() {
-                    break Ok(Step::Read);
+                    break Ok(None);
                 }
             }
             match self.next() {
-                Ok(None) => {}
-                Ok(Some(step)) => break Ok(step),
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(piece)) => break Ok(piece),
                 Err(error) => break Err(error),
             }
         };
         self.run.count_rows(self.events - counted);
-        step
+        read
     }
 
-    /// Puts the next line into the body in hand, which is sent on before if it is due or full. `None`
-    /// if that is all there is to do.
-    fn next(&mut self) -> Result<Option<Step>, ReadError> {
+    /// Puts the next line into the body in hand, which is sent on before if it is due or full.
+    fn next(&mut self) -> Result<ControlFlow<Option<(u64, Bytes, bool)>>, ReadError> {
         let Self { lines, builder, format, row, run, bodies, .. } = self;
-        let Some(line) = lines.next()? else { return Ok(Some(Step::Read)) };
+        let Some(line) = lines.next()? else { return Ok(ControlFlow::Break(None)) };
         let Line { number, bytes, begins, ends } = line;
         if !(begins && ends) {
             let bytes = Bytes::copy_from_slice(bytes);
-            return Ok(Some(Step::Piece(number, bytes, ends)));
+            return Ok(ControlFlow::Break(Some((number, bytes, ends))));
         }
         row.clear();
         let (id, made) = format.row(bytes, row);
@@ -155,12 +148,12 @@ impl Filler {
             if sent.is_err() {
                 // Nobody takes it any more.
                 self.stop.cancel();
-                return Ok(Some(Step::Read));
+                return Ok(ControlFlow::Break(None));
             }
         }
         builder.put(&line, id, row, made).map_err(ReadError::Broken)?;
         self.line = number;
         self.events += 1;
-        Ok(None)
+        Ok(ControlFlow::Continue(()))
     }
 }
