@@ -105,7 +105,7 @@ impl PageReader<'_> {
                 Ok(None) => {
                     // As much as is here at once: each hand-over to the thread has its price.
                     let (mut given, mut enough) = (0, false);
-                    while !ended && !(enough && given >= AT_ONCE) {
+                    while !(ended || enough && given >= AT_ONCE) {
                         let next = open.bytes.next();
                         let next = match enough {
                             true => match next.now_or_never() {

@@ -2,7 +2,6 @@
 //!
 //! It does no I/O: `page` brings it bytes. It waits for nothing but room for a body.
 
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -36,6 +35,8 @@ pub(super) struct Filler {
     policy: Policy,
     /// The row in hand; its memory is used again.
     row: Vec<u8>,
+    /// The piece of a long line in hand: the line's number, its bytes, and whether it is the last.
+    piece: Option<(u64, Bytes, bool)>,
 }
 
 impl Filler {
@@ -57,6 +58,7 @@ impl Filler {
             stop,
             policy,
             row: Vec::new(),
+            piece: None,
         }
     }
 
@@ -118,8 +120,8 @@ impl Filler {
                 }
             }
             match self.next() {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(piece)) => break Ok(piece),
+                Ok(true) => {}
+                Ok(false) => break Ok(self.piece.take()),
                 Err(error) => break Err(error),
             }
         };
@@ -127,14 +129,15 @@ impl Filler {
         read
     }
 
-    /// Puts the next line into the body in hand, which is sent on before if it is due or full.
-    fn next(&mut self) -> Result<ControlFlow<Option<(u64, Bytes, bool)>>, ReadError> {
+    /// Puts the next line into the body in hand, which is sent on before if it is due or full. False
+    /// if there is none, or only a piece of one.
+    fn next(&mut self) -> Result<bool, ReadError> {
         let Self { lines, builder, format, row, run, bodies, .. } = self;
-        let Some(line) = lines.next()? else { return Ok(ControlFlow::Break(None)) };
+        let Some(line) = lines.next()? else { return Ok(false) };
         let Line { number, bytes, begins, ends } = line;
         if !(begins && ends) {
-            let bytes = Bytes::copy_from_slice(bytes);
-            return Ok(ControlFlow::Break(Some((number, bytes, ends))));
+            self.piece = Some((number, Bytes::copy_from_slice(bytes), ends));
+            return Ok(false);
         }
         row.clear();
         let (id, made) = format.row(bytes, row);
@@ -148,12 +151,12 @@ impl Filler {
             if sent.is_err() {
                 // Nobody takes it any more.
                 self.stop.cancel();
-                return Ok(ControlFlow::Break(None));
+                return Ok(false);
             }
         }
         builder.put(&line, id, row, made).map_err(ReadError::Broken)?;
         self.line = number;
         self.events += 1;
-        Ok(ControlFlow::Continue(()))
+        Ok(true)
     }
 }
