@@ -752,7 +752,7 @@ impl Format for StagedFormat {
         let number = self.readers.fetch_add(1, Ordering::Relaxed);
         // Also while it waits for something to read, nothing else is to go on.
         drop(turns.send(Turn::Begun(number)));
-        Box::new(TurnLines { inner, number, turns, begun: false, ended: false })
+        Box::new(TurnLines { inner, number, turns, reads: false })
     }
 
     fn row(
@@ -770,29 +770,29 @@ struct TurnLines {
     number: u64,
     turns: mpsc::UnboundedSender<Turn>,
     /// Whether there is something to read.
-    begun: bool,
-    /// Whether all is read.
-    ended: bool,
+    reads: bool,
 }
 
 impl LineReader for TurnLines {
     fn push(&mut self, bytes: Bytes) -> bool {
-        self.begun = true;
+        self.reads = true;
         self.inner.push(bytes)
     }
 
     fn end(&mut self, all: bool) {
-        self.ended = true;
         self.inner.end(all);
     }
 
     fn next(&mut self) -> Result<Option<Line<'_>>, ReadError> {
         let (grant, granted) = channel();
-        let reads = self.begun && !self.ended;
-        drop(self.turns.send(Turn::Wants(self.number, reads, grant)));
+        drop(self.turns.send(Turn::Wants(self.number, self.reads, grant)));
         loop {
             match granted.recv_timeout(Duration::from_millis(100)) {
-                Ok(()) => return self.inner.next(),
+                Ok(()) => {
+                    let next = self.inner.next();
+                    self.reads = !matches!(next, Ok(None));
+                    return next;
+                }
                 // What is sent while the other end is dropped stays in the channel, unseen.
                 Err(RecvTimeoutError::Timeout) if !self.turns.is_closed() => {}
                 // The process is dead, and with it the conductor.
