@@ -12,8 +12,8 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use libfuzzer_sys::fuzz_target;
-use mimecast_sentinel::sources::mimecast::{BatchFile, Limits};
 use mimecast_sentinel::pipeline::source::{Format, Line, ReadError};
+use mimecast_sentinel::sources::mimecast::{BatchFile, Limits};
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId, EventIdHasher, Row};
 
 /// The most bytes of a line and of a file.
