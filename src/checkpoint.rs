@@ -208,6 +208,10 @@ impl Checkpoint {
             return Err(CheckpointError::Newer { found });
         }
         let read: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if read.cursor.is_none() && (read.totals != Totals::default() || !read.files.is_empty()) {
+            let why = "it has progress, but no cursor".to_owned();
+            return Err(CheckpointError::Unreadable(why));
+        }
         Ok(Self { version: VERSION, ..read })
     }
 

@@ -47,8 +47,8 @@ pub(super) async fn stored(
     let Some(bytes) = lease.read().await? else { return Ok(None) };
     let checkpoint = Checkpoint::parse(&bytes).map_err(|error| {
         let fix = match &error {
-            CheckpointError::Newer { .. } => "install the newer release again",
-            _ => "look at the file; `mimecast-sentinel state reset <stream>` begins again",
+            CheckpointError::Newer { .. } => "install the newer release again".to_owned(),
+            _ => format!("look at the file; `mimecast-sentinel state reset {stream}` begins again"),
         };
         Fault::settings(Code::CheckpointRefused, format!("{} {error}", name_in(store, stream)), fix)
     })?;
