@@ -217,11 +217,13 @@ impl<'a> PageReader<'a> {
     /// expired.
     async fn read_parts(&mut self, page: &Page) -> Result<Option<String>, Interrupt> {
         let mut parts: Vec<&Part> = Vec::new();
+        // The same key twice is one file, whatever their sizes: the first.
+        let mut keys = BTreeSet::new();
         for part in &page.parts {
             let is_read = self.files.get(&part.key).is_some_and(|FileRead { progress, .. }| {
                 progress.done == Position::End && progress.version.size == part.size
             });
-            if !is_read && !parts.iter().any(|other| other.key == part.key) {
+            if keys.insert(&part.key) && !is_read {
                 parts.push(part);
             }
         }
