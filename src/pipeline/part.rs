@@ -74,7 +74,7 @@ impl PageReader<'_> {
     fn resume(&mut self, part: &Part, etag: Option<String>) {
         let version = FileVersion { size: part.size, etag };
         let progress = &mut self.files.entry(part.key.clone()).or_default().progress;
-        if progress.version != version || progress.done == Position::End {
+        if progress.version != version {
             (progress.version, progress.done) = (version, Position::Line(0));
         }
         let mut filler = Filler::lock(&self.filler);
@@ -125,10 +125,11 @@ impl PageReader<'_> {
                             // What arrived before it broke is read too.
                             end => {
                                 ended = true;
-                                let all = part.size == Some((arrived + given) as u64);
-                                broken = end.and_then(Result::err);
-                                let proven = (open.end_is_proof || all) && broken.is_none();
-                                self.filler().lines.end(proven);
+                                let all = open.end_is_proof
+                                    || part.size == Some((arrived + given) as u64);
+                                let short = || cut_short(part, arrived + given).filter(|_| !all);
+                                broken = end.map_or_else(short, Result::err);
+                                self.filler().lines.end(all && broken.is_none());
                             }
                         }
                     }
@@ -192,26 +193,26 @@ impl PageReader<'_> {
         let connector = self.pull.connector;
         for copies in 1.. {
             let open = connector.open(part, self.pull.run.deadline).await?;
-            let Some(OpenPart { etag, mut bytes, .. }) = open else { return Ok(None) };
+            let Some(OpenPart { etag, mut bytes, end_is_proof }) = open else { return Ok(None) };
             let version = FileVersion { size: part.size, etag };
             if version != self.version(part) {
                 return Ok(None);
             }
             let stream = self.pull.stream.name;
             let mut keeping = connector.quarantine.keep_file(stream, &part.key, &version);
-            let mut any = false;
+            let mut arrived = 0;
             let broken = loop {
                 match self.wait(bytes.next()).await? {
                     Some(Ok(piece)) => {
-                        any = true;
+                        arrived += piece.len();
                         if !keeping.write(piece).await {
                             break None;
                         }
                     }
                     Some(Err(error)) => break Some(error),
-                    None if any => break None,
                     // It had some when it was read.
-                    None => break Some(io::Error::other(ReadError::Empty)),
+                    None if arrived == 0 => break Some(io::Error::other(ReadError::Empty)),
+                    None => break cut_short(part, arrived).filter(|_| !end_is_proof),
                 }
             };
             let Some(broken) = broken else { return Ok(Some(keeping.finish().await?)) };
@@ -287,6 +288,13 @@ impl FileRead {
         }
         error.reason()
     }
+}
+
+/// The error of a download that ended with fewer bytes than its listing gives.
+fn cut_short(part: &Part, arrived: usize) -> Option<io::Error> {
+    let size = part.size.filter(|size| (arrived as u64) < *size)?;
+    let cut = format!("the connection was closed after {arrived} of {size} bytes");
+    Some(io::Error::other(cut))
 }
 
 /// The rejection of a line that is too long to be held.
