@@ -483,6 +483,27 @@ fn replay_to(rig: &Rig, sink: Arc<dyn Sink>, store: Arc<dyn Store>) -> Replay {
     }
 }
 
+#[tokio::test]
+async fn a_replay_that_may_read_no_more_rows_delivers_those_it_read_and_the_next_one_goes_on() {
+    let lines = events(1, STREAM, 10);
+    let (refused, plan) = Refused::plan(ids(&lines[2..8]));
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let mut rig = Rig::new(world, plan).await.only(STREAM);
+    assert_eq!(rig.pull_one().await.rows_quarantined, 6);
+    refused.no_longer();
+    rig.policy.max_rows = 4;
+    let delivered = async || {
+        let replayed = replay_on(&rig, folder(&rig)).await;
+        (replayed.outcome, replayed.streams[0].rows_delivered)
+    };
+    assert_eq!(delivered().await, (Outcome::TimeLimit, 4));
+    assert_eq!(delivered().await, (Outcome::CaughtUp, 2));
+    let (mut landed, mut all) = (landed_ids(&rig), ids(&lines));
+    landed.sort();
+    all.sort();
+    assert_eq!(landed, all);
+}
+
 /// A replay in which every row is refused, while something happens `meanwhile`.
 async fn replay_refused(rig: &Rig, meanwhile: impl Fn() + Send + Sync + 'static) -> StreamReplay {
     let sink = HookedSink::new(rig.connector().sink, move |_| {

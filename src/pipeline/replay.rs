@@ -1,8 +1,7 @@
 //! What is in quarantine, sent again: through the format, the bodies and the sink of a pull.
 //!
-//! A record leaves quarantine when its row was accepted, or when it was written again under the
-//! same name because the row was refused again. So a crash in between leaves the record, and it is
-//! sent once more.
+//! A record is removed once its row was accepted. One whose row was refused again was written again,
+//! under the same name, and stays. So a crash in between leaves the record, and it is sent once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -182,6 +181,13 @@ struct Resend<'a> {
 
 impl Resend<'_> {
     async fn run(&mut self) -> Result<(), Interrupt> {
+        let sent = self.send_all().await;
+        // Whatever ended it, what was read is delivered while there is time for it.
+        let flushed = self.flush().await;
+        sent.and(flushed)
+    }
+
+    async fn send_all(&mut self) -> Result<(), Interrupt> {
         let quarantine = &self.poster.quarantine.clone();
         let below = in_quarantine(Some(&self.report.stream));
         // The records of a batch file come before what is kept of it.
@@ -192,6 +198,7 @@ impl Resend<'_> {
         });
         let mut objects = pin!(objects.buffered(AT_ONCE));
         while let Some((name, found)) = objects.try_next().await? {
+            self.check_time()?;
             match found.map(|found| found.record) {
                 Some(Ok(record)) => self.send(name, &record).await?,
                 Some(Err(why)) => self.unreadable(&name, &why),
@@ -202,7 +209,7 @@ impl Resend<'_> {
                 None => {}
             }
         }
-        self.flush().await
+        Ok(())
     }
 
     /// Sends one record, if it is one to be sent.
@@ -259,7 +266,7 @@ impl Resend<'_> {
                     read = if ends { number } else { read };
                 }
                 Ok(None) if ended => break None,
-                Ok(None) => match file.next().await {
+                Ok(None) => match self.in_time(file.next()).await? {
                     Some(Ok(bytes)) => drop(lines.push(bytes)),
                     Some(Err(error)) => break Some(ReadError::Broken(error)),
                     None => {
@@ -303,11 +310,8 @@ impl Resend<'_> {
         bytes: &[u8],
         name: Option<String>,
     ) -> Result<(), Interrupt> {
-        let run = &self.poster.run;
-        if run.stop.is_cancelled() || run.has_read_enough() {
-            return Err(Interrupt::OutOfTime);
-        }
-        run.count_rows(1);
+        self.check_time()?;
+        self.poster.run.count_rows(1);
         let mut row = Vec::new();
         let (id, made) = self.format.row(bytes, &mut row);
         if let Some(name) = &name
@@ -367,6 +371,20 @@ impl Resend<'_> {
         let leaving = std::mem::take(&mut self.leaving);
         let removing = leaving.iter().map(|name| self.poster.quarantine.remove(name));
         Ok(stream::iter(removing).buffer_unordered(AT_ONCE).try_collect::<()>().await?)
+    }
+
+    fn check_time(&self) -> Result<(), Interrupt> {
+        let run = &self.poster.run;
+        let over = run.stop.is_cancelled() || run.has_read_enough();
+        if over { Err(Interrupt::OutOfTime) } else { Ok(()) }
+    }
+
+    /// What comes of `work`, unless the run must stop before.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupt> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.poster.run.stop.cancelled() => Err(Interrupt::OutOfTime),
+        }
     }
 
     fn stays(&mut self, reason: &str) {

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use keeping::Keeping;
 pub use names::{in_quarantine, is_kept_file, is_kept_line, is_record};
-use names::{object, parent, tail};
+use names::{object, parent, records_of, tail};
 pub use room::QuarantineError;
 use room::Room;
 
@@ -193,10 +193,11 @@ impl Quarantine {
         self.store.delete(name).await
     }
 
-    /// Removes a file that is kept whole, unless a record still needs it.
+    /// Removes a file that is kept whole, or a line that is kept by itself, unless a record still needs
+    /// it.
     pub async fn remove_unneeded_file(&self, name: &str) -> Result<(), StoreError> {
-        let folder = format!("{}/", parent(name));
-        let mut names = self.names(&folder).try_filter(|name| std::future::ready(is_record(name)));
+        let of_it = records_of(name);
+        let mut names = self.names(&of_it).try_filter(|name| std::future::ready(is_record(name)));
         while let Some(record) = names.try_next().await? {
             match self.read(record).await?.map(|found| found.record) {
                 None => {}

@@ -31,6 +31,13 @@ pub fn is_kept_line(name: &str) -> bool {
     own.is_some_and(|(line, version)| line.parse::<u64>().is_ok() && is_hash(version))
 }
 
+/// How the names of the records begin that may need a kept file: those of its folder, or of its line.
+pub(super) fn records_of(kept: &str) -> String {
+    let line = own_name(kept).filter(|_| is_kept_line(kept));
+    let line = line.and_then(|own| own.split('-').nth(1)).map(|line| format!("{line}-"));
+    format!("{}/{}", parent(kept), line.unwrap_or_default())
+}
+
 /// What an object in quarantine is called in its folder.
 fn own_name(name: &str) -> Option<&str> {
     name.strip_prefix("quarantine/")?.rsplit_once('/').map(|(_, own)| own)
