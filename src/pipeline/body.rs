@@ -537,9 +537,17 @@ mod tests {
             let (bodies, given) = fill(&files);
             let (mut rows, mut rejected) = (Vec::new(), Vec::new());
             for body in &bodies {
-                let json = body.json().unwrap();
+                if body.rows.items.is_empty() {
+                    prop_assert!(body.gzip.is_empty(), "nothing is to be posted");
+                }
+                let json = match body.rows.items.len() {
+                    0 => b"[]".to_vec(),
+                    _ => body.json().unwrap(),
+                };
                 prop_assert!(json.len() <= MAX_BODY_BYTES);
-                prop_assert_eq!(inflate(&body.gzip), json.clone());
+                if !body.gzip.is_empty() {
+                    prop_assert_eq!(inflate(&body.gzip), json.clone());
+                }
                 let in_body = rows_of(&json);
                 prop_assert_eq!(in_body.len(), body.rows.items.len());
                 rows.extend(in_body);
