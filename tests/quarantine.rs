@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mimecast_sentinel::checkpoint::FileVersion;
 use mimecast_sentinel::pipeline::sink::PostError;
-use mimecast_sentinel::pipeline::{Outcome, Pool, Replay, ReplaySummary, Sink, StreamReplay};
+use mimecast_sentinel::pipeline::{
+    Interrupt, Outcome, Pool, Replay, ReplaySummary, Sink, StreamReplay,
+};
 use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Simulator, SimulatorOptions, World,
@@ -481,6 +483,18 @@ fn replay_to(rig: &Rig, sink: Arc<dyn Sink>, store: Arc<dyn Store>) -> Replay {
         policy: rig.policy,
         pool: Pool::default(),
     }
+}
+
+#[tokio::test]
+async fn records_stay_whose_rows_got_no_answer_before_the_replay_had_to_end() {
+    let (rig, _) = rig_with_one_refused().await;
+    let sink = HookedSink::new(rig.connector().sink, |_| async {
+        Err(PostError::Interrupt(Interrupt::OutOfTime))
+    });
+    let replay = replay_to(&rig, Arc::new(sink), folder(&rig));
+    let replayed = replay.run(&CancellationToken::new()).await;
+    assert_eq!((replayed.outcome, replayed.streams[0].rows_delivered), (Outcome::TimeLimit, 0));
+    assert_eq!(rig.quarantined().len(), 1);
 }
 
 #[tokio::test]

@@ -182,7 +182,10 @@ struct Resend<'a> {
 impl Resend<'_> {
     async fn run(&mut self) -> Result<(), Interrupt> {
         let sent = self.send_all().await;
-        // Whatever ended it, what was read is delivered while there is time for it.
+        if matches!(sent, Err(Interrupt::Fault(_))) {
+            return sent;
+        }
+        // If it may read no more, what was read is delivered.
         let flushed = self.flush().await;
         sent.and(flushed)
     }
@@ -348,7 +351,15 @@ impl Resend<'_> {
         while self.in_flight.len() > most
             && let Some(settled) = self.in_flight.next().await
         {
-            let body = settled.map_err(internal)??;
+            let settled = settled.map_err(|error| internal(error).into());
+            let body = match settled.flatten() {
+                Ok(body) => body,
+                Err(interrupt) => {
+                    // Nobody knows of its rows: their records stay.
+                    self.leaving.clear();
+                    return Err(interrupt);
+                }
+            };
             let accepted = body.rows.items.iter().filter(|row| row.accepted);
             self.report.rows_delivered += accepted.count() as u64;
             for kept in body.rejections {
