@@ -143,13 +143,13 @@ impl<'a> PageReader<'a> {
     /// another address keeps the key that it is known by.
     fn note(&mut self, page: &mut Page) {
         let listed: BTreeSet<String> = page.parts.iter().map(|part| part.key.clone()).collect();
-        for part in &mut page.parts {
+        for part in page.parts.iter_mut().filter(|part| !self.files.contains_key(&part.key)) {
             let known = self.files.iter().find(|(key, file)| {
                 file.progress.version.size == part.size
                     && !listed.contains(*key)
                     && self.pull.connector.source.is_same(key, &part.key)
             });
-            if let Some((known, _)) = known.filter(|_| !self.files.contains_key(&part.key)) {
+            if let Some((known, _)) = known {
                 part.key.clone_from(known);
             }
         }
