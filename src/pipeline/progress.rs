@@ -110,10 +110,15 @@ impl Progress {
         if !self.lease.held() {
             return Err(lease_lost().into());
         }
-        // All of the body or nothing: what is saved after a breach has its rows in its totals.
-        let before = (self.checkpoint.clone(), self.settled.clone());
+        // All of the body or nothing: what is saved after a breach has its rows in its totals. One
+        // span moves whole or not at all.
+        let before = (body.spans.len() > 1).then(|| self.checkpoint.clone());
+        let settled_before = self.settled.clone();
         if let Err(breach) = body.spans.iter().try_for_each(|span| self.move_over(span)) {
-            (self.checkpoint, self.settled) = before;
+            if let Some(before) = before {
+                self.checkpoint = before;
+            }
+            self.settled = settled_before;
             return Err(breach.into());
         }
         let file_finished = body.spans.iter().any(|span| span.delta.to == Position::End);
