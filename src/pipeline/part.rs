@@ -191,7 +191,8 @@ impl PageReader<'_> {
     /// under which name; `None` if it cannot be had as it was read.
     async fn keep_file(&mut self, part: &Part) -> Result<Option<String>, Interrupt> {
         let connector = self.pull.connector;
-        for copies in 1.. {
+        let mut copies = 0;
+        loop {
             let open = connector.open(part, self.pull.run.deadline).await?;
             let Some(OpenPart { etag, mut bytes, end_is_proof }) = open else { return Ok(None) };
             let version = FileVersion { size: part.size, etag };
@@ -218,9 +219,9 @@ impl PageReader<'_> {
             let Some(broken) = broken else { return Ok(Some(keeping.finish().await?)) };
             keeping.cancel().await;
             let error = ReadError::Broken(broken);
+            copies += 1;
             self.pause(part, &error, copies).await?;
         }
-        Ok(None)
     }
 
     /// Puts what follows the last line that was read into quarantine: the file is there as `name`.
