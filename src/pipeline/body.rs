@@ -37,7 +37,7 @@ const MAX_BYTES_OF_LINES: usize = 2 * MAX_BODY_BYTES;
 pub struct Body {
     /// The stream it belongs to.
     pub stream: String,
-    /// The rows as a JSON array, gzip-encoded; empty without rows.
+    /// The rows as a JSON array, gzip-encoded.
     pub gzip: Bytes,
     /// The rows, in order.
     pub rows: Buffer<BodyRow>,
@@ -127,8 +127,8 @@ impl BodyBuilder {
         self.spans.push(Span { delta, settled: 0, events_in_file: None });
     }
 
-    /// Adds a line as what became of it: the row that was made of it, which [`BodyBuilder::fits`],
-    /// or why there is none.
+    /// Adds a line: the row that was made of it, which [`BodyBuilder::fits`], or the reason why there
+    /// is none.
     pub fn put(
         &mut self,
         line: &Line<'_>,
@@ -175,8 +175,7 @@ impl BodyBuilder {
         if first {
             (self.rows, self.lines) = (self.pool.rows.take(), self.pool.lines.take());
         }
-        let new = || Deflater::new(self.level, &self.pool.gzip);
-        let deflater = self.deflater.get_or_insert_with(new);
+        let deflater = self.deflater();
         deflater.write(if first { b"[" } else { b"," })?;
         deflater.write(row)?;
         self.json_len += 1 + row.len();
@@ -213,13 +212,10 @@ impl BodyBuilder {
     pub fn take(&mut self) -> io::Result<Option<Body>> {
         let Some(last) = self.spans.last() else { return Ok(None) };
         let Delta { file, version, to, .. } = last.delta.clone();
-        let gzip = match &mut self.deflater {
-            Some(deflater) if !self.rows.items.is_empty() => {
-                deflater.write(b"]")?;
-                deflater.finish()?
-            }
-            _ => Bytes::new(),
-        };
+        let end: &[u8] = if self.rows.items.is_empty() { b"[]" } else { b"]" };
+        let deflater = self.deflater();
+        deflater.write(end)?;
+        let gzip = deflater.finish()?;
         let body = Body {
             stream: self.stream.clone(),
             gzip,
@@ -238,6 +234,10 @@ impl BodyBuilder {
         Ok(moved.then_some(body))
     }
 
+    fn deflater(&mut self) -> &mut Deflater {
+        self.deflater.get_or_insert_with(|| Deflater::new(self.level, &self.pool.gzip))
+    }
+
     /// The file in hand is settled up to `to` once this body is.
     fn reach(&mut self, to: Position, count: impl FnOnce(&mut Span)) {
         self.since.get_or_insert_with(Instant::now);
@@ -254,8 +254,8 @@ impl Body {
         self.gzip.len() + self.lines.len() + self.rejected_bytes
     }
 
-    /// Its bytes are needed no more.
-    pub fn settle(&mut self) {
+    /// Frees the memory of its bytes and lines, once it is settled.
+    pub fn free(&mut self) {
         (self.gzip, self.lines) = (Bytes::new(), Bytes::new());
     }
 
@@ -444,6 +444,7 @@ mod tests {
         builder.end_file(Some(0));
         let body = builder.take().unwrap().unwrap();
         assert!(body.rows.items.is_empty());
+        assert_eq!(body.json().unwrap(), b"[]");
         assert_eq!(body.spans[0].delta.to, Position::End);
         assert_eq!(body.spans[0].events_in_file, Some(0));
         assert!(builder.take().unwrap().is_none(), "no file is in hand any more");
@@ -537,17 +538,9 @@ mod tests {
             let (bodies, given) = fill(&files);
             let (mut rows, mut rejected) = (Vec::new(), Vec::new());
             for body in &bodies {
-                if body.rows.items.is_empty() {
-                    prop_assert!(body.gzip.is_empty(), "nothing is to be posted");
-                }
-                let json = match body.rows.items.len() {
-                    0 => b"[]".to_vec(),
-                    _ => body.json().unwrap(),
-                };
+                let json = body.json().unwrap();
                 prop_assert!(json.len() <= MAX_BODY_BYTES);
-                if !body.gzip.is_empty() {
-                    prop_assert_eq!(inflate(&body.gzip), json.clone());
-                }
+                prop_assert_eq!(inflate(&body.gzip), json.clone());
                 let in_body = rows_of(&json);
                 prop_assert_eq!(in_body.len(), body.rows.items.len());
                 rows.extend(in_body);

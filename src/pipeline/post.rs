@@ -62,7 +62,7 @@ impl Poster {
         cut.retain(|cut| keep.iter().all(|refused| refused.position != cut.position));
         keep.extend(cut);
         body.rejections.extend(self.keep(keep).await?);
-        body.settle();
+        body.free();
         Ok(body)
     }
 
