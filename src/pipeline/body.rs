@@ -4,7 +4,7 @@
 //! that its rows were made of until it is settled: a row that is refused is quarantined from there,
 //! whatever has become of its file.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::deflate::Deflater;
+use super::deflate::{COLLECTED, Deflater};
 use super::pool::{Buffer, Pool};
 use super::source::Line;
 use crate::checkpoint::{Delta, FileVersion, Position};
@@ -48,8 +48,6 @@ pub struct Body {
     pub rejections: Vec<Rejection>,
     /// The progress that is made once all of it is settled, in order.
     pub spans: Vec<Span>,
-    /// Bytes of the rejections.
-    rejected_bytes: usize,
     /// Its slots, once it is in flight. They are free again when it is recorded, not sooner: else a
     /// body that must be tried again would let the others run far ahead.
     pub(super) slots: Option<OwnedSemaphorePermit>,
@@ -91,7 +89,7 @@ pub struct BodyBuilder {
     level: u32,
     pool: Pool,
     /// Made when it is first needed.
-    deflater: Option<Deflater>,
+    deflater: Option<BufWriter<Deflater>>,
     /// Bytes of JSON so far, without the closing bracket.
     json_len: usize,
     rows: Buffer<BodyRow>,
@@ -127,6 +125,12 @@ impl BodyBuilder {
         self.spans.push(Span { delta, settled: 0, events_in_file: None });
     }
 
+    /// A line of the file in hand.
+    pub fn place(&self, line: u64) -> FilePosition {
+        let file = self.spans.last().map_or_else(String::new, |span| span.delta.file.clone());
+        FilePosition { stream: self.stream.clone(), file, line }
+    }
+
     /// Adds a line: the row that was made of it, which [`BodyBuilder::fits`], or the reason why there
     /// is none.
     pub fn put(
@@ -152,9 +156,8 @@ impl BodyBuilder {
             }
             Err((reason, detail)) => (reason, detail, false),
         };
-        let file = self.spans.last().map_or_else(String::new, |span| span.delta.file.clone());
         self.reject(Rejection {
-            position: FilePosition { stream: self.stream.clone(), file, line: line.number },
+            position: self.place(line.number),
             event_id: id.to_string(),
             reason,
             detail,
@@ -176,8 +179,8 @@ impl BodyBuilder {
             (self.rows, self.lines) = (self.pool.rows.take(), self.pool.lines.take());
         }
         let deflater = self.deflater();
-        deflater.write(if first { b"[" } else { b"," })?;
-        deflater.write(row)?;
+        deflater.write_all(if first { b"[" } else { b"," })?;
+        deflater.write_all(row)?;
         self.json_len += 1 + row.len();
         self.lines.items.extend_from_slice(line.bytes);
         self.rows.items.push(BodyRow {
@@ -189,23 +192,25 @@ impl BodyBuilder {
             json_end: self.json_len,
             line_end: self.lines.items.len(),
         });
-        self.reach(Position::Line(line.number), |_| {});
+        self.reach(Position::Line(line.number));
         Ok(())
     }
 
     /// Adds a line that goes to quarantine instead of, or beside, its row.
     pub fn reject(&mut self, rejection: Rejection) {
         self.rejected_bytes += rejection.size();
-        let line = Position::Line(rejection.position.line);
-        let counts = rejection.is_event() && !rejection.delivered;
+        if let Some(span) = self.reach(Position::Line(rejection.position.line)) {
+            span.settled += u64::from(rejection.is_event() && !rejection.delivered);
+        }
         self.rejections.push(rejection);
-        self.reach(line, |span| span.settled += u64::from(counts));
     }
 
     /// The file in hand is done with. If it was read to its end, so many `events` were in it in
     /// this run.
     pub fn end_file(&mut self, events: Option<u64>) {
-        self.reach(Position::End, |span| span.events_in_file = events);
+        if let Some(span) = self.reach(Position::End) {
+            span.events_in_file = events;
+        }
     }
 
     /// The body so far, if it holds anything; what follows goes on in the same file.
@@ -214,8 +219,9 @@ impl BodyBuilder {
         let Delta { file, version, to, .. } = last.delta.clone();
         let end: &[u8] = if self.rows.items.is_empty() { b"[]" } else { b"]" };
         let deflater = self.deflater();
-        deflater.write(end)?;
-        let gzip = deflater.finish()?;
+        deflater.write_all(end)?;
+        deflater.flush()?;
+        let gzip = deflater.get_mut().finish()?;
         let body = Body {
             stream: self.stream.clone(),
             gzip,
@@ -223,10 +229,9 @@ impl BodyBuilder {
             lines: Bytes::from_owner(std::mem::take(&mut self.lines)),
             rejections: std::mem::take(&mut self.rejections),
             spans: std::mem::take(&mut self.spans),
-            rejected_bytes: std::mem::take(&mut self.rejected_bytes),
             slots: None,
         };
-        (self.json_len, self.since) = (0, None);
+        (self.json_len, self.rejected_bytes, self.since) = (0, 0, None);
         if to != Position::End {
             self.begin_file(&file, &version, to);
         }
@@ -234,24 +239,26 @@ impl BodyBuilder {
         Ok(moved.then_some(body))
     }
 
-    fn deflater(&mut self) -> &mut Deflater {
-        self.deflater.get_or_insert_with(|| Deflater::new(self.level, &self.pool.gzip))
+    fn deflater(&mut self) -> &mut BufWriter<Deflater> {
+        let (level, buffers) = (self.level, &self.pool.gzip);
+        let new = || BufWriter::with_capacity(COLLECTED, Deflater::new(level, buffers));
+        self.deflater.get_or_insert_with(new)
     }
 
     /// The file in hand is settled up to `to` once this body is.
-    fn reach(&mut self, to: Position, count: impl FnOnce(&mut Span)) {
+    fn reach(&mut self, to: Position) -> Option<&mut Span> {
         self.since.get_or_insert_with(Instant::now);
-        if let Some(span) = self.spans.last_mut() {
-            span.delta.to = to;
-            count(span);
-        }
+        let span = self.spans.last_mut()?;
+        span.delta.to = to;
+        Some(span)
     }
 }
 
 impl Body {
     /// Bytes of its gzip, its lines and its rejections, which are most of what it holds in memory.
     pub fn size(&self) -> usize {
-        self.gzip.len() + self.lines.len() + self.rejected_bytes
+        let rejected: usize = self.rejections.iter().map(Rejection::size).sum();
+        self.gzip.len() + self.lines.len() + rejected
     }
 
     /// Frees the memory of its bytes and lines, once it is settled.
@@ -278,6 +285,14 @@ impl Body {
         Ok(Bytes::from(gzip.finish()?))
     }
 
+    /// Some of its rows are accepted or refused.
+    pub(super) fn settle(&mut self, rows: Range<usize>, accepted: bool) {
+        for row in &mut self.rows.items[rows] {
+            row.accepted = accepted;
+            self.spans[row.span].settled += 1;
+        }
+    }
+
     /// The rejection of one of its rows.
     pub fn reject(&self, row: usize, reason: &'static str, detail: &str) -> Rejection {
         let begin = row.checked_sub(1).map_or(0, |before| self.rows.items[before].line_end);
@@ -292,6 +307,16 @@ impl Body {
             kept: Kept::Line(self.lines.slice(begin..row.line_end)),
         }
     }
+}
+
+/// The rejection of what a file holds from a line on.
+pub(super) fn rest(
+    position: FilePosition,
+    reason: &'static str,
+    detail: String,
+    kept: Kept,
+) -> Rejection {
+    Rejection { position, event_id: String::new(), reason, detail, delivered: false, kept }
 }
 
 #[cfg(test)]

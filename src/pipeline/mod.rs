@@ -125,8 +125,8 @@ struct Run {
     /// Is cancelled then, or when the run is ended earlier.
     stop: CancellationToken,
     pool: Pool,
-    /// How many rows it may read, and how many of them it still may.
-    max_rows: u64,
+    policy: Policy,
+    /// How many rows it still may read.
     rows_left: Arc<AtomicU64>,
     /// The names of the tables of which the sink has accepted a row.
     accepted: Arc<Mutex<BTreeSet<&'static str>>>,
@@ -150,7 +150,7 @@ impl Run {
             deadline,
             stop,
             pool: pool.clone(),
-            max_rows: policy.max_rows,
+            policy: *policy,
             rows_left: Arc::new(AtomicU64::new(policy.max_rows)),
             accepted: Arc::default(),
             _limit: Arc::new(AbortOnDropHandle::new(tokio::spawn(cancelling))),
@@ -162,13 +162,29 @@ impl Run {
         self.rows_left.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether it may go on reading.
+    fn check(&self) -> Result<(), Interrupt> {
+        let over = self.stop.is_cancelled() || self.has_read_enough();
+        if over { Err(Interrupt::OutOfTime) } else { Ok(()) }
+    }
+
+    /// What comes of `work`, unless the run must stop before. Where both are ready, it is the work,
+    /// which knows more of why it ended.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupt> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.stop.cancelled() => Err(Interrupt::OutOfTime),
+        }
+    }
+
     /// Counts rows that were read, and warns at the last one that it may read.
     fn count_rows(&self, rows: u64) {
         let less = |left: u64| Some(left.saturating_sub(rows));
         let before = self.rows_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         if before.is_ok_and(|before| (1..=rows).contains(&before)) {
             tracing::warn!(
-                rows = self.max_rows,
+                rows = self.policy.max_rows,
                 "the run ends here, since it has read MAX_ROWS_PER_RUN rows; the next one goes on \
                  from the same line. Look what they are before you raise the setting"
             );
@@ -204,7 +220,7 @@ impl Connector {
         let run = Run::begin(&self.policy, &self.pool, stop);
         let pulls = self.source.streams().into_iter().zip(summaries).map(|(stream, summary)| {
             let (run, summary) = (run.clone(), summary.clone());
-            StreamPull { connector: self, stream, run, summary }.run()
+            StreamPull { connector: self.clone(), stream, run, summary }.run()
         });
         let streams = join_all(pulls).await;
         let run_id = format!("{:032x}", self.random.bits());

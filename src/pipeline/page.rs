@@ -7,20 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Connector;
-use super::body::Body;
+use super::body::{Body, rest};
 use super::fault::{Fault, Interrupt, internal};
-use super::read::Filler;
-use super::source::{Content, OpenPart, Page, Part};
+use super::read::{FileRead, Filler};
+use super::source::{Page, Part};
 use super::stream::StreamPull;
 use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
 use crate::codes::Code;
-use crate::quarantine::{FilePosition, Keeping, Kept, Rejection};
-use crate::seams::Deadline;
-use crate::table::EventIdHasher;
+use crate::quarantine::Kept;
 
 /// Parts that are open at a time, the one that is read with them, so that small ones do not wait
 /// for one another.
@@ -37,54 +33,31 @@ pub(super) const FILE_GONE: &str = "file-gone";
 
 /// Reads one page of one stream into bodies.
 pub(super) struct PageReader<'a> {
-    pub(super) pull: &'a StreamPull<'a>,
+    pub(super) pull: &'a StreamPull,
     at: Cursor,
     pub(super) files: BTreeMap<String, FileRead>,
-    /// Ends the reading.
-    pub(super) stop: CancellationToken,
     /// Shared with the thread that is at work on what was read.
     pub(super) filler: Arc<Mutex<Filler>>,
-    /// The line that is on its way to quarantine, since it is too long to be held; with its id and
-    /// length so far.
-    pub(super) long: Option<(Keeping, EventIdHasher, u64)>,
+    /// Where it sends bodies.
+    bodies: mpsc::UnboundedSender<Body>,
     /// Addresses that were refused in a row.
     pub(super) expired: u32,
-}
-
-/// What is known of a file.
-#[derive(Default)]
-pub(super) struct FileRead {
-    /// How far it is read: at first what the checkpoint says.
-    pub(super) progress: FileProgress,
-    /// The events that were read of it in this run.
-    pub(super) events: u64,
-    /// The downloads in a row that gave no new line, and the line that they came to.
-    pub(super) in_vain: u32,
-    pub(super) reached: u64,
-    /// The downloads in a row that failed at the same place, and that place.
-    pub(super) damaged: u32,
-    pub(super) damaged_at: u64,
-    /// Whether a download came without a byte.
-    pub(super) came_empty: bool,
 }
 
 impl<'a> PageReader<'a> {
     /// Goes on in the page at a cursor from this progress in its files.
     pub(super) fn new(
-        pull: &'a StreamPull<'a>,
+        pull: &'a StreamPull,
         at: Cursor,
         files: &BTreeMap<String, FileProgress>,
         bodies: mpsc::UnboundedSender<Body>,
-        stop: CancellationToken,
     ) -> Self {
-        let format = pull.connector.source.format(&pull.stream);
-        let filler = Filler::new(format, bodies, pull, stop.clone());
         let known = |(key, progress): (&String, &FileProgress)| {
-            (key.clone(), FileRead { progress: progress.clone(), ..FileRead::default() })
+            (key.clone(), FileRead { progress: progress.clone(), events: 0 })
         };
         let files = files.iter().map(known).collect();
-        let filler = Arc::new(Mutex::new(filler));
-        Self { pull, at, files, stop, filler, long: None, expired: 0 }
+        let filler = Arc::new(Mutex::new(Filler::new(pull, bodies.clone())));
+        Self { pull, at, files, filler, bodies, expired: 0 }
     }
 
     /// Reads all parts of `page`; returns the reply whose parts they were in the end.
@@ -101,13 +74,18 @@ impl<'a> PageReader<'a> {
             self.give_up(missing);
             let read = self.read_parts(&page).await;
             // Whatever ended it, what was read is delivered while there is time for it.
-            if !matches!(read, Err(Interrupt::OutOfTime)) || !self.stop.is_cancelled() {
+            if !matches!(read, Err(Interrupt::OutOfTime)) || !self.pull.run.stop.is_cancelled() {
                 self.flush().await?;
             }
             let Some(expired) = read? else { return Ok(page) };
             self.expired += 1;
             if self.expired > RELISTINGS {
-                return Err(forbidden(&expired).into());
+                let message = format!(
+                    "file {expired} was refused at the new addresses of {RELISTINGS} listings"
+                );
+                let fix = "the next run tries again from the same line; if it stays so, give the \
+                           file's name to the support of the source";
+                return Err(Fault::passing(Code::FileForbidden, message, fix).into());
             }
             page = self.list_again().await?;
         }
@@ -118,9 +96,13 @@ impl<'a> PageReader<'a> {
         Filler::lock(&self.filler)
     }
 
-    /// Sends on what waits in the body in hand.
+    /// Sends on what waits in the body in hand, as soon as there is room for it.
     pub(super) async fn flush(&self) -> Result<(), Interrupt> {
-        Filler::flush(&self.filler).await
+        let body = self.filler().builder.take().map_err(internal)?;
+        match body {
+            Some(body) => self.pull.run.pool.send(body, &self.bodies).await,
+            None => Ok(()),
+        }
     }
 
     /// Waits for something to read. A body that has waited long enough meanwhile is sent on.
@@ -128,7 +110,7 @@ impl<'a> PageReader<'a> {
         let mut work = pin!(work);
         loop {
             let since = self.filler().builder.since();
-            let due = since.map(|since| since + self.pull.connector.policy.body_wait);
+            let due = since.map(|since| since + self.pull.run.policy.body_wait);
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
@@ -156,20 +138,16 @@ impl<'a> PageReader<'a> {
         for part in &page.parts {
             self.files.entry(part.key.clone()).or_insert_with(|| {
                 let version = FileVersion { size: part.size, etag: None };
-                let progress = FileProgress { version, ..FileProgress::default() };
-                FileRead { progress, ..FileRead::default() }
+                FileRead { progress: FileProgress { version, done: Position::Line(0) }, events: 0 }
             });
         }
     }
 
     /// Files that are not read to their end, and which the listing no longer has.
     fn missing(&self, page: &Page) -> Vec<String> {
-        let listed = |key: &str| page.parts.iter().any(|part| part.key == key);
-        let unread = self
-            .files
-            .iter()
-            .filter(|(key, file)| file.progress.done != Position::End && !listed(key));
-        unread.map(|(key, _)| key.clone()).collect()
+        let listed: BTreeSet<&String> = page.parts.iter().map(|part| &part.key).collect();
+        let unread = self.files.iter().filter(|(_, file)| file.progress.done != Position::End);
+        unread.map(|(key, _)| key.clone()).filter(|key| !listed.contains(key)).collect()
     }
 
     async fn list_again(&mut self) -> Result<Page, Interrupt> {
@@ -187,26 +165,18 @@ impl<'a> PageReader<'a> {
     /// Puts files that are gone into quarantine, without their bytes, and passes them.
     fn give_up(&mut self, missing: Vec<String>) {
         for key in missing {
-            let Some(FileRead { progress, events, .. }) = self.files.get_mut(&key) else {
-                continue;
-            };
-            let position = self.pull.position(&key, progress.done.lines() + 1);
+            let Some(FileRead { progress, events }) = self.files.get_mut(&key) else { continue };
+            let builder = &mut Filler::lock(&self.filler).builder;
+            builder.begin_file(&key, &progress.version, progress.done);
+            let position = builder.place(progress.done.lines() + 1);
             tracing::error!(
                 stream = position.stream,
                 file = key,
                 line = position.line,
                 "a file is gone from the listing: it is missing from this line on"
             );
-            let builder = &mut Filler::lock(&self.filler).builder;
-            builder.begin_file(&key, &progress.version, progress.done);
-            builder.reject(Rejection {
-                position,
-                event_id: String::new(),
-                reason: FILE_GONE,
-                detail: "three listings of its page no longer have it".to_owned(),
-                delivered: false,
-                kept: Kept::Nothing,
-            });
+            let detail = "three listings of its page no longer have it".to_owned();
+            builder.reject(rest(position, FILE_GONE, detail, Kept::Nothing));
             builder.end_file(None);
             // It may come back as another, whose events are counted from none.
             (progress.done, *events) = (Position::End, 0);
@@ -216,23 +186,21 @@ impl<'a> PageReader<'a> {
     /// Reads what is not yet read of a page's parts, in order; returns the first whose address has
     /// expired.
     async fn read_parts(&mut self, page: &Page) -> Result<Option<String>, Interrupt> {
-        let mut parts: Vec<&Part> = Vec::new();
         // The same key twice is one file, whatever their sizes: the first.
         let mut keys = BTreeSet::new();
-        for part in &page.parts {
+        let is_unread = |part: &&Part| {
             let is_read = self.files.get(&part.key).is_some_and(|FileRead { progress, .. }| {
                 progress.done == Position::End && progress.version.size == part.size
             });
-            if keys.insert(&part.key) && !is_read {
-                parts.push(part);
-            }
-        }
-        let (connector, deadline) = (self.pull.connector, self.pull.run.deadline);
-        let opening = parts.into_iter().cloned().map(|part| {
-            let connector = connector.clone();
+            keys.insert(part.key.clone()) && !is_read
+        };
+        let parts: Vec<Part> = page.parts.iter().filter(is_unread).cloned().collect();
+        let pull = self.pull;
+        let opening = parts.into_iter().map(|part| {
+            let pull = pull.clone();
             // A task of its own goes on while the parts before it are read.
             AbortOnDropHandle::new(tokio::spawn(async move {
-                let open = connector.open(&part, deadline).await;
+                let open = pull.open(&part).await;
                 (part, open)
             }))
         });
@@ -245,34 +213,4 @@ impl<'a> PageReader<'a> {
         }
         Ok(None)
     }
-}
-
-impl StreamPull<'_> {
-    /// A line of a file.
-    pub(super) fn position(&self, file: &str, line: u64) -> FilePosition {
-        FilePosition { stream: self.stream.name.to_owned(), file: file.to_owned(), line }
-    }
-}
-
-impl Connector {
-    /// Opens a part from its beginning; `None` if its address has expired.
-    pub(super) async fn open(
-        &self,
-        part: &Part,
-        deadline: Deadline,
-    ) -> Result<Option<OpenPart>, Interrupt> {
-        match &part.content {
-            Content::At(_) => self.source.open(part, deadline).await,
-            Content::Here(bytes) => Ok(Some(OpenPart::here(bytes.clone()))),
-        }
-    }
-}
-
-fn forbidden(file: &str) -> Fault {
-    Fault::passing(
-        Code::FileForbidden,
-        format!("file {file} was refused at the new addresses of {RELISTINGS} listings"),
-        "the next run tries again from the same line; if it stays so, give the file's name to the \
-         support of the source",
-    )
 }

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
 
+use super::Run;
 use super::body::Body;
 use super::fault::{Fault, Interrupt, internal, lease_lost};
-use super::sink::{PostError, Sink};
+use super::sink::{PostError, Posted, Sink};
 use super::summary::Live;
-use super::{Policy, Run};
 use crate::codes::Code;
 use crate::quarantine::{Quarantine, QuarantineError, Rejection};
 use crate::store::LeaseWatch;
@@ -31,7 +31,6 @@ pub(super) struct Poster {
     pub(super) quarantine: Quarantine,
     pub(super) lease: LeaseWatch,
     pub(super) run: Run,
-    pub(super) policy: Policy,
     pub(super) summary: Live,
 }
 
@@ -45,34 +44,21 @@ impl Poster {
     ) -> Result<Body, Interrupt> {
         // What does not depend on the answer first: if it cannot be kept, nothing is posted, and so
         // nothing is posted again at every run.
-        let rejections = std::mem::take(&mut body.rejections);
-        let (mut cut, undeliverable): (Vec<_>, _) =
-            rejections.into_iter().partition(|rejection| rejection.delivered);
+        let rejections = std::mem::take(&mut body.rejections).into_iter();
+        let (mut cut, undeliverable): (Vec<_>, _) = rejections.partition(|kept| kept.delivered);
         body.rejections = self.keep(undeliverable).await?;
-        let refused = self.post(&mut body, gives_up).await?;
-        if !gives_up && refused.len() == body.rows.items.len() {
-            self.blame_the_settings(&body, &refused)?;
-        }
-        let accepted = body.rows.items.iter().enumerate().filter(|(_, row)| row.accepted);
-        for row in accepted.map(|(row, _)| row).chain(refused.iter().map(|(row, _)| *row)) {
-            body.spans[body.rows.items[row].span].settled += 1;
-        }
+        let mut refused = self.post(&mut body, gives_up).await?;
         // A row of which the sink would have cut a column, and which it refused, was not delivered.
-        let mut keep: Vec<_> = refused.into_iter().map(|(_, rejection)| rejection).collect();
-        cut.retain(|cut| keep.iter().all(|refused| refused.position != cut.position));
-        keep.extend(cut);
-        body.rejections.extend(self.keep(keep).await?);
+        cut.retain(|cut| refused.iter().all(|refused| refused.position != cut.position));
+        refused.extend(cut);
+        body.rejections.extend(self.keep(refused).await?);
         body.free();
         Ok(body)
     }
 
-    /// Posts the rows of a body, and marks those that are accepted; returns the refused ones in
-    /// order, each with its place in the body.
-    async fn post(
-        &self,
-        body: &mut Body,
-        gives_up: bool,
-    ) -> Result<Vec<(usize, Rejection)>, Interrupt> {
+    /// Posts the rows of a body, and marks those that are accepted; returns the refused ones, in
+    /// order.
+    async fn post(&self, body: &mut Body, gives_up: bool) -> Result<Vec<Rejection>, Interrupt> {
         let mut refused = Vec::new();
         // Inflated only if the body must be split.
         let mut json: Option<Vec<u8>> = None;
@@ -82,15 +68,9 @@ impl Poster {
                 None => body.gzip.clone(),
                 Some(json) => body.part(json, &rows).map_err(internal)?,
             };
-            let sent = bytes.len() as u64;
             let (reason, detail) = match self.post_once(bytes).await {
                 Ok(()) => {
-                    self.run.accept(self.table);
-                    self.summary.with(|summary| {
-                        summary.bodies += 1;
-                        summary.bytes_sent += sent;
-                    });
-                    body.rows.items[rows].iter_mut().for_each(|row| row.accepted = true);
+                    body.settle(rows, true);
                     continue;
                 }
                 Err(PostError::RowRefused(detail)) => ("row-refused", detail),
@@ -105,7 +85,8 @@ impl Poster {
             };
             // To halve it once more may take longer than a run has.
             if rows.len() == 1 || gives_up {
-                refused.extend(rows.map(|row| (row, body.reject(row, reason, &detail))));
+                refused.extend(rows.clone().map(|row| body.reject(row, reason, &detail)));
+                body.settle(rows, false);
                 continue;
             }
             if json.is_none() {
@@ -115,30 +96,31 @@ impl Poster {
             // The first half comes first.
             waiting.extend([middle..rows.end, rows.start..middle]);
         }
+        if !gives_up && refused.len() == body.rows.items.len() {
+            self.blame_the_settings(body, &refused)?;
+        }
         Ok(refused)
     }
 
     /// Every row of a large body is refused and no other was accepted: it is not the rows.
-    fn blame_the_settings(&self, body: &Body, refused: &[(usize, Rejection)]) -> Result<(), Fault> {
-        let enough = refused.len() >= ROWS_THAT_PROVE_A_SETTING;
-        match refused.first() {
-            Some((_, first)) if enough && !self.run.has_accepted(self.table) => {
-                Err(Fault::settings(
-                    Code::EveryRowRefused,
-                    format!(
-                        "{} refuses every row of a body of {} ({} tried by themselves): {}",
-                        self.sink.destination(self.table),
-                        body.rows.items.len(),
-                        refused.len(),
-                        first.detail
-                    ),
-                    "compare the columns of the rule's stream with the table's documentation; the \
-                 checkpoint has not moved; if it stays so for a day, this body is quarantined and \
-                 the stream goes on",
-                ))
-            }
-            _ => Ok(()),
+    fn blame_the_settings(&self, body: &Body, refused: &[Rejection]) -> Result<(), Fault> {
+        let few = refused.len() < ROWS_THAT_PROVE_A_SETTING;
+        let Some(first) = refused.first() else { return Ok(()) };
+        if few || self.run.has_accepted(self.table) {
+            return Ok(());
         }
+        let destination = self.sink.destination(self.table);
+        let (all, tried, detail) = (body.rows.items.len(), refused.len(), &first.detail);
+        Err(Fault::settings(
+            Code::EveryRowRefused,
+            format!(
+                "{destination} refuses every row of a body of {all} ({tried} tried by \
+                 themselves): {detail}"
+            ),
+            "compare the columns of the rule's stream with the table's documentation; the \
+             checkpoint has not moved; if it stays so for a day, this body is quarantined and the \
+             stream goes on",
+        ))
     }
 
     async fn post_once(&self, bytes: Bytes) -> Result<(), PostError> {
@@ -149,17 +131,24 @@ impl Poster {
             return Err(PostError::Interrupt(lease_lost().into()));
         }
         // Even bodies in flight must end then.
-        let deadline = self.run.deadline.plus(self.policy.grace);
-        tokio::select! {
-            posted = self.sink.post(self.table, bytes, deadline) => {
-                self.summary.with(|summary| summary.ambiguous_posts += posted.ambiguous);
-                posted.answer
-            }
+        let deadline = self.run.deadline.plus(self.run.policy.grace);
+        let sent = bytes.len() as u64;
+        let Posted { ambiguous, answer } = tokio::select! {
+            posted = self.sink.post(self.table, bytes, deadline) => posted,
             () = self.grace_over() => {
-                self.summary.with(|summary| summary.ambiguous_posts += 1);
-                Err(PostError::Interrupt(Interrupt::OutOfTime))
+                let answer = Err(PostError::Interrupt(Interrupt::OutOfTime));
+                Posted { ambiguous: 1, answer }
             }
+        };
+        self.summary.with(|summary| {
+            summary.ambiguous_posts += ambiguous;
+            summary.bodies += u64::from(answer.is_ok());
+            summary.bytes_sent += if answer.is_ok() { sent } else { 0 };
+        });
+        if answer.is_ok() {
+            self.run.accept(self.table);
         }
+        answer
     }
 
     /// Makes rejections durable, and returns them.
@@ -184,6 +173,6 @@ impl Poster {
     /// Comes when even what is in flight must end.
     async fn grace_over(&self) {
         self.run.stop.cancelled().await;
-        sleep(self.policy.grace).await;
+        sleep(self.run.policy.grace).await;
     }
 }

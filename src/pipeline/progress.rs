@@ -91,7 +91,7 @@ impl Progress {
                         // Nothing is posted that cannot be recorded, else it came again at each
                         // run.
                         if !self.saved {
-                            self.touch();
+                            self.change();
                             self.save().await?;
                         }
                         let gives_up = std::mem::take(&mut gives_up);
@@ -112,13 +112,12 @@ impl Progress {
         }
         // All of the body or nothing: what is saved after a breach has its rows in its totals. One
         // span moves whole or not at all.
-        let before = (body.spans.len() > 1).then(|| self.checkpoint.clone());
-        let settled_before = self.settled.clone();
+        let several = body.spans.len() > 1;
+        let before = several.then(|| (self.checkpoint.clone(), self.settled.clone()));
         if let Err(breach) = body.spans.iter().try_for_each(|span| self.move_over(span)) {
             if let Some(before) = before {
-                self.checkpoint = before;
+                (self.checkpoint, self.settled) = before;
             }
-            self.settled = settled_before;
             return Err(breach.into());
         }
         let file_finished = body.spans.iter().any(|span| span.delta.to == Position::End);
@@ -126,21 +125,21 @@ impl Progress {
         let delivered = accepted.clone().count() as u64;
         let quarantined = body.spans.iter().map(|span| span.settled).sum::<u64>() - delivered;
         let truncated = body.rejections.iter().filter(|kept| kept.delivered).count() as u64;
-        self.checkpoint.totals.rows_delivered += delivered;
-        self.checkpoint.totals.rows_quarantined += quarantined;
-        self.checkpoint.unreported.rows_quarantined += quarantined;
-        self.checkpoint.unreported.rows_truncated += truncated;
+        self.files_gone |= body.rejections.iter().any(|kept| kept.reason == FILE_GONE);
+        let newest_ms = accepted.filter_map(|row| row.time_ms).max();
+        self.newest_ms = self.newest_ms.max(newest_ms);
+        let newest = newest_ms.and_then(DateTime::from_timestamp_millis);
+        let checkpoint = self.change();
+        checkpoint.newest_event = checkpoint.newest_event.max(newest);
+        checkpoint.totals.rows_delivered += delivered;
+        checkpoint.totals.rows_quarantined += quarantined;
+        checkpoint.unreported.rows_quarantined += quarantined;
+        checkpoint.unreported.rows_truncated += truncated;
         self.summary.with(|summary| {
             summary.rows_delivered += delivered;
             summary.rows_quarantined += quarantined;
             summary.rows_truncated += truncated;
         });
-        self.files_gone |= body.rejections.iter().any(|kept| kept.reason == FILE_GONE);
-        let newest_ms = accepted.filter_map(|row| row.time_ms).max();
-        self.newest_ms = self.newest_ms.max(newest_ms);
-        let newest = newest_ms.and_then(DateTime::from_timestamp_millis);
-        self.checkpoint.newest_event = self.checkpoint.newest_event.max(newest);
-        self.touch();
         self.unsaved_bodies += 1;
         if file_finished || self.unsaved_bodies >= self.policy.save_after_bodies {
             self.save().await?;
@@ -150,33 +149,32 @@ impl Progress {
 
     /// Moves progress over one span, if what was read of its file adds up.
     fn move_over(&mut self, span: &Span) -> Result<(), Fault> {
-        let delta = &span.delta;
-        let in_file = self.settled.entry(delta.file.clone()).or_default();
-        *in_file += span.settled;
-        if let Some(events) = span.events_in_file
-            && events != *in_file
-        {
+        let Span { delta, settled, events_in_file } = span;
+        let (file, settled) = (&delta.file, self.settled.get(&delta.file).unwrap_or(&0) + settled);
+        if let Some(events) = events_in_file.filter(|events| *events != settled) {
             return Err(Fault::passing(
                 Code::ConservationBreach,
                 format!(
-                    "file {}: {events} events read, but {in_file} delivered or quarantined",
-                    delta.file
+                    "file {file}: {events} events read, but {settled} delivered or quarantined"
                 ),
-                "this is a bug; please report it with this log line; the checkpoint stays before the \
-                 file's end",
+                "this is a bug; please report it with this log line; the checkpoint stays before \
+                 the file's end",
             ));
         }
         self.checkpoint.apply(delta).map_err(internal)?;
         if delta.to == Position::End {
-            self.settled.remove(&delta.file);
+            self.settled.remove(file);
             self.checkpoint.totals.files += 1;
+        } else {
+            self.settled.insert(file.clone(), settled);
         }
         Ok(())
     }
 
-    /// The checkpoint was changed.
-    pub(super) fn touch(&mut self) {
+    /// The checkpoint, to be changed: it is written then.
+    pub(super) fn change(&mut self) -> &mut Checkpoint {
         self.unsaved_since.get_or_insert_with(Instant::now);
+        &mut self.checkpoint
     }
 
     /// Writes the checkpoint, if it was changed.

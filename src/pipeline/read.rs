@@ -1,6 +1,7 @@
 //! From the bytes of a part to bodies: reads lines, makes rows of them, fills bodies.
 //!
-//! It does no I/O: `page` brings it bytes. It waits for nothing but room for a body.
+//! `part` brings it bytes. It waits for nothing but room: for a full body, or for a piece of a line
+//! that is too long to be held.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,57 +9,64 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use super::Run;
 use super::body::{Body, BodyBuilder};
 use super::fault::{Interrupt, internal};
-use super::source::{Format, Line, LineReader, ReadError};
+use super::source::{Format, Line, LineReader, Part, ReadError};
 use super::stream::StreamPull;
-use super::{Policy, Run};
-use crate::quarantine::Rejection;
+use super::summary::Live;
+use crate::checkpoint::{FileProgress, FileVersion, Position};
+use crate::quarantine::{FilePosition, Keeping, Kept, Quarantine, Rejection};
+use crate::table::{EventId, EventIdHasher};
 
 /// Fills bodies with the lines of one part after the other, and sends them on.
 pub(super) struct Filler {
     pub(super) builder: BodyBuilder,
-    /// Of the part in hand.
+    /// Of the part in hand,
     pub(super) lines: Box<dyn LineReader>,
-    /// How many of its lines are read.
-    pub(super) line: u64,
-    /// How many of them were events, in this run.
-    pub(super) events: u64,
+    /// and what is known of it.
+    pub(super) file: FileRead,
+    /// The line that is on its way to quarantine, since it is too long to be held; with its id and
+    /// length so far.
+    pub(super) long: Option<(Keeping, EventIdHasher, u64)>,
     format: Arc<dyn Format>,
+    quarantine: Quarantine,
     /// Where bodies go. The slots that they take bound them.
     bodies: mpsc::UnboundedSender<Body>,
     run: Run,
-    /// Ends the reading.
-    stop: CancellationToken,
-    policy: Policy,
+    summary: Live,
+    /// Rows that are not yet counted.
+    uncounted: u64,
     /// The row in hand; its memory is used again.
     row: Vec<u8>,
-    /// The piece of a long line in hand: the line's number, its bytes, and whether it is the last.
-    piece: Option<(u64, Bytes, bool)>,
+}
+
+/// What is known of a file.
+#[derive(Default)]
+pub(super) struct FileRead {
+    /// How far it is read: at first what the checkpoint says.
+    pub(super) progress: FileProgress,
+    /// The events that were read of it in this run.
+    pub(super) events: u64,
 }
 
 impl Filler {
-    pub(super) fn new(
-        format: Arc<dyn Format>,
-        bodies: mpsc::UnboundedSender<Body>,
-        pull: &StreamPull<'_>,
-        stop: CancellationToken,
-    ) -> Self {
-        let (run, policy) = (pull.run.clone(), pull.connector.policy);
+    pub(super) fn new(pull: &StreamPull, bodies: mpsc::UnboundedSender<Body>) -> Self {
+        let format = pull.connector.source.format(&pull.stream);
+        let run = pull.run.clone();
         Self {
-            builder: BodyBuilder::new(pull.stream.name, policy.gzip_level, &run.pool),
+            builder: BodyBuilder::new(pull.stream.name, run.policy.gzip_level, &run.pool),
             lines: format.lines(0),
-            line: 0,
-            events: 0,
+            file: FileRead::default(),
+            long: None,
             format,
+            quarantine: pull.connector.quarantine.clone(),
             bodies,
             run,
-            stop,
-            policy,
+            summary: pull.summary.clone(),
+            uncounted: 0,
             row: Vec::new(),
-            piece: None,
         }
     }
 
@@ -67,96 +75,110 @@ impl Filler {
         filler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on in another part, or in the same from its beginning, behind the line `from`.
-    pub(super) fn begin(&mut self, from: u64) {
-        self.lines = self.format.lines(from);
-        self.line = from;
-    }
-
-    /// The next line is rejected.
-    pub(super) fn reject(&mut self, rejection: Rejection) {
-        self.line = rejection.position.line;
-        self.builder.reject(rejection);
-    }
-
-    /// Sends on what is in the body in hand as soon as there is room for it.
-    pub(super) async fn flush(filler: &Mutex<Self>) -> Result<(), Interrupt> {
-        let (body, pool, bodies) = {
-            let mut filler = Self::lock(filler);
-            let body = filler.builder.take().map_err(internal)?;
-            (body, filler.run.pool.clone(), filler.bodies.clone())
-        };
-        match body {
-            Some(body) => pool.send(body, &bodies).await,
-            None => Ok(()),
+    /// Goes on in the part in hand, which has just been opened: behind the lines that are read, if
+    /// it is still the same content.
+    pub(super) fn begin(&mut self, part: &Part, etag: Option<String>) {
+        let version = FileVersion { size: part.size, etag };
+        let progress = &mut self.file.progress;
+        if progress.version != version {
+            *progress = FileProgress { version, done: Position::Line(0) };
         }
+        self.builder.begin_file(&part.key, &progress.version, progress.done);
+        self.lines = self.format.lines(progress.done.lines());
     }
 
-    /// Reads on in the bytes that are here, on a thread for such work. Returns the events that it
-    /// read.
-    pub(super) async fn work(
-        filler: &Arc<Mutex<Self>>,
-    ) -> Result<(Result<Option<(u64, Bytes, bool)>, ReadError>, u64), Interrupt> {
+    /// Reads on in the bytes that are here, on a thread for such work. Returns why it cannot go on,
+    /// if not for want of bytes.
+    pub(super) async fn work(filler: &Arc<Mutex<Self>>) -> Result<Option<ReadError>, Interrupt> {
         let filler = Arc::clone(filler);
         let working = tokio::task::spawn_blocking(move || {
             let mut filler = Self::lock(&filler);
-            let before = filler.events;
-            let step = filler.step();
-            (step, filler.events - before)
+            let read = filler.read();
+            filler.count();
+            read
         });
-        Ok(working.await.map_err(internal)?)
+        working.await.map_err(internal)?
     }
 
-    /// Reads on to the end of the bytes that are here, or to a piece of a line that is too long to be
-    /// held: the line's number, its bytes, and whether it is the last. At a stop, it reads no further.
-    fn step(&mut self) -> Result<Option<(u64, Bytes, bool)>, ReadError> {
-        let mut counted = self.events;
-        let read = loop {
-            if self.events.is_multiple_of(self.policy.look_every) {
-                self.run.count_rows(self.events - counted);
-                counted = self.events;
-                if self.stop.is_cancelled() || self.run.has_read_enough() {
-                    break Ok(None);
-                }
+    /// Reads on to the end of the bytes that are here. A body that is due or full is sent on.
+    fn read(&mut self) -> Result<Option<ReadError>, Interrupt> {
+        loop {
+            let look = self.file.events.is_multiple_of(self.run.policy.look_every);
+            if look {
+                self.check()?;
             }
-            match self.next() {
-                Ok(true) => {}
-                Ok(false) => break Ok(self.piece.take()),
-                Err(error) => break Err(error),
+            let Self { lines, builder, format, row, run, .. } = self;
+            let line = match lines.next() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => return Ok(Some(error)),
+            };
+            let Line { number, bytes, begins, ends } = line;
+            if !(begins && ends) {
+                let piece = Bytes::copy_from_slice(bytes);
+                let run = run.clone();
+                Handle::current().block_on(run.in_time(self.keep_piece(number, piece, ends)))??;
+                continue;
             }
-        };
-        self.run.count_rows(self.events - counted);
-        read
+            row.clear();
+            let (id, made) = format.row(bytes, row);
+            let waited = |since: Instant| since.elapsed() >= run.policy.body_wait;
+            let due = look && builder.since().is_some_and(waited);
+            let full = if due || !builder.fits(row.len()) { builder.take() } else { Ok(None) };
+            if let Some(full) = full.map_err(internal)? {
+                // This thread waits, since another would find nothing of what is read in its caches.
+                Handle::current().block_on(run.pool.send(full, &self.bodies))?;
+            }
+            builder.put(&line, id, row, made).map_err(internal)?;
+            self.uncounted += 1;
+            self.reach(number);
+        }
+        self.check()?;
+        Ok(None)
     }
 
-    /// Puts the next line into the body in hand, which is sent on before if it is due or full. False
-    /// if there is none, or only a piece of one.
-    fn next(&mut self) -> Result<bool, ReadError> {
-        let Self { lines, builder, format, row, run, bodies, .. } = self;
-        let Some(line) = lines.next()? else { return Ok(false) };
-        let Line { number, bytes, begins, ends } = line;
-        if !(begins && ends) {
-            self.piece = Some((number, Bytes::copy_from_slice(bytes), ends));
-            return Ok(false);
-        }
-        row.clear();
-        let (id, made) = format.row(bytes, row);
-        let look = self.events.is_multiple_of(self.policy.look_every);
-        let waited = |since: Instant| since.elapsed() >= self.policy.body_wait;
-        let due = look && builder.since().is_some_and(waited);
-        let full = if due || !builder.fits(row.len()) { builder.take() } else { Ok(None) };
-        if let Some(full) = full.map_err(ReadError::Broken)? {
-            // This thread waits, since another would find nothing of what is read in its caches.
-            let sent = Handle::current().block_on(run.pool.send(full, bodies));
-            if sent.is_err() {
-                // Nobody takes it any more.
-                self.stop.cancel();
-                return Ok(false);
-            }
-        }
-        builder.put(&line, id, row, made).map_err(ReadError::Broken)?;
-        self.line = number;
-        self.events += 1;
-        Ok(true)
+    /// Counts what was read; whether it may read on.
+    fn check(&mut self) -> Result<(), Interrupt> {
+        self.count();
+        self.run.check()
     }
+
+    /// Sends a piece of a long line to quarantine, and with its end the line's record after it.
+    async fn keep_piece(&mut self, number: u64, bytes: Bytes, ends: bool) -> Result<(), Interrupt> {
+        let place = self.builder.place(number);
+        let (mut keeping, mut id, mut length) = self.long.take().unwrap_or_else(|| {
+            let keeping = self.quarantine.keep_line(&place, &self.file.progress.version);
+            (keeping, EventIdHasher::new(), 0)
+        });
+        id.update(&bytes);
+        length += bytes.len() as u64;
+        if keeping.write(bytes).await && !ends {
+            self.long = Some((keeping, id, length));
+            return Ok(());
+        }
+        let kept = Kept::File(keeping.finish().await?);
+        self.builder.reject(too_long(place, id.finish(), length, kept));
+        self.summary.with(|summary| summary.events_read += 1);
+        self.reach(number);
+        Ok(())
+    }
+
+    /// One event more is read.
+    fn reach(&mut self, line: u64) {
+        self.file.progress.done = Position::Line(line);
+        self.file.events += 1;
+    }
+
+    fn count(&mut self) {
+        let rows = std::mem::take(&mut self.uncounted);
+        self.run.count_rows(rows);
+        self.summary.with(|summary| summary.events_read += rows);
+    }
+}
+
+/// The rejection of a line that is too long to be held.
+pub(super) fn too_long(position: FilePosition, id: EventId, length: u64, kept: Kept) -> Rejection {
+    let detail = format!("the line has {length} bytes, more than MAX_LINE_BYTES");
+    let (event_id, reason, delivered) = (id.to_string(), "line-too-long", false);
+    Rejection { position, event_id, reason, detail, delivered, kept }
 }

@@ -14,14 +14,13 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::body::{Body, BodyBuilder};
+use super::body::{Body, BodyBuilder, rest};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
-use super::part::too_long;
 use super::post::Poster;
+use super::read::too_long;
 use super::resume::{lease, release, stored};
 use super::sink::Sink;
 use super::source::{Format, Line, ReadError};
-use super::stream::log_failure;
 use super::summary::{Live, Outcome};
 use super::{Policy, Pool, Run};
 use crate::checkpoint::{FileVersion, Position};
@@ -106,8 +105,7 @@ impl Replay {
             Ok(Some(_)) => self.under_lease(stream, format, run, &mut report).await,
             Err(error) => Err(error.into()),
         };
-        (report.outcome, report.error) = Outcome::of_stream(ended);
-        log_failure(stream.name, report.outcome, report.error.as_ref());
+        (report.outcome, report.error) = Outcome::of_stream(stream.name, ended);
         Some(report)
     }
 
@@ -118,29 +116,29 @@ impl Replay {
         run: &Run,
         report: &mut StreamReplay,
     ) -> Result<Outcome, Interrupt> {
-        let leasing = lease(&*self.store, stream.name, &self.policy, &run.stop);
+        let leasing = lease(&*self.store, stream.name, run);
         let Some(mut lease) = leasing.await? else { return Ok(Outcome::Busy) };
-        let mut ended = self.check_destination(stream, lease.as_mut()).await;
-        if ended.is_ok() {
-            let poster = Poster {
-                sink: Arc::clone(&self.sink),
-                table: stream.table,
-                quarantine: self.quarantine.clone(),
-                lease: lease.watch(),
-                run: run.clone(),
-                policy: self.policy,
-                summary: Live::new(stream.name),
-            };
-            let mut resend = Resend {
-                poster: Arc::new(poster),
-                format,
-                builder: BodyBuilder::new(stream.name, self.policy.gzip_level, &run.pool),
-                in_flight: FuturesUnordered::new(),
-                leaving: BTreeSet::new(),
-                report,
-            };
-            ended = resend.run().await;
-        }
+        let poster = Poster {
+            sink: Arc::clone(&self.sink),
+            table: stream.table,
+            quarantine: self.quarantine.clone(),
+            lease: lease.watch(),
+            run: run.clone(),
+            summary: Live::new(stream.name),
+        };
+        let mut resend = Resend {
+            poster: Arc::new(poster),
+            format,
+            builder: BodyBuilder::new(stream.name, self.policy.gzip_level, &run.pool),
+            in_flight: FuturesUnordered::new(),
+            long: Default::default(),
+            leaving: BTreeSet::new(),
+            report,
+        };
+        let ended = match self.check_destination(stream, lease.as_mut()).await {
+            Ok(()) => resend.run().await,
+            refused => refused,
+        };
         release(stream.name, lease).await;
         ended.map(|()| Outcome::CaughtUp)
     }
@@ -153,17 +151,18 @@ impl Replay {
     ) -> Result<(), Interrupt> {
         let checkpoint = stored(&*self.store, stream.name, lease).await?;
         let (name, ours) = (stream.name, self.sink.destination(stream.table));
-        let Some(theirs) = checkpoint.map(|c| c.destination).filter(|theirs| *theirs != ours)
-        else {
-            return Ok(());
-        };
-        Err(Fault::settings(
-            Code::AnotherDestination,
-            format!("the last run of {name} delivered to {theirs}, but this replay goes to {ours}"),
-            "give LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID and LOGS_INGESTION_STREAM as the \
-             connector has them; if it was moved to another rule, let it run once first",
-        )
-        .into())
+        match checkpoint.map(|checkpoint| checkpoint.destination) {
+            Some(theirs) if theirs != ours => Err(Fault::settings(
+                Code::AnotherDestination,
+                format!(
+                    "the last run of {name} delivered to {theirs}, but this replay goes to {ours}"
+                ),
+                "give LOGS_INGESTION_ENDPOINT, LOGS_INGESTION_RULE_ID and LOGS_INGESTION_STREAM as \
+                 the connector has them; if it was moved to another rule, let it run once first",
+            )
+            .into()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -174,6 +173,8 @@ struct Resend<'a> {
     /// The body in hand.
     builder: BodyBuilder,
     in_flight: FuturesUnordered<AbortOnDropHandle<Result<Body, Interrupt>>>,
+    /// The id and the length so far of a line that is too long to be held.
+    long: (EventIdHasher, u64),
     /// The records whose rows are in the body in hand, in flight or accepted.
     leaving: BTreeSet<String>,
     report: &'a mut StreamReplay,
@@ -201,7 +202,7 @@ impl Resend<'_> {
         });
         let mut objects = pin!(objects.buffered(AT_ONCE));
         while let Some((name, found)) = objects.try_next().await? {
-            self.check_time()?;
+            self.poster.run.check()?;
             match found.map(|found| found.record) {
                 Some(Ok(record)) => self.send(name, &record).await?,
                 Some(Err(why)) => self.unreadable(&name, &why),
@@ -243,7 +244,7 @@ impl Resend<'_> {
         }
         let mut read = record.line.saturating_sub(1);
         let mut lines = self.format.lines(if is_kept_line(kept) { 0 } else { read });
-        let (mut ended, mut id, mut length) = (false, EventIdHasher::new(), 0);
+        let mut ended = false;
         let error = loop {
             match lines.next() {
                 Ok(Some(Line { bytes, begins: true, ends: true, .. })) if record.is_event() => {
@@ -253,53 +254,64 @@ impl Resend<'_> {
                     self.stays(&record.reason);
                     return Ok(());
                 }
-                Ok(Some(Line { number, bytes, begins, ends })) => {
-                    if begins && ends {
-                        self.put(record, number, bytes, None).await?;
-                    } else {
-                        id.update(bytes);
-                        length += bytes.len() as u64;
-                    }
-                    if ends && !begins {
-                        let (id, kept) = (std::mem::take(&mut id), Kept::File(kept.to_owned()));
-                        let long = too_long(place(record, number), id.finish(), length, kept);
-                        self.builder.reject(long);
-                        length = 0;
-                    }
-                    read = if ends { number } else { read };
+                Ok(Some(line)) => {
+                    self.send_line(record, kept, &line).await?;
+                    read = if line.ends { line.number } else { read };
                 }
                 Ok(None) if ended => break None,
-                Ok(None) => match self.in_time(file.next()).await? {
-                    Some(Ok(bytes)) => drop(lines.push(bytes)),
-                    Some(Err(error)) => break Some(ReadError::Broken(error)),
-                    None => {
+                Ok(None) => match self.poster.run.in_time(file.try_next()).await? {
+                    Ok(Some(bytes)) => drop(lines.push(bytes)),
+                    Ok(None) => {
                         ended = true;
                         lines.end(true);
                     }
+                    Err(error) => break Some(ReadError::Broken(error)),
                 },
                 Err(error) => break Some(error),
             }
         };
         self.flush().await?;
-        let quarantine = self.poster.quarantine.clone();
-        let Some(error) = error else {
-            match record.is_event() {
-                true => self.unreadable(&name, "its file has no such line"),
-                false => quarantine.remove(&name).await?,
-            }
-            return Ok(());
-        };
-        let Some(reason) = error.reason().filter(|_| !record.is_event()) else {
-            self.unreadable(&name, &error.to_string());
-            return Ok(());
-        };
-        let (event_id, detail, delivered) = (String::new(), error.to_string(), false);
-        let (position, kept) = (place(record, read + 1), Kept::File(kept.to_owned()));
-        let stays = Rejection { position, event_id, reason, detail, delivered, kept };
-        self.stays(reason);
-        quarantine.keep(&stays).await?;
+        match error {
+            None if record.is_event() => self.unreadable(&name, "its file has no such line"),
+            None => self.poster.quarantine.remove(&name).await?,
+            Some(error) => match error.reason().filter(|_| !record.is_event()) {
+                None => self.unreadable(&name, &error.to_string()),
+                Some(reason) => {
+                    let (place, kept) = (place(record, read + 1), Kept::File(kept.to_owned()));
+                    self.replace(&name, &rest(place, reason, error.to_string(), kept)).await?;
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Sends a line of a file; one that is too long to be held stays in it.
+    async fn send_line(
+        &mut self,
+        record: &QuarantineRecord<'_>,
+        kept: &str,
+        line: &Line<'_>,
+    ) -> Result<(), Interrupt> {
+        if line.begins && line.ends {
+            return self.put(record, line.number, line.bytes, None).await;
+        }
+        self.long.0.update(line.bytes);
+        self.long.1 += line.bytes.len() as u64;
+        if line.ends {
+            let (id, length) = std::mem::take(&mut self.long);
+            let (place, kept) = (place(record, line.number), Kept::File(kept.to_owned()));
+            self.builder.reject(too_long(place, id.finish(), length, kept));
+        }
+        Ok(())
+    }
+
+    /// Writes what still stands for a file, instead of the record of this name.
+    async fn replace(&mut self, name: &str, stays: &Rejection) -> Result<(), Interrupt> {
+        self.stays(stays.reason);
+        let quarantine = &self.poster.quarantine;
+        quarantine.keep(stays).await?;
         if stays.name() != name {
-            quarantine.remove(&name).await?;
+            quarantine.remove(name).await?;
         }
         Ok(())
     }
@@ -313,7 +325,7 @@ impl Resend<'_> {
         bytes: &[u8],
         name: Option<String>,
     ) -> Result<(), Interrupt> {
-        self.check_time()?;
+        self.poster.run.check()?;
         self.poster.run.count_rows(1);
         let mut row = Vec::new();
         let (id, made) = self.format.row(bytes, &mut row);
@@ -351,15 +363,9 @@ impl Resend<'_> {
         while self.in_flight.len() > most
             && let Some(settled) = self.in_flight.next().await
         {
-            let settled = settled.map_err(|error| internal(error).into());
-            let body = match settled.flatten() {
-                Ok(body) => body,
-                Err(interrupt) => {
-                    // Nobody knows of its rows: their records stay.
-                    self.leaving.clear();
-                    return Err(interrupt);
-                }
-            };
+            let settled = settled.map_err(|error| internal(error).into()).flatten();
+            // Nobody knows of the rows of a body that failed: their records stay.
+            let body = settled.inspect_err(|_| self.leaving.clear())?;
             let accepted = body.rows.items.iter().filter(|row| row.accepted);
             self.report.rows_delivered += accepted.count() as u64;
             for kept in body.rejections {
@@ -384,20 +390,6 @@ impl Resend<'_> {
         Ok(stream::iter(removing).buffer_unordered(AT_ONCE).try_collect::<()>().await?)
     }
 
-    fn check_time(&self) -> Result<(), Interrupt> {
-        let run = &self.poster.run;
-        let over = run.stop.is_cancelled() || run.has_read_enough();
-        if over { Err(Interrupt::OutOfTime) } else { Ok(()) }
-    }
-
-    /// What comes of `work`, unless the run must stop before.
-    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupt> {
-        tokio::select! {
-            done = work => Ok(done),
-            () = self.poster.run.stop.cancelled() => Err(Interrupt::OutOfTime),
-        }
-    }
-
     fn stays(&mut self, reason: &str) {
         *self.report.stay.entry(reason.to_owned()).or_default() += 1;
     }
@@ -416,8 +408,7 @@ fn place(record: &QuarantineRecord<'_>, line: u64) -> FilePosition {
 impl ReplaySummary {
     /// The exit code of the process: see [`super::RunSummary::exit_code`].
     pub fn exit_code(&self) -> u8 {
-        let faults = self.streams.iter().filter_map(|stream| stream.error.as_ref());
-        self.outcome.exit_code(&faults.collect::<Vec<_>>())
+        self.outcome.exit_code(self.streams.iter().filter_map(|stream| stream.error.as_ref()))
     }
 }
 

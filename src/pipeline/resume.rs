@@ -1,10 +1,9 @@
 //! Where a stream goes on: its lease, and its stored checkpoint, compared with what is configured.
 
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::fault::{Fault, Interrupt};
-use super::{Connector, Policy, checkpoint_name};
+use super::{Connector, Run, checkpoint_name};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::codes::Code;
 use crate::store::{Lease, Store};
@@ -15,19 +14,15 @@ use crate::table::Stream;
 pub(super) async fn lease(
     store: &dyn Store,
     stream: &str,
-    policy: &Policy,
-    stop: &CancellationToken,
+    run: &Run,
 ) -> Result<Option<Box<dyn Lease>>, Interrupt> {
-    let until = Instant::now() + policy.lease_wait;
+    let until = Instant::now() + run.policy.lease_wait;
     loop {
         let lease = store.lease(&checkpoint_name(stream)).await?;
-        if lease.is_some() || Instant::now() + policy.lease_poll > until {
+        if lease.is_some() || Instant::now() + run.policy.lease_poll > until {
             return Ok(lease);
         }
-        tokio::select! {
-            () = sleep(policy.lease_poll) => {}
-            () = stop.cancelled() => return Err(Interrupt::OutOfTime),
-        }
+        run.in_time(sleep(run.policy.lease_poll)).await?;
     }
 }
 

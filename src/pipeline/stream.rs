@@ -12,7 +12,7 @@ use super::page::PageReader;
 use super::post::Poster;
 use super::progress::Progress;
 use super::resume::{lease, release};
-use super::source::Page;
+use super::source::{Content, OpenPart, Page, Part};
 use super::summary::{Gap, Live, Outcome, StreamSummary};
 use super::{Connector, Run};
 use crate::checkpoint::{Checkpoint, Cursor, Position, Refused};
@@ -26,32 +26,30 @@ const EMPTY_PAGES: u32 = 5;
 const LISTING: &str = "the listing";
 
 /// One stream in one run.
-pub(super) struct StreamPull<'a> {
-    pub(super) connector: &'a Connector,
+#[derive(Clone)]
+pub(super) struct StreamPull {
+    pub(super) connector: Connector,
     pub(super) stream: Stream,
     pub(super) run: Run,
     pub(super) summary: Live,
 }
 
-impl StreamPull<'_> {
+impl StreamPull {
     /// Pulls until there is nothing more, the time is up, or something fails.
     pub(super) async fn run(self) -> StreamSummary {
         let ended = self.pull().await;
         self.connector.source.finished(&self.stream);
-        let summary = self.summary.with(|summary| {
-            (summary.outcome, summary.error) = Outcome::of_stream(ended);
+        let ended = Outcome::of_stream(self.stream.name, ended);
+        self.summary.with(|summary| {
+            (summary.outcome, summary.error) = ended;
             summary.clone()
-        });
-        // Each failure once, where it is handled: here, as soon as the stream has ended.
-        log_failure(self.stream.name, summary.outcome, summary.error.as_ref());
-        summary
+        })
     }
 
     /// Reads page after page under the lease.
     async fn pull(&self) -> Result<Outcome, Interrupt> {
         let Self { connector, stream, run, summary } = self;
-        let policy = connector.policy;
-        let leasing = lease(&*connector.store, stream.name, &policy, &run.stop);
+        let leasing = lease(&*connector.store, stream.name, run);
         let Some(mut lease) = leasing.await? else { return Ok(Outcome::Busy) };
         let checkpoint = match connector.resume(stream, lease.as_mut()).await {
             Ok(checkpoint) => checkpoint,
@@ -60,10 +58,19 @@ impl StreamPull<'_> {
                 return Err(interrupt);
             }
         };
+        let poster = Poster {
+            sink: Arc::clone(&connector.sink),
+            table: stream.table,
+            quarantine: connector.quarantine.clone(),
+            lease: lease.watch(),
+            run: run.clone(),
+            summary: summary.clone(),
+        };
         let clock = connector.clock.clone();
         let mut pages = Pages {
             pull: self,
-            progress: Progress::new(checkpoint, lease, summary.clone(), clock, policy),
+            poster: Arc::new(poster),
+            progress: Progress::new(checkpoint, lease, summary.clone(), clock, run.policy),
             read: HashSet::new(),
             dropped: false,
             files: Vec::new(),
@@ -92,7 +99,8 @@ impl StreamPull<'_> {
 
 /// The pages of a stream, in one run.
 struct Pages<'a> {
-    pull: &'a StreamPull<'a>,
+    pull: &'a StreamPull,
+    poster: Arc<Poster>,
     progress: Progress,
     /// The cursors of the pages that were read.
     read: HashSet<Cursor>,
@@ -114,26 +122,23 @@ impl Pages<'_> {
             // A half-read file must be looked for even in an empty page.
             let is_empty = page.parts.is_empty() && !self.progress.checkpoint.has_half_read();
             let page = if is_empty { page } else { self.read_page(page).await? };
-            let moved = page.next().cloned();
-            let stays = moved.is_none();
-            if let Some(next) = moved {
-                if self.read.contains(&next) {
+            let stays = page.next().is_none();
+            if let Some(next) = page.next() {
+                if self.read.contains(next) {
                     return Err(circle(self.pull.stream.name).into());
                 }
-                self.progress.checkpoint.advance(next);
-                self.progress.touch();
+                self.progress.change().advance(next.clone());
                 self.files.clear();
             }
             if is_empty {
                 empty_pages += 1;
             } else {
-                self.progress.checkpoint.totals.pages += 1;
+                self.progress.change().totals.pages += 1;
                 self.pull.summary.with(|summary| summary.pages += 1);
-                self.progress.touch();
             }
             if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
-                if self.progress.checkpoint.out_of_time_at.take().is_some() {
-                    self.progress.touch();
+                if self.progress.checkpoint.out_of_time_at.is_some() {
+                    self.progress.change().out_of_time_at = None;
                 }
                 return Ok(Outcome::CaughtUp);
             }
@@ -150,7 +155,7 @@ impl Pages<'_> {
     /// Moves the checkpoint's cursor to where the page was listed, if the source had to begin
     /// elsewhere, and reports the gap that this leaves.
     fn begin(&mut self, page: &Page) -> Result<(), Fault> {
-        let checkpoint = &mut self.progress.checkpoint;
+        let checkpoint = &self.progress.checkpoint;
         if checkpoint.cursor.as_ref() != Some(&page.at) {
             // Once it begins again; after that it would read the same pages over and over.
             if checkpoint.cursor.is_some() && std::mem::replace(&mut self.dropped, true) {
@@ -161,13 +166,12 @@ impl Pages<'_> {
             if let Some((from, to)) = page.gap {
                 self.pull.report_gap(since(checkpoint, from, to));
             }
-            checkpoint.advance(page.at.clone());
-            self.progress.touch();
+            self.progress.change().advance(page.at.clone());
         }
-        let day = page.backfill_from.or(self.progress.checkpoint.backfill_from);
-        if day != self.progress.checkpoint.backfill_from {
-            self.progress.checkpoint.backfill_from = day;
-            self.progress.touch();
+        let day =
+            page.backfill_from.filter(|day| Some(*day) != self.progress.checkpoint.backfill_from);
+        if day.is_some() {
+            self.progress.change().backfill_from = day;
         }
         self.read.insert(page.at.clone());
         self.files = page.parts.iter().map(|part| part.key.clone()).collect();
@@ -179,28 +183,24 @@ impl Pages<'_> {
         let pull = self.pull;
         // The pool's slots are what bounds the channel.
         let (bodies, filled) = mpsc::unbounded_channel();
-        // Ends the reading side when the delivering side fails.
+        // Ends the reading side, and its thread, once the delivering side has ended, in whatever way.
         let stop = pull.run.stop.child_token();
-        let poster = pull.poster(&self.progress);
+        let stopping = stop.clone().drop_guard();
+        let side = StreamPull { run: Run { stop, ..pull.run.clone() }, ..pull.clone() };
+        let poster = Arc::clone(&self.poster);
         let gives_up = pull.gives_up(&self.progress.checkpoint);
         let (at, files) = (page.at.clone(), &self.progress.checkpoint.files);
-        let mut reader = PageReader::new(pull, at, files, bodies, stop.clone());
+        let mut reader = PageReader::new(&side, at, files, bodies);
         let reading = async {
-            let read = tokio::select! {
-                read = reader.read(page) => read,
-                () = stop.cancelled() => Err(Interrupt::OutOfTime),
-            };
+            let read = side.run.in_time(reader.read(page)).await.flatten();
             // Closes the channel: nothing more is coming.
             drop(reader);
             let next = read.as_ref().ok().filter(|page| !page.caught_up).and_then(Page::next);
             (next.map(|next| pull.list(Some(next.clone()))), read)
         };
         let delivering = async {
-            let delivered = self.progress.settle(poster, filled, gives_up).await;
-            if delivered.is_err() {
-                stop.cancel();
-            }
-            delivered
+            let _ended = stopping;
+            self.progress.settle(poster, filled, gives_up).await
         };
         let ((listing, read), delivered) = tokio::join!(reading, delivering);
         self.listing = listing;
@@ -216,10 +216,10 @@ impl Pages<'_> {
     /// Reports what is quarantined and was not reported yet, also by a run that was killed. First
     /// in the log, then in the checkpoint: twice rather than never.
     fn report_quarantine(&mut self) {
-        let unreported = std::mem::take(&mut self.progress.checkpoint.unreported);
-        if unreported.is_nothing() {
+        if self.progress.checkpoint.unreported.is_nothing() {
             return;
         }
+        let unreported = std::mem::take(&mut self.progress.change().unreported);
         let StreamPull { stream, connector, .. } = self.pull;
         tracing::error!(
             stream = stream.name,
@@ -228,7 +228,6 @@ impl Pages<'_> {
             r#where = connector.quarantine.location(stream.name),
             "rows were put in quarantine"
         );
-        self.progress.touch();
     }
 
     /// What the checkpoint must remember of how the run ended.
@@ -240,8 +239,7 @@ impl Pages<'_> {
             Err(Interrupt::OutOfTime) => self.note_out_of_time(),
             Err(Interrupt::Fault(fault)) if fault.code == Code::EveryRowRefused => {
                 let first = Refused { since: pull.connector.clock.now(), runs: 0 };
-                self.progress.checkpoint.refused.get_or_insert(first).runs += 1;
-                self.progress.touch();
+                self.progress.change().refused.get_or_insert(first).runs += 1;
                 Err(Interrupt::Fault(fault))
             }
             ended => ended,
@@ -252,20 +250,17 @@ impl Pages<'_> {
     /// too, and not one line was gained (any step of progress forgets the last time), this is no
     /// success.
     fn note_out_of_time(&mut self) -> Result<Outcome, Interrupt> {
-        let progress = &mut self.progress;
-        let settled = &progress.checkpoint.files;
-        let is_open = |key: &&String| settled.get(*key).is_none_or(|f| f.done != Position::End);
-        let file = self.files.iter().find(is_open).cloned();
+        let settled = &self.progress.checkpoint.files;
+        let done = |file: &String| settled.get(file).map_or(Position::Line(0), |file| file.done);
+        let file = self.files.iter().find(|file| done(file) != Position::End);
         let has_moved = self.pull.summary.with(|summary| summary.pages + summary.bodies > 0);
         if file.is_none() && has_moved {
             return Ok(Outcome::TimeLimit);
         }
-        let at = file.unwrap_or_else(|| LISTING.to_owned());
-        let done = progress.checkpoint.files.get(&at).map_or(Position::Line(0), |file| file.done);
+        let listing = || (LISTING.to_owned(), Position::Line(0));
+        let (at, done) = file.map_or_else(listing, |file| (file.clone(), done(file)));
         let now = Some((at.clone(), done));
-        let before = std::mem::replace(&mut progress.checkpoint.out_of_time_at, now.clone());
-        progress.touch();
-        if before != now {
+        if std::mem::replace(&mut self.progress.change().out_of_time_at, now.clone()) != now {
             return Ok(Outcome::TimeLimit);
         }
         let fault = if at == LISTING {
@@ -288,37 +283,27 @@ impl Pages<'_> {
     }
 }
 
-impl StreamPull<'_> {
+impl StreamPull {
     /// Lists the page at a cursor.
     pub(super) fn list(&self, at: Option<Cursor>) -> AbortOnDropHandle<Result<Page, Interrupt>> {
-        let StreamPull { connector, stream, run: Run { stop, deadline, .. }, .. } = self;
-        let (source, stream) = (Arc::clone(&connector.source), *stream);
-        let (stop, deadline) = (stop.clone(), *deadline);
+        let Self { connector, stream, run, .. } = self.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
-            tokio::select! {
-                // At the deadline both are ready, and the source knows why it got no page.
-                biased;
-                page = source.page(&stream, at.as_ref(), deadline) => page,
-                () = stop.cancelled() => Err(Interrupt::OutOfTime),
-            }
+            let page = connector.source.page(&stream, at.as_ref(), run.deadline);
+            run.in_time(page).await.flatten()
         }))
     }
 
-    fn poster(&self, progress: &Progress) -> Arc<Poster> {
-        Arc::new(Poster {
-            sink: Arc::clone(&self.connector.sink),
-            table: self.stream.table,
-            quarantine: self.connector.quarantine.clone(),
-            lease: progress.lease.watch(),
-            run: self.run.clone(),
-            policy: self.connector.policy,
-            summary: self.summary.clone(),
-        })
+    /// Opens a part from its beginning; `None` if its address has expired.
+    pub(super) async fn open(&self, part: &Part) -> Result<Option<OpenPart>, Interrupt> {
+        match &part.content {
+            Content::At(_) => self.connector.source.open(part, self.run.deadline).await,
+            Content::Here(bytes) => Ok(Some(OpenPart::here(bytes.clone()))),
+        }
     }
 
     /// Whether the body in hand was refused whole for so long that it is not the settings.
     fn gives_up(&self, checkpoint: &Checkpoint) -> bool {
-        let (give_up_after, give_up_runs) = self.connector.policy.give_up;
+        let (give_up_after, give_up_runs) = self.run.policy.give_up;
         checkpoint.refused.is_some_and(|Refused { since, runs }| {
             let lasted = self.connector.clock.now() - since;
             runs >= give_up_runs && lasted >= give_up_after
@@ -361,20 +346,4 @@ fn circle(stream: &str) -> Fault {
         "what was read is delivered, and the next run begins at this page again; if it stays so, \
          give this line to the support of the source",
     )
-}
-
-/// Says why a stream did not do its work, if it did not.
-pub(super) fn log_failure(stream: &str, outcome: Outcome, error: Option<&Fault>) {
-    if let Some(Fault { code, message, fix, .. }) = error {
-        tracing::error!(stream, code = code.as_str(), fix, "{message}");
-    }
-    if outcome == Outcome::Busy {
-        // No error: the Functions host at times has two handlers for a while.
-        tracing::warn!(
-            stream,
-            code = Code::Busy.as_str(),
-            fix = "run one connector per checkpoint; nothing is lost",
-            "another connector holds the lease on its checkpoint"
-        );
-    }
 }

@@ -6,6 +6,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use super::fault::{Fault, Interrupt};
+use crate::codes::Code;
 
 /// How a stream's run, or a whole run, ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -108,12 +109,27 @@ impl Outcome {
         matches!(self, Self::CaughtUp | Self::TimeLimit)
     }
 
-    /// The outcome of a stream that ended so, and its fault.
-    pub(super) fn of_stream(ended: Result<Self, Interrupt>) -> (Self, Option<Fault>) {
+    /// The outcome of a stream that ended so, and its fault. Logs why it did not do its work, if it
+    /// did not: each failure once, where it is handled.
+    pub(super) fn of_stream(stream: &str, ended: Result<Self, Interrupt>) -> (Self, Option<Fault>) {
         match ended {
-            Ok(outcome) => (outcome, None),
             Err(Interrupt::OutOfTime) => (Self::TimeLimit, None),
-            Err(Interrupt::Fault(fault)) => (Self::Failed, Some(*fault)),
+            Err(Interrupt::Fault(fault)) => {
+                let Fault { code, message, fix, .. } = &*fault;
+                tracing::error!(stream, code = code.as_str(), fix, "{message}");
+                (Self::Failed, Some(*fault))
+            }
+            Ok(Self::Busy) => {
+                // No error: the Functions host at times has two handlers for a while.
+                tracing::warn!(
+                    stream,
+                    code = Code::Busy.as_str(),
+                    fix = "run one connector per checkpoint; nothing is lost",
+                    "another connector holds the lease on its checkpoint"
+                );
+                (Self::Busy, None)
+            }
+            Ok(outcome) => (outcome, None),
         }
     }
 
@@ -133,11 +149,12 @@ impl Outcome {
 
     /// The exit code of a run with this outcome, whose streams had these faults: 0 done, 1 nothing
     /// could be done, 2 a setting is wrong, 3 some streams failed.
-    pub(super) fn exit_code(self, faults: &[&Fault]) -> u8 {
+    pub(super) fn exit_code<'a>(self, faults: impl Iterator<Item = &'a Fault>) -> u8 {
+        let mut settings = faults.map(|fault| fault.settings).peekable();
         match self {
             Self::CaughtUp | Self::TimeLimit => 0,
             Self::Partial => 3,
-            Self::Failed if !faults.is_empty() && faults.iter().all(|fault| fault.settings) => 2,
+            Self::Failed if settings.peek().is_some() && settings.all(|is_one| is_one) => 2,
             Self::Failed | Self::Busy => 1,
         }
     }
@@ -157,8 +174,7 @@ impl RunSummary {
 
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
-        let faults = self.streams.iter().filter_map(|stream| stream.error.as_ref());
-        self.outcome.exit_code(&faults.collect::<Vec<_>>())
+        self.outcome.exit_code(self.streams.iter().filter_map(|stream| stream.error.as_ref()))
     }
 
     /// The sum of one of the counts over the streams.
@@ -173,7 +189,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::codes::Code;
 
     /// How a stream ended.
     #[derive(Clone, Copy, Debug)]
