@@ -139,13 +139,11 @@ impl Run {
     fn begin(policy: &Policy, pool: &Pool, stop: &CancellationToken) -> Self {
         let deadline = Deadline::after(policy.run_time_limit);
         let stop = stop.child_token();
-        let cancelling = {
-            let stop = stop.clone();
-            async move {
-                sleep_until(deadline.instant()).await;
-                stop.cancel();
-            }
-        };
+        let at_limit = stop.clone();
+        let limit = tokio::spawn(async move {
+            sleep_until(deadline.instant()).await;
+            at_limit.cancel();
+        });
         Self {
             deadline,
             stop,
@@ -153,7 +151,7 @@ impl Run {
             policy: *policy,
             rows_left: Arc::new(AtomicU64::new(policy.max_rows)),
             accepted: Arc::default(),
-            _limit: Arc::new(AbortOnDropHandle::new(tokio::spawn(cancelling))),
+            _limit: Arc::new(AbortOnDropHandle::new(limit)),
         }
     }
 

@@ -87,8 +87,8 @@ impl Replay {
             self.stream(stream, format, &run)
         });
         let streams: Vec<_> = join_all(streams).await.into_iter().flatten().collect();
-        let outcomes: Vec<Outcome> = streams.iter().map(|stream| stream.outcome).collect();
-        ReplaySummary { outcome: Outcome::of(&outcomes), streams }
+        let outcome = Outcome::of(streams.iter().map(|stream| stream.outcome));
+        ReplaySummary { outcome, streams }
     }
 
     async fn stream(
@@ -131,7 +131,6 @@ impl Replay {
             format,
             builder: BodyBuilder::new(stream.name, self.policy.gzip_level, &run.pool),
             in_flight: FuturesUnordered::new(),
-            long: Default::default(),
             leaving: BTreeSet::new(),
             report,
         };
@@ -173,8 +172,6 @@ struct Resend<'a> {
     /// The body in hand.
     builder: BodyBuilder,
     in_flight: FuturesUnordered<AbortOnDropHandle<Result<Body, Interrupt>>>,
-    /// The id and the length so far of a line that is too long to be held.
-    long: (EventIdHasher, u64),
     /// The records whose rows are in the body in hand, in flight or accepted.
     leaving: BTreeSet<String>,
     report: &'a mut StreamReplay,
@@ -244,7 +241,7 @@ impl Resend<'_> {
         }
         let mut read = record.line.saturating_sub(1);
         let mut lines = self.format.lines(if is_kept_line(kept) { 0 } else { read });
-        let mut ended = false;
+        let (mut ended, mut long) = (false, Default::default());
         let error = loop {
             match lines.next() {
                 Ok(Some(Line { bytes, begins: true, ends: true, .. })) if record.is_event() => {
@@ -255,7 +252,7 @@ impl Resend<'_> {
                     return Ok(());
                 }
                 Ok(Some(line)) => {
-                    self.send_line(record, kept, &line).await?;
+                    self.send_line(record, kept, &line, &mut long).await?;
                     read = if line.ends { line.number } else { read };
                 }
                 Ok(None) if ended => break None,
@@ -285,20 +282,22 @@ impl Resend<'_> {
         Ok(())
     }
 
-    /// Sends a line of a file; one that is too long to be held stays in it.
+    /// Sends a line of a file; one that is too long to be held stays in it. `long` is the id and the
+    /// length of it so far.
     async fn send_line(
         &mut self,
         record: &QuarantineRecord<'_>,
         kept: &str,
         line: &Line<'_>,
+        long: &mut (EventIdHasher, u64),
     ) -> Result<(), Interrupt> {
         if line.begins && line.ends {
             return self.put(record, line.number, line.bytes, None).await;
         }
-        self.long.0.update(line.bytes);
-        self.long.1 += line.bytes.len() as u64;
+        long.0.update(line.bytes);
+        long.1 += line.bytes.len() as u64;
         if line.ends {
-            let (id, length) = std::mem::take(&mut self.long);
+            let (id, length) = std::mem::take(long);
             let (place, kept) = (place(record, line.number), Kept::File(kept.to_owned()));
             self.builder.reject(too_long(place, id.finish(), length, kept));
         }

@@ -134,16 +134,15 @@ impl Outcome {
     }
 
     /// The outcome of a run whose streams ended so.
-    pub(super) fn of(streams: &[Self]) -> Self {
-        let all = |outcome| streams.iter().all(|stream| *stream == outcome);
-        if let Some(same) = [Self::CaughtUp, Self::Busy, Self::Failed].into_iter().find(|o| all(*o))
-        {
+    pub(super) fn of(streams: impl Iterator<Item = Self> + Clone) -> Self {
+        let all = |outcome: &Self| streams.clone().all(|stream| stream == *outcome);
+        if let Some(same) = [Self::CaughtUp, Self::Busy, Self::Failed].into_iter().find(all) {
             return same;
         }
-        match streams.iter().filter(|stream| stream.is_done()).count() {
-            done if done == streams.len() => Self::TimeLimit,
-            0 => Self::Failed,
-            _ => Self::Partial,
+        match (streams.clone().all(Self::is_done), streams.clone().any(Self::is_done)) {
+            (true, _) => Self::TimeLimit,
+            (false, true) => Self::Partial,
+            (false, false) => Self::Failed,
         }
     }
 
@@ -168,8 +167,8 @@ impl RunSummary {
         finished_at: DateTime<Utc>,
         streams: Vec<StreamSummary>,
     ) -> Self {
-        let outcomes: Vec<Outcome> = streams.iter().map(|stream| stream.outcome).collect();
-        Self { run_id, started_at, finished_at, outcome: Outcome::of(&outcomes), streams }
+        let outcome = Outcome::of(streams.iter().map(|stream| stream.outcome));
+        Self { run_id, started_at, finished_at, outcome, streams }
     }
 
     /// The exit code of the process.
