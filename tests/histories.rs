@@ -478,6 +478,7 @@ impl<'a> Played<'a> {
         let mut last = None;
         for _ in 0..LAST_RUNS {
             let calm = Visit { trouble: Trouble::None, limit: 540, clock: vec![0] };
+            self.quiet().await;
             let before = self.counts();
             let run = self.visit(&calm).await.unwrap();
             self.check_covered("in the last runs")?;
@@ -490,6 +491,15 @@ impl<'a> Played<'a> {
         }
         let calls = self.rig.simulator.calls();
         Err(TestCaseError::fail(format!("no run came to the end: {last:#?}\n{calls:#?}")))
+    }
+
+    /// Waits until what the last run left on its way has arrived, or never will: it is not the next
+    /// run's.
+    async fn quiet(&self) {
+        let mut seen = u64::MAX;
+        while std::mem::replace(&mut seen, self.happened.load(Ordering::Relaxed)) != seen {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
     }
 
     /// One run; `None` if the process died.
