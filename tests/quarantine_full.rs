@@ -8,11 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use mimecast_sentinel::checkpoint::FileVersion;
-use mimecast_sentinel::quarantine::{Quarantine, QuarantineError};
+use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::simulator::{
     BatchFile, FaultPlan, Page, Simulator, SimulatorOptions, World,
 };
-use mimecast_sentinel::store::{FolderStore, Store};
+use mimecast_sentinel::store::{FolderStore, KeepError, Store};
 use serde_json::Value;
 
 use crate::support::program::{Ended, Program, landed};
@@ -154,13 +154,13 @@ async fn what_was_not_written_takes_no_room() {
     let keep = async |file: &str, sizes: &[usize]| begin(file, sizes).await.finish().await;
     begin("a", &[300, 300]).await.cancel().await;
     let too_large = keep("b", &[500, 501]).await.unwrap_err();
-    assert!(matches!(too_large, QuarantineError::Full { used: 0, .. }), "{too_large}");
+    assert!(matches!(too_large, KeepError::Full { used: 0, .. }), "{too_large}");
     assert_eq!(store.list("").await.unwrap(), [""; 0]);
 
     let kept = keep("a", &[500, 500]).await.unwrap();
     assert_eq!(store.size("quarantine/").await.unwrap(), 1_000);
     let full = keep("b", &[1]).await.unwrap_err();
-    assert!(matches!(full, QuarantineError::Full { used: 1_000, .. }), "{full}");
+    assert!(matches!(full, KeepError::Full { used: 1_000, .. }), "{full}");
     quarantine.remove(&kept).await.unwrap();
     assert!(keep("b", &[1]).await.is_err(), "counted once a run");
     quarantine.recount().await;

@@ -3,8 +3,7 @@
 use serde::Serialize;
 
 use crate::codes::Code;
-use crate::quarantine::QuarantineError;
-use crate::store::StoreError;
+use crate::store::{KeepError, StoreError};
 
 /// What ends a stream's run early.
 #[derive(Clone, Debug)]
@@ -70,12 +69,12 @@ impl From<StoreError> for Interrupt {
     }
 }
 
-impl From<QuarantineError> for Interrupt {
-    fn from(error: QuarantineError) -> Self {
+impl From<KeepError> for Interrupt {
+    fn from(error: KeepError) -> Self {
         let message = error.to_string();
         match error {
-            QuarantineError::Store(error) => error.into(),
-            QuarantineError::Full { .. } => Fault::settings(
+            KeepError::Store(error) => error.into(),
+            KeepError::Full { .. } => Fault::settings(
                 Code::QuarantineFull,
                 message,
                 "look at it with `mimecast-sentinel quarantine list`, send again what can be \

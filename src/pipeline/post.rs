@@ -13,8 +13,8 @@ use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::sink::{PostError, Posted, Sink};
 use super::summary::Live;
 use crate::codes::Code;
-use crate::quarantine::{Quarantine, QuarantineError, Rejection};
-use crate::store::LeaseWatch;
+use crate::quarantine::{Quarantine, Rejection};
+use crate::store::{KeepError, LeaseWatch};
 use crate::table::Table;
 
 /// From how many rows on a body that is refused whole points at the settings rather than at its
@@ -161,7 +161,7 @@ impl Poster {
         }
         let keep = rejections.into_iter().map(|rejection| async move {
             self.quarantine.keep(&rejection).await?;
-            Ok::<_, QuarantineError>(rejection)
+            Ok::<_, KeepError>(rejection)
         });
         let keeping = stream::iter(keep).buffer_unordered(KEPT_AT_ONCE).try_collect();
         tokio::select! {

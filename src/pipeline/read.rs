@@ -17,7 +17,8 @@ use super::source::{Format, Line, LineReader, Part, ReadError};
 use super::stream::StreamPull;
 use super::summary::Live;
 use crate::checkpoint::{FileProgress, FileVersion, Position};
-use crate::quarantine::{FilePosition, Keeping, Kept, Quarantine, Rejection};
+use crate::quarantine::{FilePosition, Kept, Quarantine, Rejection};
+use crate::store::Keeping;
 use crate::table::{EventId, EventIdHasher};
 
 /// Fills bodies with the lines of one part after the other, and sends them on.

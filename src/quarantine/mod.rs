@@ -14,9 +14,7 @@
 //! its size and `ETag`, since one key may be listed again with other bytes. Before there were
 //! versions, a file was kept as `file`: it is still read.
 
-mod keeping;
 mod names;
-mod room;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,13 +25,11 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-pub use keeping::Keeping;
 pub use names::{in_quarantine, is_kept_file, is_kept_line, is_record};
-use names::{object, parent, records_of, tail};
-pub use room::QuarantineError;
-use room::Room;
+use names::{kept_file, kept_line, object, parent, records_of, tail};
 
-use crate::store::{ByteStream, Names, Store, StoreError};
+use crate::checkpoint::FileVersion;
+use crate::store::{Area, ByteStream, KeepError, Keeping, Names, Store, StoreError};
 
 /// What the event id and the overhead of a rejection's allocations come to, in bytes.
 const ALLOCATIONS: usize = 160;
@@ -89,10 +85,7 @@ pub struct FilePosition {
 
 /// The part of a store that holds [`Rejection`]s.
 #[derive(Clone)]
-pub struct Quarantine {
-    store: Arc<dyn Store>,
-    room: Option<Arc<Room>>,
-}
+pub struct Quarantine(Area);
 
 /// A rejection as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,63 +127,67 @@ pub struct Found {
 impl Quarantine {
     /// Quarantine in `store`, without a limit of its own.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, room: None }
+        Self(Area::new(store, "quarantine"))
     }
 
     /// The same with a limit, in bytes.
     #[must_use]
     pub fn of_at_most(self, bytes: u64) -> Self {
-        Self { room: Some(Arc::new(Room::of(bytes))), ..self }
+        Self(self.0.of_at_most("QUARANTINE_MAX_BYTES", bytes))
     }
 
     /// A run begins: what quarantine holds is counted again when it is first needed.
     pub async fn recount(&self) {
-        if let Some(room) = &self.room {
-            room.recount().await;
-        }
+        self.0.recount().await;
     }
 
     /// Where it is, for a person.
     pub fn location(&self, stream: &str) -> String {
-        format!("{}/quarantine/{stream}/", self.store.location().trim_end_matches('/'))
+        format!("{}/quarantine/{stream}/", self.0.store.location().trim_end_matches('/'))
     }
 
     /// Keeps one line. It is durable on return.
-    pub async fn keep(&self, rejection: &Rejection) -> Result<(), QuarantineError> {
+    pub async fn keep(&self, rejection: &Rejection) -> Result<(), KeepError> {
         // Room for the line with its quotes escaped: a long one that grows step by step takes twice
         // its size.
         let mut bytes = Vec::with_capacity(rejection.size() + rejection.size() / 4);
         // Strings and numbers into memory: nothing in it can fail.
         drop(serde_json::to_writer(&mut bytes, &QuarantineRecord::of(rejection)));
         bytes.push(b'\n');
-        let name = rejection.name();
-        if let Some(room) = &self.room {
-            room.take(&*self.store, &name, bytes.len()).await?;
-        }
-        Ok(self.store.write(&name, Bytes::from(bytes)).await?)
+        self.0.write(&rejection.name(), Bytes::from(bytes)).await
+    }
+
+    /// Begins to keep a whole batch file, byte for byte.
+    pub fn keep_file(&self, stream: &str, file: &str, version: &FileVersion) -> Keeping {
+        self.0.keep(kept_file(stream, file, version))
+    }
+
+    /// Begins to keep one line, packed as a batch file of one line is.
+    pub fn keep_line(&self, position: &FilePosition, version: &FileVersion) -> Keeping {
+        self.0.keep_packed(kept_line(position, version))
     }
 
     /// The names of all objects in `folder`, which is [`in_quarantine`] or below it: records, and
     /// files that are kept whole. Those of one batch file follow one another.
     pub fn names<'a>(&'a self, folder: &'a str) -> Names<'a> {
-        self.store.names(folder)
+        self.0.store.names(folder)
     }
 
     /// The record of this name; `None` if it is not there, or no longer.
     pub async fn read(&self, name: String) -> Result<Option<Found>, StoreError> {
-        let Some(bytes) = self.store.read(&name).await? else { return Ok(None) };
+        let Some(bytes) = self.0.store.read(&name).await? else { return Ok(None) };
         let record = QuarantineRecord::parse(&name, &bytes);
         Ok(Some(Found { name, record }))
     }
 
     /// The bytes of the file that is [`Kept::File`] under this name.
     pub async fn open_file(&self, name: &str) -> Result<Option<ByteStream>, StoreError> {
-        self.store.read_stream(name).await
+        self.0.store.read_stream(name).await
     }
 
     /// Removes a record: its event was delivered.
     pub async fn remove(&self, name: &str) -> Result<(), StoreError> {
-        self.store.delete(name).await
+        self.0.store.delete(name).await
     }
 
     /// Removes a file that is kept whole, or a line that is kept by itself, unless a record still needs
@@ -206,7 +203,7 @@ impl Quarantine {
                 Some(_) => return Ok(()),
             }
         }
-        self.store.delete(name).await
+        self.0.store.delete(name).await
     }
 }
 
@@ -301,6 +298,6 @@ impl Rejection {
 
 impl std::fmt::Debug for Quarantine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Quarantine({})", self.store.location())
+        write!(f, "Quarantine({})", self.0.store.location())
     }
 }

@@ -4,8 +4,10 @@
 //! `quarantine/<stream>/…`. A part of a name consists of ASCII letters, digits and `-_.=+@~,`, does
 //! not begin with a dot and does not end in `.lock`; another name is [`StoreError::Failed`].
 
+mod area;
 mod files;
 mod folder;
+mod keeping;
 mod lock;
 mod null;
 
@@ -16,7 +18,9 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
+pub use area::{Area, KeepError};
 pub use folder::FolderStore;
+pub use keeping::Keeping;
 pub use null::NullStore;
 
 /// Bytes that arrive piece by piece, as a download does.

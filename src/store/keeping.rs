@@ -1,4 +1,4 @@
-//! What comes in pieces and is kept as one object: a whole batch file, or a line that is too long
+//! What comes in pieces and is written as one object: a whole batch file, or a line that is too long
 //! to be held in memory.
 
 use std::io::{self, Write as _};
@@ -10,10 +10,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::names::{kept_file, kept_line};
-use super::{FilePosition, Quarantine, QuarantineError};
-use crate::checkpoint::FileVersion;
-use crate::store::StoreError;
+use super::{Area, KeepError, StoreError};
 
 /// An object that is being kept. It is there once [`Keeping::finish`] returns; otherwise nothing
 /// is.
@@ -25,21 +22,20 @@ pub struct Keeping {
     packing: Option<GzEncoder<Vec<u8>>>,
     /// Whether what was written so far ends in `\r`.
     ends_in_cr: bool,
-    writing: AbortOnDropHandle<Result<(), QuarantineError>>,
+    writing: AbortOnDropHandle<Result<(), KeepError>>,
     /// `None` is the end: one that is dropped without it is not the end, but a break.
     pieces: mpsc::Sender<Option<Bytes>>,
 }
 
-impl Quarantine {
-    /// Begins to keep a whole batch file, byte for byte.
-    pub fn keep_file(&self, stream: &str, file: &str, version: &FileVersion) -> Keeping {
-        self.begin(kept_file(stream, file, version), None)
+impl Area {
+    /// Begins to write what comes in pieces.
+    pub fn keep(&self, name: String) -> Keeping {
+        self.begin(name, None)
     }
 
-    /// Begins to keep one line, packed as a batch file of one line is.
-    pub fn keep_line(&self, position: &FilePosition, version: &FileVersion) -> Keeping {
-        let packing = GzEncoder::new(Vec::new(), Compression::fast());
-        self.begin(kept_line(position, version), Some(packing))
+    /// The same, packed with gzip.
+    pub fn keep_packed(&self, name: String) -> Keeping {
+        self.begin(name, Some(GzEncoder::new(Vec::new(), Compression::fast())))
     }
 
     fn begin(&self, name: String, packing: Option<GzEncoder<Vec<u8>>>) -> Keeping {
@@ -50,13 +46,8 @@ impl Quarantine {
                 .poll_recv(context)
                 .map(|piece| piece.map_or_else(broken, |p: Option<Bytes>| p.map(Ok)))
         });
-        let (store, room, object) = (self.store.clone(), self.room.clone(), name.clone());
-        let writing = async move {
-            match room {
-                Some(room) => room.write_stream(&store, &object, arriving.boxed()).await,
-                None => Ok(store.write_stream(&object, arriving.boxed()).await?),
-            }
-        };
+        let (area, object) = (self.clone(), name.clone());
+        let writing = async move { area.write_stream(&object, arriving.boxed()).await };
         let writing = AbortOnDropHandle::new(tokio::spawn(writing));
         let location = self.store.location();
         Keeping { name, location, packing, ends_in_cr: false, writing, pieces }
@@ -79,7 +70,7 @@ impl Keeping {
     }
 
     /// Waits until all of it is durable; returns its name.
-    pub async fn finish(self) -> Result<String, QuarantineError> {
+    pub async fn finish(self) -> Result<String, KeepError> {
         let Self { name, location, packing, ends_in_cr, writing, pieces } = self;
         let rest = packing.and_then(|mut packing| {
             // A reader takes one off, as part of the line's end.
