@@ -5,13 +5,17 @@ use std::fmt;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// The format that this build writes. It reads this one and older ones.
-const VERSION: u32 = 1;
+/// The newest format that this build reads and writes.
+const VERSION: u32 = 2;
+
+/// The format of a checkpoint without [`Spill`], which older releases read too: so that one can be
+/// installed again as long as nothing waits that it does not know of.
+const WITHOUT_SPILL: u32 = 1;
 
 /// Where in a source a page begins: a JSON value that means something to its source alone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cursor(pub Value);
 
@@ -43,6 +47,71 @@ pub struct FileProgress {
     /// Of which content that is true.
     #[serde(flatten)]
     pub version: FileVersion,
+    /// Why it comes no further, if it cannot be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_up: Option<HeldUp>,
+}
+
+/// What is tried in vain, run after run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldUp {
+    /// When the first of these runs tried it.
+    pub since: DateTime<Utc>,
+    /// How many runs in a row tried it.
+    pub runs: u32,
+    /// What the last one got, for a person. (Releases before this one do not write it.)
+    #[serde(default)]
+    pub said: String,
+    /// Whether it is to be passed at the next try, since somebody said so or it took too long.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub passes: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl HeldUp {
+    /// Counts a run that tried it in vain at `now`.
+    pub fn again(before: Option<Self>, now: DateTime<Utc>, said: String) -> Self {
+        let first = || Self { since: now, runs: 0, said: String::new(), passes: false };
+        let before = before.unwrap_or_else(first);
+        Self { runs: before.runs.saturating_add(1), said, ..before }
+    }
+}
+
+/// Files that were kept whole while the destination was down, and wait to be delivered.
+///
+/// They are numbered. Between the one that the cursor means and `next` they all wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spill {
+    /// The first that waits: [`Cursor::of_spilled`].
+    pub cursor: Cursor,
+    /// Progress in those that are being delivered, by key.
+    #[serde(default)]
+    pub files: BTreeMap<String, FileProgress>,
+    /// The number of the next that is kept.
+    pub next: u64,
+}
+
+impl Spill {
+    /// Those numbered from `first` to before `next`.
+    pub fn new(first: u64, next: u64) -> Self {
+        Self { cursor: Cursor::of_spilled(first), files: BTreeMap::new(), next }
+    }
+}
+
+impl Cursor {
+    /// The place of a file in spill.
+    pub fn of_spilled(number: u64) -> Self {
+        Self(json!({ "spilled": number }))
+    }
+
+    /// Which file in spill it means, if it means one.
+    pub fn spilled(&self) -> Option<u64> {
+        self.0.get("spilled")?.as_u64()
+    }
 }
 
 /// A step of progress in one file: from where it is expected to be, to where it is then.
@@ -95,15 +164,6 @@ impl Unreported {
     }
 }
 
-/// Runs in a row that came no further, since the sink refused every row of a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refused {
-    /// When the first of them ended.
-    pub since: DateTime<Utc>,
-    /// How many they are.
-    pub runs: u32,
-}
-
 /// A stream's progress, as it is stored in `checkpoints/<stream>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -122,9 +182,18 @@ pub struct Checkpoint {
     /// got to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_time_at: Option<(String, Position)>,
-    /// The runs that ended since the sink refused every row of the body in hand.
+    /// The body in hand, every row of which the sink refuses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<Refused>,
+    pub refused: Option<HeldUp>,
+    /// The destination, which has accepted nothing since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_down: Option<HeldUp>,
+    /// What waits until the destination works again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spill: Option<Spill>,
+    /// Whether `cursor` and `files` are those of `spill` for now, and the source's are there.
+    #[serde(skip)]
+    in_spill: bool,
     /// The time of the newest event that was delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_event: Option<DateTime<Utc>>,
@@ -181,7 +250,7 @@ impl Checkpoint {
     /// The checkpoint of a stream that begins.
     pub fn new(owner: BTreeMap<String, String>, destination: String) -> Self {
         Self {
-            version: VERSION,
+            version: WITHOUT_SPILL,
             owner,
             destination,
             cursor: None,
@@ -189,6 +258,9 @@ impl Checkpoint {
             files: BTreeMap::new(),
             out_of_time_at: None,
             refused: None,
+            destination_down: None,
+            spill: None,
+            in_spill: false,
             newest_event: None,
             totals: Totals::default(),
             unreported: Unreported::default(),
@@ -208,17 +280,22 @@ impl Checkpoint {
             return Err(CheckpointError::Newer { found });
         }
         let read: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
-        if read.cursor.is_none() && (read.totals != Totals::default() || !read.files.is_empty()) {
+        let is_new = read.cursor.is_none() && read.spill.is_none();
+        if is_new && (read.totals != Totals::default() || !read.files.is_empty()) {
             let why = "it has progress, but no cursor".to_owned();
             return Err(CheckpointError::Unreadable(why));
         }
-        Ok(Self { version: VERSION, ..read })
+        // Which one it was matters no longer: the next one is written as what it holds asks for.
+        Ok(Self { version: WITHOUT_SPILL, ..read })
     }
 
     /// The bytes to store: JSON that a person can read.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut stored = self.clone();
+        stored.turn_to_source();
+        stored.version = if stored.spill.is_some() { VERSION } else { WITHOUT_SPILL };
         // Strings, numbers and maps with string keys: nothing in it can fail to serialise.
-        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        let mut bytes = serde_json::to_vec_pretty(&stored).unwrap_or_default();
         bytes.push(b'\n');
         bytes
     }
@@ -236,7 +313,8 @@ impl Checkpoint {
                 expected: delta.from,
             });
         }
-        let progress = FileProgress { done: delta.to, version: delta.version.clone() };
+        let version = delta.version.clone();
+        let progress = FileProgress { done: delta.to, version, held_up: None };
         self.files.insert(delta.file.clone(), progress);
         self.out_of_time_at = None;
         self.refused = None;
@@ -246,6 +324,39 @@ impl Checkpoint {
     /// Whether a file of the page in hand was begun and not finished.
     pub fn has_half_read(&self) -> bool {
         self.files.values().any(|progress| progress.done < Position::End)
+    }
+
+    /// How many files wait in spill.
+    pub fn files_waiting(&self) -> u64 {
+        let Some(spill) = &self.spill else { return 0 };
+        let cursor = if self.in_spill { self.cursor.as_ref() } else { Some(&spill.cursor) };
+        spill.next.saturating_sub(cursor.and_then(Cursor::spilled).unwrap_or(0))
+    }
+
+    /// From now on, `cursor` and `files` are those of the files that wait in spill. False if none does.
+    pub fn turn_to_spill(&mut self) -> bool {
+        let waits = self.files_waiting() > 0;
+        if waits && !self.in_spill {
+            self.turn();
+        }
+        waits
+    }
+
+    /// From now on, `cursor` and `files` are the source's again.
+    pub fn turn_to_source(&mut self) {
+        if self.in_spill {
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        let Some(spill) = &mut self.spill else { return };
+        let (cursor, files) = (self.cursor.take(), std::mem::take(&mut self.files));
+        // What the source's page was is none until the first one was listed.
+        let parked = std::mem::replace(&mut spill.cursor, cursor.unwrap_or_default());
+        self.cursor = Some(parked).filter(|cursor| *cursor != Cursor::default());
+        self.files = std::mem::replace(&mut spill.files, files);
+        self.in_spill = !self.in_spill;
     }
 
     /// Goes on to the next page: the files of the old one are finished.
@@ -409,9 +520,66 @@ mod tests {
             Ok(checkpoint),
             "written again as 1"
         );
-        let error = Checkpoint::parse(with_version(2).as_bytes()).unwrap_err();
-        assert_eq!(error.to_string(), "has version 2; this release knows up to 1");
+        let error = Checkpoint::parse(with_version(3).as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "has version 3; this release knows up to 2");
         assert!(matches!(Checkpoint::parse(b"{}"), Err(CheckpointError::Unreadable(_))));
+    }
+
+    /// Whatever is in hand, what is stored has the source's place and that of spill.
+    #[test]
+    fn the_places_of_source_and_spill_are_stored_beside_one_another() {
+        for source in [Some(cursor("t")), None] {
+            let mut checkpoint = Checkpoint { cursor: source.clone(), ..checkpoint() };
+            if source.is_some() {
+                checkpoint.apply(&delta(Position::Line(0), Position::Line(3))).unwrap();
+            }
+            assert!(!checkpoint.turn_to_spill(), "nothing waits");
+            let version = |checkpoint: &Checkpoint| {
+                let stored: Value = serde_json::from_slice(&checkpoint.to_bytes()).unwrap();
+                stored["version"].as_u64()
+            };
+            assert_eq!(version(&checkpoint), Some(1), "older releases read it");
+            checkpoint.spill = Some(Spill::new(3, 5));
+            assert_eq!(version(&checkpoint), Some(2), "they would not know what waits");
+            assert!(checkpoint.turn_to_spill());
+            assert_eq!(checkpoint.cursor, Some(Cursor::of_spilled(3)));
+            assert_eq!(checkpoint.files.len(), 0);
+            let of_spill =
+                Delta { file: "s".to_owned(), ..delta(Position::Line(0), Position::End) };
+            checkpoint.apply(&of_spill).unwrap();
+            assert_eq!(checkpoint.files_waiting(), 2);
+
+            let mut read = Checkpoint::parse(&checkpoint.to_bytes()).unwrap();
+            assert_eq!((&read.cursor, read.files.contains_key("f")), (&source, source.is_some()));
+            assert_eq!(read.files_waiting(), 2);
+            assert!(read.turn_to_spill());
+            assert_eq!(read, checkpoint);
+            checkpoint.advance(Cursor::of_spilled(5));
+            assert_eq!(checkpoint.files_waiting(), 0);
+            checkpoint.turn_to_source();
+            assert_eq!(checkpoint.cursor, source);
+            assert!(!checkpoint.turn_to_spill());
+        }
+    }
+
+    #[test]
+    fn what_is_held_up_is_counted_until_it_moves() {
+        let at = |hour: i64| DateTime::from_timestamp(hour * 3_600, 0).unwrap();
+        let mut checkpoint = checkpoint();
+        let again = |before, hour, said: &str| HeldUp::again(before, at(hour), said.to_owned());
+        let first = again(None, 1, "403");
+        let second = again(Some(first), 2, "404");
+        assert_eq!((second.since, second.runs, &*second.said), (at(1), 2, "404"));
+        checkpoint.apply(&delta(Position::Line(0), Position::Line(3))).unwrap();
+        checkpoint.files.get_mut("f").unwrap().held_up = Some(second.clone());
+        checkpoint.refused = Some(second);
+        let stored = Checkpoint::parse(&checkpoint.to_bytes()).unwrap();
+        assert_eq!(stored, checkpoint);
+        checkpoint.apply(&delta(Position::Line(3), Position::Line(4))).unwrap();
+        assert_eq!((&checkpoint.files["f"].held_up, &checkpoint.refused), (&None, &None));
+
+        let older = r#"{"since": "2026-11-22T00:00:00Z", "runs": 3}"#;
+        assert_eq!(serde_json::from_str::<HeldUp>(older).unwrap().runs, 3);
     }
 
     #[test]

@@ -797,6 +797,9 @@ async fn a_demo_is_deaf_to_the_environment() {
         ("MAX_LINE_BYTES", "nonsense"),
         ("MAX_FILE_BYTES", "nonsense"),
         ("QUARANTINE_MAX_BYTES", "nonsense"),
+        ("GIVE_UP_AFTER_HOURS", "nonsense"),
+        ("SPILL_AFTER_HOURS", "nonsense"),
+        ("SPILL_MAX_BYTES", "nonsense"),
         ("CHECKPOINT_URL", "https://example.com"),
         ("FUNCTIONS_CUSTOMHANDLER_PORT", "1"),
         ("http_proxy", "http://127.0.0.1:1"),
@@ -895,7 +898,7 @@ async fn the_help_says_where_to_begin() {
 }
 
 /// What the help of a run says of each setting.
-const SETTINGS: [(&str, &str); 22] = [
+const SETTINGS: [(&str, &str); 25] = [
     ("MIMECAST_BASE_URL", "[default: https://api.services.mimecast.com]"),
     ("MIMECAST_CLIENT_ID", "required"),
     ("MIMECAST_TYPES", "[default: entities,mailflow,urlclick]"),
@@ -909,6 +912,9 @@ const SETTINGS: [(&str, &str); 22] = [
     ("LOG_LEVEL", "[default: INFO]"),
     ("CHECKPOINT_URL", "[default: ./mimecast-sentinel-state; required in Azure Functions]"),
     ("QUARANTINE_MAX_BYTES", "[default: 20000000000, which is 20 GB]"),
+    ("GIVE_UP_AFTER_HOURS", "[default: 24]"),
+    ("SPILL_AFTER_HOURS", "[default: 72]"),
+    ("SPILL_MAX_BYTES", "[default: 20000000000, which is 20 GB]"),
     ("LOGS_INGESTION_ENDPOINT", "required"),
     ("LOGS_INGESTION_RULE_ID", "required"),
     ("LOGS_INGESTION_STREAM", "[default: Custom-Cloud_Integrated]"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, TimeDelta};
 use clap::{Args, Command, FromArgMatches};
 use mimecast_sentinel::settings::{
     AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT,
@@ -100,6 +100,9 @@ fn the_least_settings_give_the_documented_defaults() {
     assert_eq!(settings.mimecast.limits.max_line_bytes, 2 * 1024 * 1024);
     assert_eq!(settings.mimecast.limits.max_file_bytes, 8 * 1024 * 1024 * 1024);
     assert_eq!(settings.quarantine_max_bytes, 20_000_000_000);
+    assert_eq!(settings.give_up_after, TimeDelta::hours(24));
+    assert_eq!(settings.spill_after, Some(TimeDelta::hours(72)));
+    assert_eq!(settings.spill_max_bytes, 20_000_000_000);
     assert_eq!(settings.schedule.to_string(), "0 */15 * * * *");
     assert_eq!(settings.run_time_limit, Duration::from_secs(540));
     assert_eq!(settings.ingestion.stream, CLOUD_INTEGRATED.stream);
@@ -136,6 +139,10 @@ fn good_values_are_taken() {
     assert_eq!(with("MAX_LINE_BYTES", "1024").mimecast.limits.max_line_bytes, 1024);
     assert_eq!(with("MAX_FILE_BYTES", "1073741824").mimecast.limits.max_file_bytes, 1 << 30);
     assert_eq!(with("QUARANTINE_MAX_BYTES", "1000000").quarantine_max_bytes, 1_000_000);
+    assert_eq!(with("GIVE_UP_AFTER_HOURS", "0").give_up_after, TimeDelta::zero());
+    assert_eq!(with("SPILL_AFTER_HOURS", "168").spill_after, Some(TimeDelta::days(7)));
+    assert_eq!(with("SPILL_AFTER_HOURS", "Never").spill_after, None);
+    assert_eq!(with("SPILL_MAX_BYTES", "1000000").spill_max_bytes, 1_000_000);
     assert_eq!(with("SCHEDULE", "0 */10 * * * *").schedule.to_string(), "0 */10 * * * *");
     assert_eq!(with("RUN_TIME_LIMIT_SECONDS", "60").run_time_limit, Duration::from_secs(60));
     assert_eq!(with("RUN_TIME_LIMIT_SECONDS", "86400").run_time_limit, Duration::from_secs(86_400));
@@ -146,71 +153,78 @@ fn good_values_are_taken() {
     assert_eq!(identity.authority_host.as_str(), "https://login.example.net/");
 }
 
+/// A setting, a value of it that is not accepted, and what is said about it.
+const BAD: &[(&str, &str, &str)] = &[
+    ("MIMECAST_BASE_URL", "api.services.mimecast.com", "begins with https://"),
+    ("MIMECAST_BASE_URL", "http://api.services.mimecast.com", "begins with http://"),
+    ("MIMECAST_BASE_URL", "ftp://api.services.mimecast.com", "begins with https://"),
+    ("MIMECAST_BASE_URL", "https://api.services.mimecast.com:8443", "a port"),
+    ("MIMECAST_BASE_URL", "https://api.services.mimecast.com/v1", "a path"),
+    ("MIMECAST_BASE_URL", "https://api.services.mimecast.com/?a=b", "after `?`"),
+    ("MIMECAST_BASE_URL", "https://api.services.mimecast.com/#a", "after `?` or `#`"),
+    ("MIMECAST_BASE_URL", "https://me@api.services.mimecast.com", "a user name"),
+    ("MIMECAST_BASE_URL", "https://services.mimecast.com", "API 1.0"),
+    ("MIMECAST_BASE_URL", "https://eu-api.mimecast.com", "API 1.0"),
+    ("MIMECAST_BASE_URL", "https://api.mimecast.com", "API 1.0"),
+    ("MIMECAST_BASE_URL", "https://je-api.mimecast-offshore.com", "API 1.0"),
+    ("MIMECAST_BASE_URL", "https://evilservices.mimecast.com.example.net", "not under"),
+    ("MIMECAST_BASE_URL", "https://evilmimecast.com", "not under"),
+    ("MIMECAST_BASE_URL", "https://10.0.0.1", "an address"),
+    ("MIMECAST_BASE_URL", "http://127.0.0.1:1/path", "a path"),
+    ("MIMECAST_CLIENT_ID", "two words", "characters"),
+    ("MIMECAST_CLIENT_SECRET", "@Microsoft.KeyVault(VaultName=v;SecretName=s)", "Key Vault"),
+    ("MIMECAST_TYPES", "entities,process", "\"process\""),
+    ("MIMECAST_TYPES", " , ", "no event type"),
+    ("START_DATE", "2026-11-23", "future"),
+    ("START_DATE", "2026-1-5", "not a day"),
+    ("START_DATE", "2026-02-30", "not a day"),
+    ("START_DATE", "yesterday", "not a day"),
+    ("MIMECAST_CALLS_PER_15_MINUTES", "0", "from 1 to 50"),
+    ("MIMECAST_CALLS_PER_15_MINUTES", "51", "from 1 to 50"),
+    ("MAX_LINE_BYTES", "1023", "from 1024 to 16777216"),
+    ("MAX_LINE_BYTES", "2MiB", "number of bytes"),
+    ("MAX_FILE_BYTES", "99999999999999999999999", "number of bytes"),
+    ("QUARANTINE_MAX_BYTES", "0", "from 1000000 to 1000000000000000"),
+    ("QUARANTINE_MAX_BYTES", "20GB", "number of bytes"),
+    ("GIVE_UP_AFTER_HOURS", "169", "from 0 to 168"),
+    ("GIVE_UP_AFTER_HOURS", "never", "number of hours"),
+    ("SPILL_AFTER_HOURS", "169", "from 0 to 168, or `never`"),
+    ("SPILL_AFTER_HOURS", "-1", "from 0 to 168, or `never`"),
+    ("SPILL_MAX_BYTES", "20GB", "number of bytes"),
+    ("SCHEDULE", "0 0 * * *", "five fields; SCHEDULE needs six"),
+    ("SCHEDULE", "0 */7 * * * *", "240 seconds apart"),
+    ("SCHEDULE", "0 2,55 0,23 */2 * *", "420 seconds apart"),
+    ("SCHEDULE", "0 0 0 31 2 *", "never fires"),
+    ("LOG_LEVEL", "verbose", "WARNING"),
+    ("RUN_TIME_LIMIT_SECONDS", "59", "from 60"),
+    ("RUN_TIME_LIMIT_SECONDS", "86401", "to 86400"),
+    ("RUN_TIME_LIMIT_SECONDS", "9m", "number of seconds"),
+    ("MAX_ROWS_PER_RUN", "999", "from 1000 to 1000000000"),
+    ("GZIP_LEVEL", "10", "from 0 to 9"),
+    ("GZIP_LEVEL", "-1", "from 0 to 9"),
+    ("LOGS_INGESTION_ENDPOINT", "https://ingest.monitor.azure.com", "not a logs ingestion"),
+    ("LOGS_INGESTION_ENDPOINT", "https://a.ingest.monitor.azure.us", "AZURE_CLOUD"),
+    ("LOGS_INGESTION_ENDPOINT", "http://a.ingest.monitor.azure.com", "http://"),
+    ("LOGS_INGESTION_ENDPOINT", "https://a.ingest.monitor.azure.com/x", "a path"),
+    ("LOGS_INGESTION_ENDPOINT", "https://a.ingest.monitor.azure.com:444", "a port"),
+    ("LOGS_INGESTION_ENDPOINT", "https://x.ods.opinsights.azure.com", "not a logs ingestion"),
+    ("LOGS_INGESTION_ENDPOINT", "http://127.0.0.1:9", "on this machine"),
+    ("LOGS_INGESTION_RULE_ID", "dcr-0123", "immutable id"),
+    ("LOGS_INGESTION_RULE_ID", "/subscriptions/x/dataCollectionRules/y", "immutable id"),
+    ("LOGS_INGESTION_RULE_ID", "dcr-0123456789abcdef0123456789abcdeg", "immutable id"),
+    ("LOGS_INGESTION_STREAM", "Cloud_Integrated", "not a custom stream"),
+    ("LOGS_INGESTION_STREAM", "Custom-", "not a custom stream"),
+    ("LOGS_INGESTION_STREAM", "Custom-a/b", "not a custom stream"),
+    ("AZURE_CLOUD", "germany", "public, usgov or china"),
+    ("AZURE_AUTHORITY_HOST", "http://login.microsoftonline.com", "not https"),
+    ("AZURE_AUTHORITY_HOST", "login.microsoftonline.com", "https://"),
+    ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/tenant", "a path"),
+    ("CHECKPOINT_URL", "s3://bucket", "neither"),
+];
+
 #[test]
 fn bad_values_are_refused_by_name_and_with_the_reason() {
-    let cases = [
-        ("MIMECAST_BASE_URL", "api.services.mimecast.com", "begins with https://"),
-        ("MIMECAST_BASE_URL", "http://api.services.mimecast.com", "begins with http://"),
-        ("MIMECAST_BASE_URL", "ftp://api.services.mimecast.com", "begins with https://"),
-        ("MIMECAST_BASE_URL", "https://api.services.mimecast.com:8443", "a port"),
-        ("MIMECAST_BASE_URL", "https://api.services.mimecast.com/v1", "a path"),
-        ("MIMECAST_BASE_URL", "https://api.services.mimecast.com/?a=b", "after `?`"),
-        ("MIMECAST_BASE_URL", "https://api.services.mimecast.com/#a", "after `?` or `#`"),
-        ("MIMECAST_BASE_URL", "https://me@api.services.mimecast.com", "a user name"),
-        ("MIMECAST_BASE_URL", "https://services.mimecast.com", "API 1.0"),
-        ("MIMECAST_BASE_URL", "https://eu-api.mimecast.com", "API 1.0"),
-        ("MIMECAST_BASE_URL", "https://api.mimecast.com", "API 1.0"),
-        ("MIMECAST_BASE_URL", "https://je-api.mimecast-offshore.com", "API 1.0"),
-        ("MIMECAST_BASE_URL", "https://evilservices.mimecast.com.example.net", "not under"),
-        ("MIMECAST_BASE_URL", "https://evilmimecast.com", "not under"),
-        ("MIMECAST_BASE_URL", "https://10.0.0.1", "an address"),
-        ("MIMECAST_BASE_URL", "http://127.0.0.1:1/path", "a path"),
-        ("MIMECAST_CLIENT_ID", "two words", "characters"),
-        ("MIMECAST_CLIENT_SECRET", "@Microsoft.KeyVault(VaultName=v;SecretName=s)", "Key Vault"),
-        ("MIMECAST_TYPES", "entities,process", "\"process\""),
-        ("MIMECAST_TYPES", " , ", "no event type"),
-        ("START_DATE", "2026-11-23", "future"),
-        ("START_DATE", "2026-1-5", "not a day"),
-        ("START_DATE", "2026-02-30", "not a day"),
-        ("START_DATE", "yesterday", "not a day"),
-        ("MIMECAST_CALLS_PER_15_MINUTES", "0", "from 1 to 50"),
-        ("MIMECAST_CALLS_PER_15_MINUTES", "51", "from 1 to 50"),
-        ("MAX_LINE_BYTES", "1023", "from 1024 to 16777216"),
-        ("MAX_LINE_BYTES", "2MiB", "number of bytes"),
-        ("MAX_FILE_BYTES", "99999999999999999999999", "number of bytes"),
-        ("QUARANTINE_MAX_BYTES", "0", "from 1000000 to 1000000000000000"),
-        ("QUARANTINE_MAX_BYTES", "20GB", "number of bytes"),
-        ("SCHEDULE", "0 0 * * *", "five fields; SCHEDULE needs six"),
-        ("SCHEDULE", "0 */7 * * * *", "240 seconds apart"),
-        ("SCHEDULE", "0 2,55 0,23 */2 * *", "420 seconds apart"),
-        ("SCHEDULE", "0 0 0 31 2 *", "never fires"),
-        ("LOG_LEVEL", "verbose", "WARNING"),
-        ("RUN_TIME_LIMIT_SECONDS", "59", "from 60"),
-        ("RUN_TIME_LIMIT_SECONDS", "86401", "to 86400"),
-        ("RUN_TIME_LIMIT_SECONDS", "9m", "number of seconds"),
-        ("MAX_ROWS_PER_RUN", "999", "from 1000 to 1000000000"),
-        ("GZIP_LEVEL", "10", "from 0 to 9"),
-        ("GZIP_LEVEL", "-1", "from 0 to 9"),
-        ("LOGS_INGESTION_ENDPOINT", "https://ingest.monitor.azure.com", "not a logs ingestion"),
-        ("LOGS_INGESTION_ENDPOINT", "https://a.ingest.monitor.azure.us", "AZURE_CLOUD"),
-        ("LOGS_INGESTION_ENDPOINT", "http://a.ingest.monitor.azure.com", "http://"),
-        ("LOGS_INGESTION_ENDPOINT", "https://a.ingest.monitor.azure.com/x", "a path"),
-        ("LOGS_INGESTION_ENDPOINT", "https://a.ingest.monitor.azure.com:444", "a port"),
-        ("LOGS_INGESTION_ENDPOINT", "https://x.ods.opinsights.azure.com", "not a logs ingestion"),
-        ("LOGS_INGESTION_ENDPOINT", "http://127.0.0.1:9", "on this machine"),
-        ("LOGS_INGESTION_RULE_ID", "dcr-0123", "immutable id"),
-        ("LOGS_INGESTION_RULE_ID", "/subscriptions/x/dataCollectionRules/y", "immutable id"),
-        ("LOGS_INGESTION_RULE_ID", "dcr-0123456789abcdef0123456789abcdeg", "immutable id"),
-        ("LOGS_INGESTION_STREAM", "Cloud_Integrated", "not a custom stream"),
-        ("LOGS_INGESTION_STREAM", "Custom-", "not a custom stream"),
-        ("LOGS_INGESTION_STREAM", "Custom-a/b", "not a custom stream"),
-        ("AZURE_CLOUD", "germany", "public, usgov or china"),
-        ("AZURE_AUTHORITY_HOST", "http://login.microsoftonline.com", "not https"),
-        ("AZURE_AUTHORITY_HOST", "login.microsoftonline.com", "https://"),
-        ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/tenant", "a path"),
-        ("CHECKPOINT_URL", "s3://bucket", "neither"),
-    ];
-    for (name, value, expected) in cases {
+    for (name, value, expected) in BAD.iter().copied() {
         let faults = pull(&[LEAST, &[(name, value)]]).expect_err(value);
         assert_eq!(faults.faults().len(), 1, "{name}={value}: {faults}");
         assert_eq!(faults.faults()[0].setting, name, "{value}");
@@ -683,5 +697,5 @@ fn every_setting_has_a_flag_of_its_name_but_secrets_have_none() {
         assert!(arg.get_help().is_some(), "{name}");
         assert!(!["secret", "header"].iter().any(|word| name.contains(word)), "{name}");
     }
-    assert_eq!(command.get_arguments().count(), 22);
+    assert_eq!(command.get_arguments().count(), 25);
 }

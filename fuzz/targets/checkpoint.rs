@@ -31,7 +31,8 @@ fuzz_target!(|input: &[u8]| {
         let taken = at != Position::End && delta.from == at && delta.to >= delta.from;
         assert_eq!(checkpoint.apply(&delta).is_ok(), taken, "{delta:?} at {at:?}");
         if taken {
-            let progress = FileProgress { done: delta.to, version: delta.version };
+            let version = delta.version;
+            let progress = FileProgress { done: delta.to, version, held_up: None };
             model.insert(delta.file, progress);
         } else {
             assert_eq!(checkpoint, before, "a refused step changes nothing");

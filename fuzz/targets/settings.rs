@@ -131,6 +131,9 @@ impl Given {
             run_time_limit_seconds: of("RUN_TIME_LIMIT_SECONDS"),
             max_rows_per_run: of("MAX_ROWS_PER_RUN"),
             quarantine_max_bytes: of("QUARANTINE_MAX_BYTES"),
+            give_up_after_hours: of("GIVE_UP_AFTER_HOURS"),
+            spill_after_hours: of("SPILL_AFTER_HOURS"),
+            spill_max_bytes: of("SPILL_MAX_BYTES"),
             log_level: of("LOG_LEVEL"),
             checkpoint_url: of("CHECKPOINT_URL"),
             logs_ingestion_endpoint: of("LOGS_INGESTION_ENDPOINT"),
@@ -195,6 +198,9 @@ fn check(settings: &Settings, today: NaiveDate) {
         run_time_limit,
         max_rows,
         quarantine_max_bytes,
+        give_up_after,
+        spill_after,
+        spill_max_bytes,
     } = settings;
     let on_loopback = is_loopback(&mimecast.base_url);
     origin(&mimecast.base_url);
@@ -251,7 +257,12 @@ fn check(settings: &Settings, today: NaiveDate) {
     let least = if on_loopback { 1 } else { 60 };
     assert!((least..=86_400).contains(&run_time_limit.as_secs()));
     assert!((1_000..=1_000_000_000).contains(max_rows));
-    assert!((1_000_000..=1_000_000_000_000_000).contains(quarantine_max_bytes));
+    for bytes in [quarantine_max_bytes, spill_max_bytes] {
+        assert!((1_000_000..=1_000_000_000_000_000).contains(bytes));
+    }
+    for after in std::iter::once(give_up_after).chain(spill_after) {
+        assert!((0..=168).contains(&after.num_hours()));
+    }
 }
 
 fn origin(url: &Url) {

@@ -138,7 +138,10 @@ impl<'a> PageReader<'a> {
         for part in &page.parts {
             self.files.entry(part.key.clone()).or_insert_with(|| {
                 let version = FileVersion { size: part.size, etag: None };
-                FileRead { progress: FileProgress { version, done: Position::Line(0) }, events: 0 }
+                FileRead {
+                    progress: FileProgress { version, ..FileProgress::default() },
+                    events: 0,
+                }
             });
         }
     }

@@ -82,7 +82,7 @@ impl Filler {
         let version = FileVersion { size: part.size, etag };
         let progress = &mut self.file.progress;
         if progress.version != version {
-            *progress = FileProgress { version, done: Position::Line(0) };
+            *progress = FileProgress { version, ..FileProgress::default() };
         }
         self.builder.begin_file(&part.key, &progress.version, progress.done);
         self.lines = self.format.lines(progress.done.lines());

@@ -15,7 +15,7 @@ use super::resume::{lease, release};
 use super::source::{Content, OpenPart, Page, Part};
 use super::summary::{Gap, Live, Outcome, StreamSummary};
 use super::{Connector, Run};
-use crate::checkpoint::{Checkpoint, Cursor, Position, Refused};
+use crate::checkpoint::{Checkpoint, Cursor, HeldUp, Position};
 use crate::codes::Code;
 use crate::table::Stream;
 
@@ -238,8 +238,9 @@ impl Pages<'_> {
             Err(Interrupt::OutOfTime) if pull.run.has_read_enough() => Ok(Outcome::TimeLimit),
             Err(Interrupt::OutOfTime) => self.note_out_of_time(),
             Err(Interrupt::Fault(fault)) if fault.code == Code::EveryRowRefused => {
-                let first = Refused { since: pull.connector.clock.now(), runs: 0 };
-                self.progress.change().refused.get_or_insert(first).runs += 1;
+                let now = pull.connector.clock.now();
+                let refused = &mut self.progress.change().refused;
+                *refused = Some(HeldUp::again(refused.take(), now, fault.message.clone()));
                 Err(Interrupt::Fault(fault))
             }
             ended => ended,
@@ -304,9 +305,9 @@ impl StreamPull {
     /// Whether the body in hand was refused whole for so long that it is not the settings.
     fn gives_up(&self, checkpoint: &Checkpoint) -> bool {
         let (give_up_after, give_up_runs) = self.run.policy.give_up;
-        checkpoint.refused.is_some_and(|Refused { since, runs }| {
+        checkpoint.refused.as_ref().is_some_and(|HeldUp { since, runs, .. }| {
             let lasted = self.connector.clock.now() - since;
-            runs >= give_up_runs && lasted >= give_up_after
+            *runs >= give_up_runs && lasted >= give_up_after
         })
     }
 

@@ -15,7 +15,7 @@ mod state;
 
 use std::time::Duration;
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, TimeDelta};
 
 pub use azure::{AzureCloud, AzureIdentity, CredentialSettings, IngestionSettings};
 pub use mimecast::{EVENT_TYPES, FileLimits, MimecastSettings};
@@ -53,6 +53,12 @@ pub struct Settings {
     pub run_time_limit: Duration,
     /// After so many rows a run ends.
     pub max_rows: u64,
+    /// After this time what holds a stream up is passed.
+    pub give_up_after: TimeDelta,
+    /// When the destination has accepted nothing for this time, batch files are kept; never, if `None`.
+    pub spill_after: Option<TimeDelta>,
+    /// The bytes of the batch files that are kept then, those of all streams.
+    pub spill_max_bytes: u64,
 }
 
 /// What a dry run needs: nothing of Azure.
@@ -109,7 +115,12 @@ impl Settings {
         proxy::check(&mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
-        let quarantine_max_bytes = state::quarantine_max_bytes(raw, &mut reader);
+        let quarantine_max_bytes =
+            state::most_bytes("QUARANTINE_MAX_BYTES", &raw.quarantine_max_bytes, &mut reader);
+        let give_up_after = run::give_up_after(raw, &mut reader);
+        let spill_after = run::spill_after(raw, &mut reader);
+        let spill_max_bytes =
+            state::most_bytes("SPILL_MAX_BYTES", &raw.spill_max_bytes, &mut reader);
         let settings = || {
             Some(Self {
                 mimecast: mimecast?,
@@ -119,6 +130,9 @@ impl Settings {
                 schedule: schedule?,
                 run_time_limit: run_time_limit?,
                 max_rows: max_rows?,
+                give_up_after: give_up_after?,
+                spill_after: spill_after?,
+                spill_max_bytes: spill_max_bytes?,
             })
         };
         reader.finish(settings())

@@ -62,6 +62,17 @@ pub struct RawSettings {
     /// A run ends after so many rows; the next one goes on [default: 20000000]
     #[arg(long, env = "MAX_ROWS_PER_RUN", hide_env_values = true, value_name = "ROWS", help_heading = RUN)]
     pub max_rows_per_run: Option<String>,
+    /// What holds a stream up (a batch file that cannot be had, a body whose rows are all refused) is
+    /// passed after so many hours, and 6 runs [default: 24]
+    #[arg(long, env = "GIVE_UP_AFTER_HOURS", hide_env_values = true, value_name = "HOURS", help_heading = RUN)]
+    pub give_up_after_hours: Option<String>,
+    /// When the destination has accepted nothing for so many hours, batch files are kept beside the
+    /// checkpoints until it does; `never` keeps none [default: 72]
+    #[arg(long, env = "SPILL_AFTER_HOURS", hide_env_values = true, value_name = "HOURS", help_heading = RUN)]
+    pub spill_after_hours: Option<String>,
+    /// So much is kept at most, then the stream stops; in bytes [default: 20000000000, which is 20 GB]
+    #[arg(long, env = "SPILL_MAX_BYTES", hide_env_values = true, value_name = "BYTES", help_heading = RUN)]
+    pub spill_max_bytes: Option<String>,
     /// How much to log: ERROR, WARNING, INFO, DEBUG or TRACE [default: INFO]
     #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL", help_heading = RUN)]
     pub log_level: Option<String>,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tracing::Level;
 
 use super::raw::RawSettings;
@@ -12,6 +13,8 @@ use crate::schedule::Schedule;
 const MIN_GAP: Duration = Duration::from_secs(10 * 60);
 /// What a run needs after its limit: bodies in flight, the checkpoint, the answer to the host.
 const RESERVE: Duration = Duration::from_secs(60);
+/// Later than what Mimecast keeps is too late: 7 days.
+const MOST_HOURS: u64 = 7 * 24;
 /// The host.json that is deployed, for when the real one cannot be read.
 const BUNDLED_HOST_JSON: &str = include_str!("../../host.json");
 
@@ -103,6 +106,33 @@ pub(super) fn run_time_limit(
 pub(super) fn max_rows(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<u64> {
     let rows = whole_number(1_000..=1_000_000_000, "number of rows");
     reader.optional("MAX_ROWS_PER_RUN", &raw.max_rows_per_run, "20000000", rows)
+}
+
+/// `GIVE_UP_AFTER_HOURS`; 0 is after 6 runs.
+pub(super) fn give_up_after(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<TimeDelta> {
+    let hours = whole_number(0..=MOST_HOURS, "number of hours");
+    let hours = reader.optional("GIVE_UP_AFTER_HOURS", &raw.give_up_after_hours, "24", hours);
+    hours.map(TimeDelta::hours)
+}
+
+/// `SPILL_AFTER_HOURS`; 0 is at the first run that fails, and `never` nothing. The default is less than
+/// half of the 7 days that Mimecast keeps: what went wrong may be seen after a weekend only.
+pub(super) fn spill_after(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Option<TimeDelta>> {
+    reader.optional("SPILL_AFTER_HOURS", &raw.spill_after_hours, "72", |text| {
+        if text.eq_ignore_ascii_case("never") {
+            return Ok(None);
+        }
+        let hours = text.parse().ok().filter(|hours| (0..=MOST_HOURS).contains(hours));
+        let hours = hours.and_then(|hours| i64::try_from(hours).ok());
+        hours.map_or_else(
+            || {
+                let fix =
+                    format!("Give a whole number of hours from 0 to {MOST_HOURS}, or `never`.");
+                wrong(format!("{text:?} is not accepted"), fix)
+            },
+            |hours| Ok(Some(TimeDelta::hours(hours))),
+        )
+    })
 }
 
 /// After what time the Functions host kills this process.

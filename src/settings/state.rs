@@ -87,14 +87,14 @@ pub(super) fn read(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<StateLo
     Some(StateLocation::Blob { container, access })
 }
 
-/// `QUARANTINE_MAX_BYTES`: at least 1 MB, which a few records always fit into.
-pub(super) fn quarantine_max_bytes(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<u64> {
-    reader.optional(
-        "QUARANTINE_MAX_BYTES",
-        &raw.quarantine_max_bytes,
-        "20000000000",
-        whole_number(1_000_000..=1_000_000_000_000_000, "number of bytes"),
-    )
+/// `QUARANTINE_MAX_BYTES` or `SPILL_MAX_BYTES`: at least 1 MB, which a few records always fit into.
+pub(super) fn most_bytes(
+    name: &'static str,
+    value: &Option<String>,
+    reader: &mut Reader<'_>,
+) -> Option<u64> {
+    let bytes = whole_number(1_000_000..=1_000_000_000_000_000, "number of bytes");
+    reader.optional(name, value, "20000000000", bytes)
 }
 
 /// What a person should know about a valid location.
