@@ -126,6 +126,9 @@ pub(super) async fn ingest(
     let query = query.unwrap_or_default();
     let taken = table_at(&shared, &rule, &stream, query.as_bytes()).and_then(|table| {
         authorize(&shared, &headers)?;
+        if !shared.state().has_role {
+            return Err(Refusal::plain(403, "OperationFailed", reply::NO_ROLE));
+        }
         take(&shared, table, &headers, &body)
     });
     match taken {

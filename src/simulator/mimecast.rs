@@ -173,7 +173,10 @@ fn reply_for(shared: &Shared, stream: &str, index: usize) -> Value {
         let token = state.page_token(stream, index);
         return json!({"value": [], "@nextPage": token, "isCaughtUp": true});
     };
-    let Page { files, caught_up, next, verbatim, .. } = page;
+    let Page { day, mut files, caught_up, next, verbatim } = page;
+    if shared.forgot(day) {
+        files.clear();
+    }
     if let Some(reply) = verbatim {
         return reply;
     }
@@ -216,7 +219,8 @@ pub(super) async fn file(
         return refusal.answer(&shared, Endpoint::File);
     }
     let state = shared.state();
-    let Some(file) = state.files.get(&key) else {
+    let file = state.files.get(&key).filter(|(day, _)| !shared.forgot(*day));
+    let Some((_, file)) = file else {
         drop(state);
         return Refusal::plain(404, "NoSuchKey", "The specified key does not exist.")
             .answer(&shared, Endpoint::File);

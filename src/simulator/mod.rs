@@ -45,7 +45,10 @@ pub struct SimulatorOptions {
     pub clock: Clock,
     /// How many days back a listing may start; an older start gets a 400. `None` keeps everything.
     pub retention_days: Option<u32>,
-    /// The text of that 400.
+    /// After how many days Mimecast forgets its files: their pages are listed empty, and an address
+    /// that was given before answers 404. `None` is never.
+    pub forgets_after_days: Option<u32>,
+    /// The text of the 400 to such a start.
     pub retention_message: String,
     /// The text of the 400 for a page token that is not known; `{token}` is replaced with the token.
     pub unknown_token_message: String,
@@ -71,6 +74,7 @@ impl Default for SimulatorOptions {
         Self {
             clock: Clock::system(),
             retention_days: None,
+            forgets_after_days: None,
             retention_message: "Invalid date range: 'from' must be within the 7-day retention \
                                 period"
                 .to_owned(),
@@ -237,6 +241,16 @@ impl Simulator {
     /// Makes every page token given out so far unknown, as if it had outlived the retention.
     pub fn forget_page_tokens(&self) {
         self.state().generation += 1;
+    }
+
+    /// Gives the identity its role on the rule, or takes it away: then every post is answered 403.
+    pub fn set_role(&self, granted: bool) {
+        self.state().has_role = granted;
+    }
+
+    /// From now on, these faults and no others.
+    pub fn plan(&self, plan: FaultPlan) {
+        self.state().plan = plan;
     }
 
     /// Puts a fault at the end of the script.

@@ -17,6 +17,10 @@ use serde_json::{Value, json};
 use super::state::Shared;
 use super::{Endpoint, Fault};
 
+/// What Azure answers to an identity without the role on the rule.
+pub(super) const NO_ROLE: &str = "The authentication token provided does not have access to ingest \
+                                  data for the data collection rule";
+
 /// Marks an answer that must not be given: the connection is closed instead.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HangUp;
@@ -158,12 +162,7 @@ pub(super) fn refused_by(fault: &Fault, endpoint: Endpoint) -> Option<Response> 
             }
             Endpoint::File => refuse(403, "AccessDenied", "Access Denied"),
             Endpoint::AzureToken => refuse(403, "access_denied", "The identity is not permitted"),
-            Endpoint::Post => refuse(
-                403,
-                "OperationFailed",
-                "The authentication token provided does not have access to ingest data for the \
-                 data collection rule",
-            ),
+            Endpoint::Post => refuse(403, "OperationFailed", NO_ROLE),
         },
         Fault::NotFound if endpoint == Endpoint::File => {
             refuse(404, "NoSuchKey", "The specified key does not exist.")

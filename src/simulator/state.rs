@@ -45,10 +45,17 @@ impl Shared {
 
     /// The oldest day a listing may start at.
     pub(super) fn oldest_day(&self) -> NaiveDate {
+        self.days_ago(self.options.retention_days)
+    }
+
+    /// Whether the files of this day are gone.
+    pub(super) fn forgot(&self, day: NaiveDate) -> bool {
+        day < self.days_ago(self.options.forgets_after_days)
+    }
+
+    fn days_ago(&self, days: Option<u32>) -> NaiveDate {
         let today = self.options.clock.now().date_naive();
-        self.options
-            .retention_days
-            .and_then(|days| today.checked_sub_days(chrono::Days::new(days.into())))
+        days.and_then(|days| today.checked_sub_days(chrono::Days::new(days.into())))
             .unwrap_or(NaiveDate::MIN)
     }
 }
@@ -58,8 +65,8 @@ pub(super) struct State {
     /// Below what address listings name files.
     pub(super) files_at: String,
     pub(super) streams: HashMap<String, Vec<Page>>,
-    /// Every file that was ever listed, by `<stream>/<name>`.
-    pub(super) files: HashMap<String, BatchFile>,
+    /// Every file that was ever listed, by `<stream>/<name>`, and the day of its events.
+    pub(super) files: HashMap<String, (NaiveDate, BatchFile)>,
     /// From which byte on a file is damaged.
     pub(super) damaged: HashMap<String, usize>,
     pub(super) plan: FaultPlan,
@@ -78,6 +85,8 @@ pub(super) struct State {
     pub(super) signatures: HashMap<String, (String, u64)>,
     /// Listings answered, by stream.
     pub(super) listed: HashMap<String, u64>,
+    /// Whether the identity may post.
+    pub(super) has_role: bool,
     pub(super) assertions: Vec<String>,
     pub(super) calls: Calls,
     pub(super) violations: Vec<String>,
@@ -101,6 +110,7 @@ impl State {
             azure_tokens: HashMap::new(),
             signatures: HashMap::new(),
             listed: HashMap::new(),
+            has_role: true,
             assertions: Vec::new(),
             calls: Calls::default(),
             violations: Vec::new(),
@@ -128,8 +138,8 @@ impl State {
     }
 
     fn know_files(&mut self, stream: &str, page: &Page) {
-        let files = page.files.iter();
-        self.files.extend(files.map(|file| (format!("{stream}/{}", file.name), file.clone())));
+        let files = page.files.iter().map(|file| (format!("{stream}/{}", file.name), file.clone()));
+        self.files.extend(files.map(|(key, file)| (key, (page.day, file))));
     }
 
     /// `ci>` in front makes the token contain a `+`, which a client that does not escape it loses.
