@@ -14,6 +14,9 @@ const VERSION: u32 = 2;
 /// installed again as long as nothing waits that it does not know of.
 const WITHOUT_SPILL: u32 = 1;
 
+/// What is held up where a body is refused whole.
+const REFUSED: &str = "a body whose rows are all refused";
+
 /// Where in a source a page begins: a JSON value that means something to its source alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -60,7 +63,7 @@ pub struct HeldUp {
     /// How many runs in a row tried it.
     pub runs: u32,
     /// What the last one got, for a person. (Releases before this one do not write it.)
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub said: String,
     /// Whether it is to be passed at the next try, since somebody said so or it took too long.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -185,6 +188,10 @@ pub struct Checkpoint {
     /// The body in hand, every row of which the sink refuses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<HeldUp>,
+    /// Whether such a body was passed, and none accepted since: if the next is refused whole too, it is
+    /// the destination.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub passed_body: bool,
     /// The destination, which has accepted nothing since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_down: Option<HeldUp>,
@@ -258,6 +265,7 @@ impl Checkpoint {
             files: BTreeMap::new(),
             out_of_time_at: None,
             refused: None,
+            passed_body: false,
             destination_down: None,
             spill: None,
             in_spill: false,
@@ -324,6 +332,30 @@ impl Checkpoint {
     /// Whether a file of the page in hand was begun and not finished.
     pub fn has_half_read(&self) -> bool {
         self.files.values().any(|progress| progress.done < Position::End)
+    }
+
+    /// A file of the page in hand cannot be had: it is held up so.
+    pub fn hold(&mut self, key: String, version: FileVersion, held_up: HeldUp) {
+        let begun = FileProgress { version, ..FileProgress::default() };
+        let file = self.files.entry(key).or_insert(begun);
+        if file.done != Position::End {
+            file.held_up = Some(held_up);
+        }
+    }
+
+    /// What holds the stream up and can be passed, each with its name for a person.
+    pub fn held_up(&self) -> Vec<(String, HeldUp)> {
+        let files = self.files.iter().filter_map(|(key, file)| {
+            file.held_up.as_ref().map(|held_up| (format!("file {key}"), held_up.clone()))
+        });
+        let refused = self.refused.iter().map(|refused| (REFUSED.to_owned(), refused.clone()));
+        files.chain(refused).collect()
+    }
+
+    /// Passes what holds the stream up at its next try.
+    pub fn skip(&mut self) {
+        let files = self.files.values_mut().filter_map(|file| file.held_up.as_mut());
+        files.chain(&mut self.refused).for_each(|held_up| held_up.passes = true);
     }
 
     /// How many files wait in spill.

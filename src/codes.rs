@@ -61,6 +61,7 @@ codes! {
     StoreRefused = "store-refused",
     StoreFailed = "store-failed",
     QuarantineFull = "quarantine-full",
+    SpillFull = "spill-full",
     LeaseLost = "lease-lost",
     Busy = "busy",
     CheckpointOfAnother = "checkpoint-of-another",

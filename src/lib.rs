@@ -16,5 +16,6 @@ pub mod settings;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod sources;
+pub mod spill;
 pub mod store;
 pub mod table;

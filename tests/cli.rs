@@ -49,14 +49,17 @@ async fn a_pull_lands_everything_and_tells_it_in_a_table() {
     assert_eq!(landed(&simulator), events(2));
     assert_eq!(first.stderr, "");
     let lines: Vec<&str> = first.stdout.lines().collect();
-    assert_eq!(lines.len(), 5, "{first:#?}");
+    assert_eq!(lines.len(), 6, "{first:#?}");
     assert!(lines[0].starts_with("stream     events read  rows delivered  quarantined   files"));
     for (line, stream) in lines[1..4].iter().zip(STREAMS) {
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words, [stream, "40", "40", "0", "4", "since", "2020-01-01"]);
     }
-    assert!(lines[4].starts_with("120 rows delivered in "), "{}", lines[4]);
-    assert!(lines[4].ends_with(" s: caught up"), "{}", lines[4]);
+    let state = program.state().display().to_string();
+    assert!(lines[4].starts_with("this was a first run: no checkpoint"), "{}", lines[4]);
+    assert!(lines[4].contains(&state), "{}", lines[4]);
+    assert!(lines[5].starts_with("120 rows delivered in "), "{}", lines[5]);
+    assert!(lines[5].ends_with(" s: caught up"), "{}", lines[5]);
 
     let second = program.run(&["pull"]).await;
     second.assert_code(0);
@@ -73,9 +76,13 @@ async fn the_summary_is_one_json_object_with_the_documented_keys() {
     pulled.assert_code(0).assert_stderr(&["INFO", "trying again"]);
     assert_eq!(pulled.stdout.lines().count(), 1, "logs go elsewhere");
     let summary = pulled.json();
-    let run = ["run_id", "started_at", "finished_at", "outcome", "streams"];
+    let run =
+        ["run_id", "started_at", "finished_at", "outcome", "state_at", "first_run", "streams"];
     assert_eq!(keys(&summary), run.into());
+    assert_eq!(summary["first_run"], true);
+    assert_eq!(summary["state_at"], program.state().display().to_string());
     let stream = [
+        "source",
         "stream",
         "outcome",
         "pages",
@@ -91,6 +98,9 @@ async fn the_summary_is_one_json_object_with_the_documented_keys() {
         "backfill_from",
         "gap",
         "lag_seconds",
+        "files_spilled",
+        "files_waiting",
+        "held_up",
         "error",
     ];
     let streams = summary["streams"].as_array().unwrap();

@@ -11,17 +11,18 @@ use mimecast_sentinel::settings::RawSettings;
 use mimecast_sentinel::table::{ColumnType, From, TABLES, Table};
 
 /// Which room may use which, from the top of the house to its bottom.
-const MAY_USE: [(&str, &str); 15] = [
+const MAY_USE: [(&str, &str); 16] = [
     (
         "cli",
         "azure, checkpoint, codes, functions, http, pipeline, quarantine, seams, settings, simulator, \
-         sources, store, table",
+         sources, spill, store, table",
     ),
     ("functions", "–"),
     ("sources", "pipeline, checkpoint, http, table, seams, codes"),
     ("azure", "pipeline, settings, store, http, table, seams, codes"),
-    ("pipeline", "quarantine, checkpoint, store, table, seams, codes"),
+    ("pipeline", "quarantine, spill, checkpoint, store, table, seams, codes"),
     ("quarantine", "checkpoint, store"),
+    ("spill", "checkpoint, store"),
     ("checkpoint", "–"),
     ("store", "–"),
     ("settings", "schedule"),

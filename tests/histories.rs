@@ -72,6 +72,8 @@ struct FilePlan {
     lines: Vec<LineKind>,
     damage: Option<Damage>,
     etag: bool,
+    /// How many requests for it are refused, whatever its address.
+    forbidden: usize,
     /// The page behind it lists it too.
     twice: bool,
 }
@@ -100,6 +102,8 @@ enum Damage {
 struct Visit {
     trouble: Trouble,
     limit: u64,
+    /// Whether the identity has no role on the rule.
+    no_role: bool,
     /// How far the wall clock jumps at each look at it, in seconds.
     clock: Vec<i64>,
 }
@@ -145,8 +149,16 @@ fn file_plan() -> impl Strategy<Value = FilePlan> {
         1 => (0..1_000usize).prop_map(|at| Some(Damage::Flip(at))),
     ];
     let lines = prop::collection::vec(line_kind(), 0..8);
-    (lines, damage, prop::bool::weighted(0.9), prop::bool::weighted(0.1))
-        .prop_map(|(lines, damage, etag, twice)| FilePlan { lines, damage, etag, twice })
+    let forbidden = prop_oneof![20 => Just(0), 1 => 1..60usize];
+    (lines, damage, prop::bool::weighted(0.9), forbidden, prop::bool::weighted(0.1)).prop_map(
+        |(lines, damage, etag, forbidden, twice)| FilePlan {
+            lines,
+            damage,
+            etag,
+            forbidden,
+            twice,
+        },
+    )
 }
 
 fn page_plan() -> impl Strategy<Value = PagePlan> {
@@ -238,11 +250,9 @@ fn visit() -> impl Strategy<Value = Visit> {
     ];
     let limit = prop_oneof![6 => Just(540), 1 => 1..60u64];
     let jump = prop_oneof![8 => Just(0), 1 => Just(-90_000), 1 => Just(3_600), 1 => Just(90_000)];
-    (trouble, limit, prop::collection::vec(jump, 1..6)).prop_map(|(trouble, limit, clock)| Visit {
-        trouble,
-        limit,
-        clock,
-    })
+    let no_role = prop::bool::weighted(0.3);
+    (trouble, limit, no_role, prop::collection::vec(jump, 1..6))
+        .prop_map(|(trouble, limit, no_role, clock)| Visit { trouble, limit, no_role, clock })
 }
 
 fn history(row_by_row: bool) -> impl Strategy<Value = History> {
@@ -276,6 +286,7 @@ struct Listed {
     stream: usize,
     page: usize,
     file: BatchFile,
+    forbidden: usize,
     /// The events, by line from 1.
     events: BTreeMap<u64, String>,
 }
@@ -321,6 +332,8 @@ impl History {
                 let day = DAY + chrono::Days::new(number as u64);
                 let mut page = Page::new(day).caught_up(Some(plan.caught_up)).next(plan.next);
                 let mut files: Vec<_> = std::mem::take(&mut again);
+                let forbidden: Vec<usize> =
+                    files.iter().map(|_| 0).chain(plan.files.iter().map(|f| f.forbidden)).collect();
                 for (index, file) in plan.files.iter().enumerate() {
                     let name = format!("{number}-{index}.json.gz");
                     let lines: Vec<String> =
@@ -339,9 +352,9 @@ impl History {
                     }
                     files.push((made, events));
                 }
-                for (file, events) in files {
+                for ((file, events), forbidden) in files.into_iter().zip(forbidden) {
                     page = page.file(file.clone());
-                    listed.push(Listed { stream, page: number, file, events });
+                    listed.push(Listed { stream, page: number, file, forbidden, events });
                 }
                 of_stream.push(page);
             }
@@ -477,7 +490,7 @@ impl<'a> Played<'a> {
         *self.jumps.lock().unwrap() = vec![0];
         let mut last = None;
         for _ in 0..LAST_RUNS {
-            let calm = Visit { trouble: Trouble::None, limit: 540, clock: vec![0] };
+            let calm = Visit { trouble: Trouble::None, limit: 540, no_role: false, clock: vec![0] };
             self.quiet().await;
             let before = self.counts();
             let run = self.visit(&calm).await.unwrap();
@@ -507,7 +520,8 @@ impl<'a> Played<'a> {
         self.rig.policy = Policy {
             run_time_limit: Duration::from_secs(visit.limit),
             // The clocks here stand still.
-            give_up: (TimeDelta::MIN, 6),
+            give_up: (TimeDelta::days(-100), 6),
+            spill_after: Some(TimeDelta::days(-100)),
             ..Policy::default()
         };
         if self.history.row_by_row {
@@ -515,6 +529,7 @@ impl<'a> Played<'a> {
             self.rig.policy.look_every = 1;
         }
         self.jumps.lock().unwrap().clone_from(&visit.clock);
+        self.rig.simulator.set_role(!visit.no_role);
         let (at, dies) = match visit.trouble {
             Trouble::Dies(number, moment) => (Some((number, moment)), true),
             Trouble::Change(number, _) => (Some((number, Moment::Arrived)), false),
@@ -592,8 +607,8 @@ impl<'a> Played<'a> {
         (self.rig.simulator.landed_count(), self.rig.simulator.calls().lost_rows)
     }
 
-    /// Whether events are safe: landed, in quarantine alone or with their file, or reported as
-    /// gone with it.
+    /// Whether events are safe: landed, in quarantine alone or with their file, in spill, or reported
+    /// as gone with their file.
     fn safe(&self) -> impl Fn(&Listed, u64) -> bool {
         let landed = self.landed();
         let mut kept = BTreeSet::new();
@@ -616,13 +631,25 @@ impl<'a> Played<'a> {
             }
             let record: serde_json::Value = serde_json::from_slice(bytes).unwrap();
             let text = |key: &str| record[key].as_str().unwrap().to_owned();
-            if record["reason"] == "file-gone" {
+            if record["reason"] == "file-gone" || record["reason"] == "file-unavailable" {
                 gone.insert((text("file"), record["line"].as_u64().unwrap()));
             }
             // A line that is kept by itself is there, whole.
             let line = record["file_kept_as"].as_str().filter(|kept| is_kept_line(kept));
             if line.is_none_or(|line| lines.get(line) == Some(&text("event_id"))) {
                 kept.insert(text("event_id"));
+            }
+        }
+        for (name, bytes) in self.store.objects("checkpoints/") {
+            let Some(spill) = Checkpoint::parse(&bytes).unwrap().spill else { continue };
+            let stream = STREAMS.iter().find(|stream| name.contains(**stream)).unwrap();
+            let waiting = spill.cursor.spilled().unwrap()..spill.next;
+            for (name, bytes) in self.store.objects(&format!("spill/{stream}/")) {
+                let number: u64 = name.rsplit('/').next().unwrap().parse().unwrap();
+                let behind = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+                if waiting.contains(&number) {
+                    files.insert(bytes.slice(behind..));
+                }
             }
         }
         let mut damaged: BTreeMap<String, usize> = BTreeMap::new();
@@ -662,7 +689,10 @@ impl<'a> Played<'a> {
         self.given.pages.iter().zip(STREAMS).all(|(pages, stream)| {
             let end = token_at(self.rig.simulator.page_token(stream, pages.len()));
             let own = saved.iter().find(|(name, _)| name.contains(stream));
-            own.is_some_and(|(_, bytes)| Checkpoint::parse(bytes).unwrap().cursor == end)
+            own.is_some_and(|(_, bytes)| {
+                let checkpoint = Checkpoint::parse(bytes).unwrap();
+                checkpoint.cursor == end && checkpoint.files_waiting() == 0
+            })
         })
     }
 
@@ -760,6 +790,10 @@ async fn rig(history: &History, given: &Given, tools: Arc<Tools>, hooks: Hooks<'
     let mut plan = FaultPlan::seeded(history.seed, history.per_mille);
     for (endpoint, fault) in &history.script {
         plan = plan.once(*endpoint, fault.clone());
+    }
+    for Listed { stream, file, forbidden, .. } in &given.listed {
+        let path = format!("{}/{}", STREAMS[*stream], file.name);
+        plan = plan.matching(&path, *forbidden, Endpoint::File, Fault::Forbidden);
     }
     let refused = given.refused.clone();
     let plan = plan.poison(move |row| refused.contains(row["EventId"].as_str().unwrap()));

@@ -617,6 +617,22 @@ async fn the_resolved_day_does_not_slide() {
     assert_eq!(gap.to.date_naive(), day("2026-11-11"));
 }
 
+/// Mimecast should still have the day that was asked for, and refuses it: what it does not give is missing.
+#[tokio::test]
+async fn a_start_of_the_last_days_that_is_refused_leaves_a_gap() {
+    for (start, from) in [("2026-11-10", Some("2026-11-10")), ("2026-11-08", None)] {
+        let (mut rig, lines) = backfill(3, "must be within 3 days").await;
+        rig.options.start = day(start);
+        let stream = rig.pull_one().await;
+        assert_caught_up(&stream);
+        assert_eq!(stream.backfill_from, Some(day("2026-11-12")));
+        assert_landed(&rig, &lines[6..]);
+        let gap = stream.gap.map(|gap| (gap.from.date_naive(), gap.to.date_naive()));
+        assert_eq!(gap, from.map(|from| (day(from), day("2026-11-12"))), "{start}");
+        assert_eq!(rig.pull_one().await.gap, None, "reported once");
+    }
+}
+
 #[tokio::test]
 async fn a_first_day_that_is_accepted_costs_one_call() {
     let (mut rig, lines) = backfill(7, SEVEN_DAYS).await;

@@ -910,8 +910,8 @@ mod stored_checkpoints {
     #[tokio::test]
     async fn a_checkpoint_of_a_newer_version_is_refused() {
         let (rig, _) = pulled().await;
-        edit(&rig, |json| json["version"] = 2.into());
-        refused(&rig, "checkpoint-refused", &["version 2", "up to 1"]).await;
+        edit(&rig, |json| json["version"] = 3.into());
+        refused(&rig, "checkpoint-refused", &["version 3", "up to 2"]).await;
         // Whatever else a newer one has.
         std::fs::write(path(&rig), r#"{"version": 99, "cursors": []}"#).unwrap();
         refused(&rig, "checkpoint-refused", &["version 99"]).await;

@@ -19,6 +19,7 @@ use crate::quarantine::Quarantine;
 use crate::seams::Deadline;
 use crate::settings::DryRunSettings;
 use crate::sources::mimecast::MimecastSource;
+use crate::spill::SpilledFiles;
 use crate::store::NullStore;
 use crate::table::Table;
 
@@ -39,7 +40,9 @@ impl Rows {
             sink: Arc::new(self.clone()),
             store: Arc::new(NullStore),
             quarantine: Quarantine::new(Arc::new(NullStore)),
+            spill: SpilledFiles::new(Arc::new(NullStore)),
             policy: Policy {
+                spill_after: None,
                 run_time_limit: settings.run_time_limit,
                 max_rows: settings.max_rows,
                 gzip_level: 0,

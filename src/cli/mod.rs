@@ -13,6 +13,7 @@ mod quarantine;
 mod report;
 mod serve;
 mod signals;
+mod skip;
 mod state;
 mod wiring;
 
@@ -51,6 +52,7 @@ enum Command {
     Serve(serve::Serve),
     Package(package::Package),
     State(state::State),
+    Skip(skip::Skip),
     Quarantine(quarantine::QuarantineCommand),
 }
 
@@ -93,6 +95,7 @@ impl Cli {
                 Command::Serve(serve) => serve.run().await,
                 Command::Package(package) => package.run(),
                 Command::State(state) => state.run().await,
+                Command::Skip(skip) => skip.run().await,
                 Command::Quarantine(quarantine) => quarantine.run().await,
             }
         });

@@ -13,8 +13,20 @@ pub(super) fn report(summary: &RunSummary, done: &str) -> String {
     let seconds = (summary.finished_at - summary.started_at).num_milliseconds() as f64 / 1000.0;
     let rows = summary.total(|stream| stream.rows_delivered);
     let unit = if rows == 1 { "row" } else { "rows" };
+    if summary.first_run && rows > 0 && done == "delivered" {
+        lines.push(first_run(summary));
+    }
     lines.push(format!("{rows} {unit} {done} in {seconds:.2} s: {}", in_words(summary.outcome)));
     lines.join("\n")
+}
+
+/// Says that no checkpoint was found, and what that means.
+pub(super) fn first_run(summary: &RunSummary) -> String {
+    format!(
+        "this was a first run: no checkpoint was found in {}; what an earlier installation delivered \
+         comes again",
+        summary.state_at
+    )
 }
 
 fn line(stream: &StreamSummary) -> String {
@@ -33,6 +45,13 @@ fn line(stream: &StreamSummary) -> String {
     if let Some(gap) = &stream.gap {
         let [from, to] = [gap.from, gap.to].map(|time| time.format("%F %T UTC"));
         remarks.push(format!("events from {from} to {to} may be missing"));
+    }
+    if let Some(held_up) = &stream.held_up {
+        let since = held_up.since.format("%F %R UTC");
+        remarks.push(format!("held up by {} since {since}", held_up.what));
+    }
+    if stream.files_waiting > 0 {
+        remarks.push(format!("{} files wait for the destination", stream.files_waiting));
     }
     if stream.outcome != Outcome::CaughtUp {
         remarks.push(in_words(stream.outcome).to_owned());

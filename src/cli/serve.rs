@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::logs::{self, Stdout};
+use super::report::first_run;
 use super::signals::{stop_on_signal, stop_when_orphaned};
 use super::wiring::Wiring;
 use super::{CommandError, DONE, USAGE};
@@ -152,6 +153,9 @@ async fn pull(connector: &Connector, stop: &CancellationToken) -> RunSummary {
     let summary = connector.run(&connector.summaries(), stop).await;
     let json = serde_json::to_string(&summary).unwrap_or_default();
     tracing::info!(target: logs::RUN_FINISHED, summary = json, "run finished");
+    if summary.first_run {
+        tracing::info!("{}", first_run(&summary));
+    }
     summary
 }
 
@@ -163,24 +167,7 @@ mod tests {
     use crate::pipeline::StreamSummary;
 
     fn stream(outcome: Outcome) -> StreamSummary {
-        StreamSummary {
-            stream: "mailflow".to_owned(),
-            outcome,
-            pages: 0,
-            files: 0,
-            events_read: 0,
-            rows_delivered: 0,
-            rows_quarantined: 0,
-            rows_truncated: 0,
-            bodies: 0,
-            ambiguous_posts: 0,
-            bytes_read: 0,
-            bytes_sent: 0,
-            backfill_from: None,
-            gap: None,
-            lag_seconds: None,
-            error: None,
-        }
+        StreamSummary { stream: "mailflow".to_owned(), outcome, ..StreamSummary::default() }
     }
 
     #[test]
@@ -199,7 +186,7 @@ mod tests {
         for (outcomes, expected) in cases {
             let streams = outcomes.iter().copied().map(stream).collect();
             let at = DateTime::UNIX_EPOCH;
-            let summary = RunSummary::new(String::new(), at, at, streams);
+            let summary = RunSummary::new(String::new(), at, at, String::new(), streams);
             assert_eq!(exit_code(&summary), expected, "{outcomes:?}");
         }
     }

@@ -42,12 +42,12 @@ enum Action {
 }
 
 /// About the settings that are not shown.
-const IDENTITY: &str = "\
+pub(super) const IDENTITY: &str = "\
 A blob container without a SAS is opened as the managed identity, where there is one, or as the
 same identity that `pull` uses; `mimecast-sentinel pull --help` says which.";
 
 /// Hides the settings in the help that do not matter here.
-fn only_state(arg: Arg) -> Arg {
+pub(super) fn only_state(arg: Arg) -> Arg {
     let matters = ["checkpoint_url", "log_level", "yes", "stream"].contains(&arg.get_id().as_str())
         || arg.get_id().as_str().starts_with("azure_");
     arg.hide(!matters)
@@ -104,7 +104,11 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
             "there is no {name} in {location}; `mimecast-sentinel state show` prints those there are"
         )));
     };
-    if !yes && !confirmed(stream, &store.location())? {
+    let question = format!(
+        "Clear the checkpoint of {stream} in {}? All that Mimecast still keeps will be delivered again.",
+        store.location()
+    );
+    if !yes && !confirmed(&question)? {
         note("nothing was changed");
         return Ok(DONE);
     }
@@ -114,6 +118,12 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
         )));
     };
     lease.clear().await.map_err(failed)?;
+    if let Ok(checkpoint) = Checkpoint::parse(&checkpoint)
+        && checkpoint.files_waiting() > 0
+    {
+        let waiting = checkpoint.files_waiting();
+        note(&format!("{waiting} batch files wait in spill: the next run delivers them first"));
+    }
     // The checkpoint that is cleared may be all that knows of rows that a killed run quarantined.
     if Checkpoint::parse(&checkpoint).is_ok_and(|checkpoint| !checkpoint.unreported.is_nothing()) {
         note(
@@ -126,20 +136,16 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
 }
 
 /// Asks on the terminal.
-fn confirmed(stream: &str, location: &str) -> Result<bool, CommandError> {
+pub(super) fn confirmed(question: &str) -> Result<bool, CommandError> {
     if !io::stdin().is_terminal() {
         return Err(CommandError::Usage("say --yes: there is no terminal to ask on".to_owned()));
     }
-    let question = format!(
-        "Clear the checkpoint of {stream} in {location}? All that Mimecast still keeps will be \
-         delivered again. [y/N] "
-    );
-    io::stderr().write_all(question.as_bytes()).map_err(failed)?;
+    io::stderr().write_all(format!("{question} [y/N] ").as_bytes()).map_err(failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn failed(error: impl std::fmt::Display) -> CommandError {
+pub(super) fn failed(error: impl std::fmt::Display) -> CommandError {
     CommandError::Failed(error.to_string())
 }

@@ -17,6 +17,7 @@ use crate::settings::{
     StateLocation, is_loopback,
 };
 use crate::sources::mimecast::{self, BatchFile, Limits, MimecastSource, Options};
+use crate::spill::SpilledFiles;
 use crate::store::{FolderStore, Store};
 use crate::table::CLOUD_INTEGRATED;
 
@@ -45,8 +46,13 @@ impl Wiring {
             sink: Arc::new(self.sink(&settings.ingestion)),
             quarantine: Quarantine::new(Arc::clone(&store))
                 .of_at_most(settings.quarantine_max_bytes),
+            spill: SpilledFiles::new(Arc::clone(&store)).of_at_most(settings.spill_max_bytes),
             store,
-            policy: policy(settings.run_time_limit, settings.max_rows, &settings.ingestion),
+            policy: Policy {
+                give_up: (settings.give_up_after, Policy::default().give_up.1),
+                spill_after: settings.spill_after,
+                ..policy(settings.run_time_limit, settings.max_rows, &settings.ingestion)
+            },
             pool: Pool::default(),
             clock: self.clock.clone(),
             random: self.random.clone(),

@@ -80,6 +80,8 @@ pub struct Span {
     pub settled: u64,
     /// At the end of a file: how many events the reader saw in this run.
     pub events_in_file: Option<u64>,
+    /// Whether the file is kept in spill instead of being delivered.
+    pub spilled: bool,
 }
 
 /// Fills bodies, across the files of one page.
@@ -122,7 +124,7 @@ impl BodyBuilder {
     /// What follows comes from this file, from behind `from`.
     pub fn begin_file(&mut self, file: &str, version: &FileVersion, from: Position) {
         let delta = Delta { file: file.to_owned(), version: version.clone(), from, to: from };
-        self.spans.push(Span { delta, settled: 0, events_in_file: None });
+        self.spans.push(Span { delta, settled: 0, events_in_file: None, spilled: false });
     }
 
     /// A line of the file in hand.
@@ -210,6 +212,13 @@ impl BodyBuilder {
     pub fn end_file(&mut self, events: Option<u64>) {
         if let Some(span) = self.reach(Position::End) {
             span.events_in_file = events;
+        }
+    }
+
+    /// The file in hand is kept in spill, whole.
+    pub fn spill_file(&mut self) {
+        if let Some(span) = self.reach(Position::End) {
+            span.spilled = true;
         }
     }
 

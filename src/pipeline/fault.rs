@@ -12,6 +12,8 @@ pub enum Interrupt {
     OutOfTime,
     /// Something failed.
     Fault(Box<Fault>),
+    /// The sink failed: other rows would fare no better.
+    Destination(Box<Fault>),
 }
 
 /// A failure, for the person who must fix it.
@@ -74,6 +76,14 @@ impl From<KeepError> for Interrupt {
         let message = error.to_string();
         match error {
             KeepError::Store(error) => error.into(),
+            KeepError::Full { area: "spill", .. } => Fault::settings(
+                Code::SpillFull,
+                message,
+                "let the destination work again, then what is kept is delivered; or raise \
+                 SPILL_MAX_BYTES; the checkpoint stays before what is not kept, which the source may \
+                 forget in days",
+            )
+            .into(),
             KeepError::Full { .. } => Fault::settings(
                 Code::QuarantineFull,
                 message,

@@ -18,6 +18,7 @@ mod replay;
 mod resume;
 pub mod sink;
 pub mod source;
+mod spilled;
 mod stream;
 mod summary;
 
@@ -41,6 +42,7 @@ pub use summary::{Gap, Live, Outcome, RunSummary, StreamSummary};
 
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Deadline, Random};
+use crate::spill::SpilledFiles;
 use crate::store::Store;
 use crate::table::Table;
 use stream::StreamPull;
@@ -69,9 +71,11 @@ pub struct Policy {
     pub lease_poll: Duration,
     /// The wait before a broken download is begun again, times the number of tries.
     pub download_pause: Duration,
-    /// A body whose rows are all refused is taken for a sign of wrong settings for so long, and for
-    /// so many runs. Then it is quarantined, and the stream goes on.
+    /// What holds a stream up (a file that cannot be had, a body whose rows are all refused) is passed
+    /// after so long, and so many runs.
     pub give_up: (TimeDelta, u32),
+    /// When the sink has accepted nothing for so long, files are kept in spill; never, if `None`.
+    pub spill_after: Option<TimeDelta>,
     /// A run ends after so many rows, as it does at its time limit: what an outsider makes a source
     /// send must not become a bill without end.
     pub max_rows: u64,
@@ -91,6 +95,7 @@ impl Default for Policy {
             lease_poll: Duration::from_secs(2),
             download_pause: Duration::from_secs(1),
             give_up: (TimeDelta::hours(24), 6),
+            spill_after: Some(TimeDelta::hours(72)),
             max_rows: 20_000_000,
         }
     }
@@ -107,6 +112,8 @@ pub struct Connector {
     pub store: Arc<dyn Store>,
     /// Where rows go that cannot be delivered.
     pub quarantine: Quarantine,
+    /// Where batch files are kept while the destination is down.
+    pub spill: SpilledFiles,
     /// The memory for bodies, which connectors of one process share.
     pub pool: Pool,
     /// How to go about it.
@@ -207,7 +214,8 @@ pub fn checkpoint_name(stream: &str) -> String {
 impl Connector {
     /// What a run of each stream has done so far: nothing, before [`Connector::run`] is given it.
     pub fn summaries(&self) -> Vec<Live> {
-        self.source.streams().iter().map(|stream| Live::new(stream.name)).collect()
+        let source = self.source.name();
+        self.source.streams().iter().map(|stream| Live::new(source, stream.name)).collect()
     }
 
     /// One run over all streams, which says meanwhile in `summaries` what it has done. `stop` ends
@@ -215,6 +223,7 @@ impl Connector {
     pub async fn run(&self, summaries: &[Live], stop: &CancellationToken) -> RunSummary {
         let started_at = self.clock.now();
         self.quarantine.recount().await;
+        self.spill.recount().await;
         let run = Run::begin(&self.policy, &self.pool, stop);
         let pulls = self.source.streams().into_iter().zip(summaries).map(|(stream, summary)| {
             let (run, summary) = (run.clone(), summary.clone());
@@ -222,7 +231,7 @@ impl Connector {
         });
         let streams = join_all(pulls).await;
         let run_id = format!("{:032x}", self.random.bits());
-        RunSummary::new(run_id, started_at, self.clock.now(), streams)
+        RunSummary::new(run_id, started_at, self.clock.now(), self.store.location(), streams)
     }
 }
 

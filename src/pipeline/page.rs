@@ -1,4 +1,5 @@
-//! One page, read to its end: what happens when an address expires, or a part is no longer listed.
+//! One page, read to its end: what happens when an address expires, a part is no longer listed, or
+//! cannot be had.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -11,25 +12,29 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{Body, rest};
 use super::fault::{Fault, Interrupt, internal};
+use super::part::PartEnd;
 use super::read::{FileRead, Filler};
 use super::source::{Page, Part};
 use super::stream::StreamPull;
-use crate::checkpoint::{Cursor, FileProgress, FileVersion, Position};
+use crate::checkpoint::{Cursor, FileProgress, FileVersion, HeldUp, Position};
 use crate::codes::Code;
 use crate::quarantine::Kept;
+use crate::spill::SpilledFiles;
 
 /// Parts that are open at a time, the one that is read with them, so that small ones do not wait
 /// for one another.
 const OPEN: usize = 3;
 
-/// How often in a row the same page is listed again because an address was refused.
+/// How often in a row the same page is listed again because addresses were refused.
 const RELISTINGS: u32 = 3;
 
 /// How often the page is listed again to find a file that it no longer has.
 const RELISTINGS_FOR_MISSING: u32 = 2;
 
-/// The word for a file that no listing has any more, in quarantine.
-pub(super) const FILE_GONE: &str = "file-gone";
+/// The words for files without their bytes in quarantine: one that no listing has any more, and one that
+/// could not be had for too long.
+const FILE_GONE: &str = "file-gone";
+const FILE_UNAVAILABLE: &str = "file-unavailable";
 
 /// Reads one page of one stream into bodies.
 pub(super) struct PageReader<'a> {
@@ -40,8 +45,22 @@ pub(super) struct PageReader<'a> {
     pub(super) filler: Arc<Mutex<Filler>>,
     /// Where it sends bodies.
     bodies: mpsc::UnboundedSender<Body>,
-    /// Addresses that were refused in a row.
+    /// Whether an address of the last listing was good.
+    pub(super) address_worked: bool,
+    /// Listings in a row of whose parts none could be read, since their addresses were refused.
     pub(super) expired: u32,
+    /// Parts that cannot be had in this run, and why.
+    pub(super) held_up: Vec<HeldUpPart>,
+    /// Where files are kept instead of being delivered, and under which number the next is.
+    pub(super) spill: Option<(SpilledFiles, u64)>,
+}
+
+/// A part that cannot be had, though its host answers.
+pub(super) struct HeldUpPart {
+    pub(super) key: String,
+    pub(super) version: FileVersion,
+    pub(super) held_up: HeldUp,
+    pub(super) fault: Fault,
 }
 
 impl<'a> PageReader<'a> {
@@ -51,13 +70,17 @@ impl<'a> PageReader<'a> {
         at: Cursor,
         files: &BTreeMap<String, FileProgress>,
         bodies: mpsc::UnboundedSender<Body>,
+        spill: Option<(SpilledFiles, u64)>,
     ) -> Self {
         let known = |(key, progress): (&String, &FileProgress)| {
             (key.clone(), FileRead { progress: progress.clone(), events: 0 })
         };
         let files = files.iter().map(known).collect();
-        let filler = Arc::new(Mutex::new(Filler::new(pull, bodies.clone())));
-        Self { pull, at, files, filler, bodies, expired: 0 }
+        let mut filler = Filler::new(pull, bodies.clone());
+        filler.only_checks = spill.is_some();
+        let filler = Arc::new(Mutex::new(filler));
+        let (address_worked, held_up) = (false, Vec::new());
+        Self { pull, at, files, filler, bodies, address_worked, expired: 0, held_up, spill }
     }
 
     /// Reads all parts of `page`; returns the reply whose parts they were in the end.
@@ -71,22 +94,27 @@ impl<'a> PageReader<'a> {
                 page = self.list_again().await?;
                 continue;
             }
-            self.give_up(missing);
+            for key in missing {
+                self.give_up(&key, FILE_GONE, "three listings of its page no longer have it");
+            }
             let read = self.read_parts(&page).await;
             // Whatever ended it, what was read is delivered while there is time for it.
             if !matches!(read, Err(Interrupt::OutOfTime)) || !self.pull.run.stop.is_cancelled() {
                 self.flush().await?;
             }
-            let Some(expired) = read? else { return Ok(page) };
-            self.expired += 1;
-            if self.expired > RELISTINGS {
-                let message = format!(
-                    "file {expired} was refused at the new addresses of {RELISTINGS} listings"
-                );
-                let fix = "the next run tries again from the same line; if it stays so, give the \
-                           file's name to the support of the source";
-                return Err(Fault::passing(Code::FileForbidden, message, fix).into());
+            let refused = read?;
+            // What was refused in the last run too is not refused for its address's age.
+            let known = |(key, _): &(String, String)| {
+                self.files.get(key).is_some_and(|file| file.progress.held_up.is_some())
+            };
+            if refused.iter().all(known) || self.expired >= RELISTINGS {
+                for (key, said) in refused {
+                    self.hold(key.clone(), forbidden(&key, &said), said);
+                }
+                self.flush().await?;
+                return Ok(page);
             }
+            self.expired += 1;
             page = self.list_again().await?;
         }
     }
@@ -156,6 +184,7 @@ impl<'a> PageReader<'a> {
     async fn list_again(&mut self) -> Result<Page, Interrupt> {
         let stream = self.pull.stream.name;
         tracing::info!(stream, "listing the same page again for new addresses");
+        self.address_worked = false;
         let page = self.pull.list(Some(self.at.clone())).await.map_err(internal)??;
         if page.at != self.at {
             let message = "the source dropped the page's token while the page was being read";
@@ -165,37 +194,53 @@ impl<'a> PageReader<'a> {
         Ok(page)
     }
 
-    /// Puts files that are gone into quarantine, without their bytes, and passes them.
-    fn give_up(&mut self, missing: Vec<String>) {
-        for key in missing {
-            let Some(FileRead { progress, events }) = self.files.get_mut(&key) else { continue };
-            let builder = &mut Filler::lock(&self.filler).builder;
-            builder.begin_file(&key, &progress.version, progress.done);
-            let position = builder.place(progress.done.lines() + 1);
-            tracing::error!(
-                stream = position.stream,
-                file = key,
-                line = position.line,
-                "a file is gone from the listing: it is missing from this line on"
-            );
-            let detail = "three listings of its page no longer have it".to_owned();
-            builder.reject(rest(position, FILE_GONE, detail, Kept::Nothing));
-            builder.end_file(None);
-            // It may come back as another, whose events are counted from none.
-            (progress.done, *events) = (Position::End, 0);
+    /// A part cannot be had: the others are read, and it is tried again in the next run; or passed, if
+    /// that was so for too long. `said` is what its host answered.
+    pub(super) fn hold(&mut self, key: String, fault: Fault, said: String) {
+        let Some(FileRead { progress, .. }) = self.files.get_mut(&key) else { return };
+        let now = self.pull.connector.clock.now();
+        let held_up = HeldUp::again(progress.held_up.take(), now, said);
+        let (after, runs) = self.pull.run.policy.give_up;
+        if held_up.passes || (held_up.runs >= runs && now - held_up.since >= after) {
+            let tried = format!("tried in {} runs since {}", held_up.runs, held_up.since);
+            let detail = format!("{}; {tried}", held_up.said);
+            return self.give_up(&key, FILE_UNAVAILABLE, &detail);
         }
+        let version = progress.version.clone();
+        self.held_up.push(HeldUpPart { key, version, held_up, fault });
     }
 
-    /// Reads what is not yet read of a page's parts, in order; returns the first whose address has
-    /// expired.
-    async fn read_parts(&mut self, page: &Page) -> Result<Option<String>, Interrupt> {
+    /// Passes a file: it goes into quarantine without its bytes.
+    fn give_up(&mut self, key: &str, reason: &'static str, why: &str) {
+        let Some(FileRead { progress, events }) = self.files.get_mut(key) else { return };
+        let builder = &mut Filler::lock(&self.filler).builder;
+        builder.begin_file(key, &progress.version, progress.done);
+        let position = builder.place(progress.done.lines() + 1);
+        tracing::error!(
+            stream = position.stream,
+            file = key,
+            line = position.line,
+            reason,
+            why,
+            "a file is passed: it is missing from this line on"
+        );
+        builder.reject(rest(position, reason, why.to_owned(), Kept::Nothing));
+        builder.end_file(None);
+        // It may come back as another, whose events are counted from none.
+        (progress.done, *events) = (Position::End, 0);
+    }
+
+    /// Reads what is not yet read of a page's parts, in order; returns those whose addresses were
+    /// refused, each with its host's words.
+    async fn read_parts(&mut self, page: &Page) -> Result<Vec<(String, String)>, Interrupt> {
         // The same key twice is one file, whatever their sizes: the first.
         let mut keys = BTreeSet::new();
         let is_unread = |part: &&Part| {
             let is_read = self.files.get(&part.key).is_some_and(|FileRead { progress, .. }| {
                 progress.done == Position::End && progress.version.size == part.size
             });
-            keys.insert(part.key.clone()) && !is_read
+            let is_held_up = self.held_up.iter().any(|held_up| held_up.key == part.key);
+            keys.insert(part.key.clone()) && !is_read && !is_held_up
         };
         let parts: Vec<Part> = page.parts.iter().filter(is_unread).cloned().collect();
         let pull = self.pull;
@@ -208,12 +253,32 @@ impl<'a> PageReader<'a> {
             }))
         });
         let mut opened = stream::iter(opening).buffered(OPEN);
+        let mut refused = Vec::new();
         while let Some(opened) = self.wait(opened.next()).await? {
             let (part, open) = opened.map_err(internal)?;
-            if !self.read_part(&part, open?).await? {
-                return Ok(Some(part.key));
+            match self.read_part(&part, open?).await? {
+                PartEnd::Read => self.expired = 0,
+                PartEnd::HeldUp(fault) => {
+                    let said = fault.message.clone();
+                    self.hold(part.key, fault, said);
+                }
+                PartEnd::Expired(said) => {
+                    refused.push((part.key, said));
+                    // If it is their age, the others' addresses have expired with it.
+                    if self.address_worked && refused.len() == 1 {
+                        break;
+                    }
+                }
             }
         }
-        Ok(None)
+        Ok(refused)
     }
+}
+
+fn forbidden(key: &str, said: &str) -> Fault {
+    Fault::passing(
+        Code::FileForbidden,
+        format!("file {key} was refused at a new address ({said})"),
+        "if it stays so, give the file's name to the support of the source",
+    )
 }

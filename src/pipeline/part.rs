@@ -12,11 +12,12 @@ use super::body::rest;
 use super::fault::{Fault, Interrupt};
 use super::page::PageReader;
 use super::read::Filler;
-use super::source::{OpenPart, Part, ReadError};
-use crate::checkpoint::Position;
+use super::source::{OpenPart, Opened, Part, ReadError};
+use crate::checkpoint::{FileProgress, Position};
 use crate::codes::Code;
 use crate::quarantine::Kept;
-use crate::store::ByteStream;
+use crate::spill::SpilledFile;
+use crate::store::{ByteStream, Keeping};
 
 /// Bytes of a download that are taken at once, if so many are here.
 const AT_ONCE: u64 = 256 * 1024;
@@ -27,62 +28,122 @@ const DOWNLOADS: u32 = 5;
 /// How many downloads must break at the same place before a file counts as corrupt.
 const CORRUPT_DOWNLOADS: usize = 3;
 
+/// How the reading of a part ended.
+pub(super) enum PartEnd {
+    /// All of it is read.
+    Read,
+    /// Its address was refused, in these words.
+    Expired(String),
+    /// It cannot be had, though its host answers.
+    HeldUp(Fault),
+}
+
 impl PageReader<'_> {
-    /// Reads one part to its end, through as many downloads as it takes. False if its address has
-    /// expired.
+    /// Reads one part to its end, through as many downloads as it takes.
     pub(super) async fn read_part(
         &mut self,
         part: &Part,
-        mut open: Option<OpenPart>,
-    ) -> Result<bool, Interrupt> {
+        opened: Opened,
+    ) -> Result<PartEnd, Interrupt> {
         self.filler().file = self.files.remove(&part.key).unwrap_or_default();
-        let mut failures = Vec::new();
-        let is_read = loop {
-            let Some(opened) = open else { break false };
-            self.filler().begin(part, opened.etag.clone());
-            let Some(error) = self.download(part, opened).await? else { break true };
-            failures.push((self.filler().file.progress.done, error));
-            if self.is_done_with(part, &failures).await? {
-                break true;
-            }
-            open = self.pull.open(part).await?;
-        };
-        let mut filler = Filler::lock(&self.filler);
-        let mut file = std::mem::take(&mut filler.file);
-        if is_read {
-            file.progress.done = Position::End;
-            filler.builder.end_file(Some(std::mem::take(&mut file.events)));
-            self.pull.summary.with(|summary| summary.files += 1);
-            self.expired = 0;
-        }
+        let end = self.read_opened(part, opened).await;
+        let file = std::mem::take(&mut self.filler().file);
         self.files.insert(part.key.clone(), file);
-        Ok(is_read)
+        match end {
+            Err(Interrupt::Fault(fault)) if fault.code == Code::FileUnreadable => {
+                Ok(PartEnd::HeldUp(*fault))
+            }
+            end => end,
+        }
+    }
+
+    async fn read_opened(&mut self, part: &Part, mut opened: Opened) -> Result<PartEnd, Interrupt> {
+        let mut failures = Vec::new();
+        loop {
+            let open = match opened {
+                Opened::Part(open) => open,
+                Opened::Expired(said) => return Ok(PartEnd::Expired(said)),
+                Opened::Refused(fault) => return Ok(PartEnd::HeldUp(fault)),
+            };
+            self.address_worked = true;
+            self.filler().begin(part, open.etag.clone());
+            let mut spilling = self.begin_to_spill(part).await;
+            let error = self.download(part, open, &mut spilling).await?;
+            match (error, spilling) {
+                (None, Some(spilling)) => {
+                    spilling.finish().await?;
+                    self.spilled();
+                    return Ok(PartEnd::Read);
+                }
+                (None, None) => break,
+                (Some(error), spilling) => {
+                    if let Some(spilling) = spilling {
+                        spilling.cancel().await;
+                    }
+                    failures.push((self.filler().file.progress.done, error));
+                }
+            }
+            if self.is_done_with(part, &failures).await? {
+                break;
+            }
+            opened = self.pull.open(part).await?;
+        }
+        let mut filler = self.filler();
+        if filler.file.progress.done != Position::End {
+            filler.file.progress.done = Position::End;
+            let events = std::mem::take(&mut filler.file.events);
+            filler.builder.end_file(Some(events));
+            self.pull.summary.with(|summary| summary.files += 1);
+        }
+        Ok(PartEnd::Read)
+    }
+
+    /// If files are kept instead of being delivered, begins to keep the part in hand.
+    async fn begin_to_spill(&self, part: &Part) -> Option<Keeping> {
+        let (spill, number) = self.spill.as_ref()?;
+        let FileProgress { done, version, .. } = self.filler().file.progress.clone();
+        let progress = FileProgress { done, version, held_up: None };
+        let file = SpilledFile { file: part.key.clone(), progress };
+        Some(spill.keep(self.pull.stream.name, *number, &file).await)
+    }
+
+    /// The part in hand is kept, under the next number.
+    fn spilled(&mut self) {
+        if let Some((_, number)) = &mut self.spill {
+            *number += 1;
+        }
+        let mut filler = self.filler();
+        filler.builder.spill_file();
+        filler.file.progress.done = Position::End;
     }
 
     /// Whether a part is done with, whose downloads failed so, each behind a line: it is empty, or
     /// kept whole. Else waits before the next one.
     async fn is_done_with(
-        &self,
+        &mut self,
         part: &Part,
         failures: &[(Position, ReadError)],
     ) -> Result<bool, Interrupt> {
         let Some((_, error)) = failures.last() else { return Ok(false) };
-        // Where its listing gives a size, it is not empty.
-        let empty = |(_, error): &&(_, ReadError)| matches!(error, ReadError::Empty);
-        let came_empty = matches!(error, ReadError::Empty) && part.size.is_none();
-        if came_empty && failures.iter().filter(empty).count() > 1 {
+        let empty =
+            failures.iter().rev().take_while(|(_, error)| matches!(error, ReadError::Empty));
+        // It is believed sooner where the listing gives no size.
+        if empty.count() >= part.size.map_or(2, |_| 3) {
             tracing::warn!(
                 stream = self.pull.stream.name,
                 file = part.key,
-                "a file came without a byte twice, and its listing gives no size: it counts as \
-                 empty"
+                size = part.size,
+                "a file came without a byte again and again: it counts as empty"
             );
             return Ok(true);
         }
         if let Some(reason) = reason_to_keep(failures)
             && let Some(name) = self.keep_file(part).await?
         {
-            self.reject_rest(part, reason, error, name);
+            match self.spill {
+                Some(_) => self.spilled(),
+                None => self.reject_rest(part, reason, error, name),
+            }
             return Ok(true);
         }
         let gained = |two: &&[(Position, ReadError)]| two[1].0 > two[0].0;
@@ -97,6 +158,7 @@ impl PageReader<'_> {
         &mut self,
         part: &Part,
         open: OpenPart,
+        spilling: &mut Option<Keeping>,
     ) -> Result<Option<ReadError>, Interrupt> {
         let end_is_proof = open.end_is_proof;
         let mut bytes = whole(part, open);
@@ -106,7 +168,7 @@ impl PageReader<'_> {
             if error.is_some() || end.is_some() {
                 break error;
             }
-            end = self.fetch(&mut bytes, &mut arrived).await?;
+            end = self.fetch(&mut bytes, &mut arrived, spilling).await?;
             if let Some(end) = &end {
                 // What arrived before it broke is read too.
                 let all = end_is_proof || part.size == Some(arrived);
@@ -129,6 +191,7 @@ impl PageReader<'_> {
         &self,
         bytes: &mut BoxStream<'static, Result<Bytes, ReadError>>,
         arrived: &mut u64,
+        spilling: &mut Option<Keeping>,
     ) -> Result<Option<Result<(), ReadError>>, Interrupt> {
         let (before, mut enough) = (*arrived, false);
         let end = loop {
@@ -137,6 +200,13 @@ impl PageReader<'_> {
             match next {
                 Some(Ok(Some(piece))) => {
                     *arrived += piece.len() as u64;
+                    if let Some(keeping) = spilling
+                        && !keeping.write(piece.clone()).await
+                        && let Some(keeping) = spilling.take()
+                    {
+                        // It says why it cannot be kept.
+                        keeping.finish().await?;
+                    }
                     enough |= self.filler().lines.push(piece);
                 }
                 Some(end) => break Some(end.map(drop)),
@@ -150,16 +220,21 @@ impl PageReader<'_> {
         Ok(end)
     }
 
-    /// Copies the part to quarantine as it is, through as many downloads as it takes, and says
+    /// Copies the part to quarantine, or to spill, as it is, through as many downloads as it takes, and says
     /// under which name; `None` if it cannot be had as it was read.
     async fn keep_file(&self, part: &Part) -> Result<Option<String>, Interrupt> {
         let (stream, quarantine) = (self.pull.stream.name, &self.pull.connector.quarantine);
         let version = self.filler().file.progress.version.clone();
         let mut copies = 0;
         loop {
-            let open = self.pull.open(part).await?;
-            let Some(open) = open.filter(|open| open.etag == version.etag) else { return Ok(None) };
-            let mut keeping = quarantine.keep_file(stream, &part.key, &version);
+            let open = match self.pull.open(part).await? {
+                Opened::Part(open) if open.etag == version.etag => open,
+                _ => return Ok(None),
+            };
+            let mut keeping = match self.begin_to_spill(part).await {
+                Some(spilling) => spilling,
+                None => quarantine.keep_file(stream, &part.key, &version),
+            };
             let mut bytes = whole(part, open);
             let mut is_empty = true;
             let error = loop {
@@ -242,12 +317,12 @@ fn whole(part: &Part, open: OpenPart) -> BoxStream<'static, Result<Bytes, ReadEr
                 Ok(Some((piece, (bytes, arrived))))
             }
             Some(Err(error)) => Err(ReadError::Broken(error)),
-            None if arrived == 0 && size != Some(0) => Err(ReadError::Empty),
             None => match size.filter(|size| arrived < *size && !end_is_proof) {
                 Some(size) => {
                     let cut = format!("the connection was closed after {arrived} of {size} bytes");
                     Err(ReadError::Broken(io::Error::other(cut)))
                 }
+                None if arrived == 0 && size != Some(0) => Err(ReadError::Empty),
                 None => Ok(None),
             },
         }

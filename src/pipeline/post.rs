@@ -14,6 +14,7 @@ use super::sink::{PostError, Posted, Sink};
 use super::summary::Live;
 use crate::codes::Code;
 use crate::quarantine::{Quarantine, Rejection};
+use crate::seams::Deadline;
 use crate::store::{KeepError, LeaseWatch};
 use crate::table::Table;
 
@@ -25,6 +26,7 @@ const ROWS_THAT_PROVE_A_SETTING: usize = 10;
 const KEPT_AT_ONCE: usize = 4;
 
 /// Posts the bodies of one table, and keeps what is refused. Shared by the bodies in flight.
+#[derive(Clone)]
 pub(super) struct Poster {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) table: &'static Table,
@@ -32,6 +34,12 @@ pub(super) struct Poster {
     pub(super) lease: LeaseWatch,
     pub(super) run: Run,
     pub(super) summary: Live,
+    /// While the destination has accepted nothing: until when it is tried, so that there is time left to
+    /// keep what it does not take.
+    pub(super) patience: Option<Deadline>,
+    /// Whether a body that it refused whole is given up, or was, and none accepted since: then it is not
+    /// the rows.
+    pub(super) gave_up: bool,
 }
 
 impl Poster {
@@ -103,7 +111,7 @@ impl Poster {
     }
 
     /// Every row of a large body is refused and no other was accepted: it is not the rows.
-    fn blame_the_settings(&self, body: &Body, refused: &[Rejection]) -> Result<(), Fault> {
+    fn blame_the_settings(&self, body: &Body, refused: &[Rejection]) -> Result<(), Interrupt> {
         let few = refused.len() < ROWS_THAT_PROVE_A_SETTING;
         let Some(first) = refused.first() else { return Ok(()) };
         if few || self.run.has_accepted(self.table) {
@@ -111,7 +119,7 @@ impl Poster {
         }
         let destination = self.sink.destination(self.table);
         let (all, tried, detail) = (body.rows.items.len(), refused.len(), &first.detail);
-        Err(Fault::settings(
+        let fault = Fault::settings(
             Code::EveryRowRefused,
             format!(
                 "{destination} refuses every row of a body of {all} ({tried} tried by \
@@ -120,7 +128,8 @@ impl Poster {
             "compare the columns of the rule's stream with the table's documentation; the \
              checkpoint has not moved; if it stays so for a day, this body is quarantined and the \
              stream goes on",
-        ))
+        );
+        Err(if self.gave_up { Interrupt::Destination(Box::new(fault)) } else { fault.into() })
     }
 
     async fn post_once(&self, bytes: Bytes) -> Result<(), PostError> {
@@ -131,7 +140,9 @@ impl Poster {
             return Err(PostError::Interrupt(lease_lost().into()));
         }
         // Even bodies in flight must end then.
-        let deadline = self.run.deadline.plus(self.run.policy.grace);
+        let latest = self.run.deadline.plus(self.run.policy.grace);
+        let patience = self.patience.filter(|_| !self.run.has_accepted(self.table));
+        let deadline = patience.unwrap_or(latest);
         let sent = bytes.len() as u64;
         let Posted { ambiguous, answer } = tokio::select! {
             posted = self.sink.post(self.table, bytes, deadline) => posted,
@@ -145,10 +156,16 @@ impl Poster {
             summary.bodies += u64::from(answer.is_ok());
             summary.bytes_sent += if answer.is_ok() { sent } else { 0 };
         });
-        if answer.is_ok() {
-            self.run.accept(self.table);
+        match answer {
+            Ok(()) => {
+                self.run.accept(self.table);
+                Ok(())
+            }
+            Err(PostError::Interrupt(Interrupt::Fault(fault))) => {
+                Err(PostError::Interrupt(Interrupt::Destination(fault)))
+            }
+            refused => refused,
         }
-        answer
     }
 
     /// Makes rejections durable, and returns them.

@@ -14,11 +14,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Policy;
 use super::body::{Body, Span};
 use super::fault::{Fault, Interrupt, internal, lease_lost};
-use super::page::FILE_GONE;
 use super::post::Poster;
 use super::summary::Live;
-use crate::checkpoint::{Checkpoint, Position};
+use crate::checkpoint::{Checkpoint, Position, Spill};
 use crate::codes::Code;
+use crate::quarantine::Kept;
 use crate::seams::Clock;
 use crate::store::Lease;
 
@@ -31,7 +31,9 @@ pub(super) struct Progress {
     pub(super) policy: Policy,
     /// The newest delivered event's time, in milliseconds since 1970.
     pub(super) newest_ms: Option<i64>,
-    /// Whether files were passed since they are gone.
+    /// Whether a body could not be posted in time.
+    pub(super) starved: bool,
+    /// Whether files were passed without their bytes.
     pub(super) files_gone: bool,
     /// Events settled in this run, of files that are not at their end.
     settled: HashMap<String, u64>,
@@ -59,6 +61,7 @@ impl Progress {
             clock,
             policy,
             newest_ms: None,
+            starved: false,
             files_gone: false,
             settled: HashMap::new(),
             unsaved_bodies: 0,
@@ -81,7 +84,9 @@ impl Progress {
             tokio::select! {
                 biased;
                 Some(settled) = in_flight.next() => {
-                    self.record(settled.map_err(internal)??).await?;
+                    let settled = settled.map_err(internal)?;
+                    self.starved |= matches!(settled, Err(Interrupt::OutOfTime));
+                    self.record(settled?).await?;
                 }
                 () = sleep_until(save_at.unwrap_or_else(Instant::now)), if save_at.is_some() => {
                     self.save().await?;
@@ -125,12 +130,15 @@ impl Progress {
         let delivered = accepted.clone().count() as u64;
         let quarantined = body.spans.iter().map(|span| span.settled).sum::<u64>() - delivered;
         let truncated = body.rejections.iter().filter(|kept| kept.delivered).count() as u64;
-        self.files_gone |= body.rejections.iter().any(|kept| kept.reason == FILE_GONE);
+        self.files_gone |= body.rejections.iter().any(|kept| kept.kept == Kept::Nothing);
         let newest_ms = accepted.filter_map(|row| row.time_ms).max();
         self.newest_ms = self.newest_ms.max(newest_ms);
         let newest = newest_ms.and_then(DateTime::from_timestamp_millis);
         let checkpoint = self.change();
         checkpoint.newest_event = checkpoint.newest_event.max(newest);
+        if delivered > 0 {
+            (checkpoint.destination_down, checkpoint.passed_body) = (None, false);
+        }
         checkpoint.totals.rows_delivered += delivered;
         checkpoint.totals.rows_quarantined += quarantined;
         checkpoint.unreported.rows_quarantined += quarantined;
@@ -149,7 +157,7 @@ impl Progress {
 
     /// Moves progress over one span, if what was read of its file adds up.
     fn move_over(&mut self, span: &Span) -> Result<(), Fault> {
-        let Span { delta, settled, events_in_file } = span;
+        let Span { delta, settled, events_in_file, spilled } = span;
         let (file, settled) = (&delta.file, self.settled.get(&delta.file).unwrap_or(&0) + settled);
         if let Some(events) = events_in_file.filter(|events| *events != settled) {
             return Err(Fault::passing(
@@ -162,7 +170,10 @@ impl Progress {
             ));
         }
         self.checkpoint.apply(delta).map_err(internal)?;
-        if delta.to == Position::End {
+        if *spilled {
+            self.checkpoint.spill.get_or_insert_with(|| Spill::new(0, 0)).next += 1;
+            self.summary.with(|summary| summary.files_spilled += 1);
+        } else if delta.to == Position::End {
             self.settled.remove(file);
             self.checkpoint.totals.files += 1;
         } else {
@@ -203,7 +214,7 @@ mod tests {
 
     fn progress() -> Progress {
         let checkpoint = Checkpoint::new(BTreeMap::new(), String::new());
-        let (lease, summary) = (Box::new(NullStore), Live::new("s"));
+        let (lease, summary) = (Box::new(NullStore), Live::new("source", "s"));
         Progress::new(checkpoint, lease, summary, Clock::system(), Policy::default())
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Filler {
     bodies: mpsc::UnboundedSender<Body>,
     run: Run,
     summary: Live,
+    /// Whether lines are only checked: their file is kept, and delivered later.
+    pub(super) only_checks: bool,
     /// Rows that are not yet counted.
     uncounted: u64,
     /// The row in hand; its memory is used again.
@@ -66,6 +68,7 @@ impl Filler {
             bodies,
             run,
             summary: pull.summary.clone(),
+            only_checks: false,
             uncounted: 0,
             row: Vec::new(),
         }
@@ -82,7 +85,8 @@ impl Filler {
         let version = FileVersion { size: part.size, etag };
         let progress = &mut self.file.progress;
         if progress.version != version {
-            *progress = FileProgress { version, ..FileProgress::default() };
+            let held_up = progress.held_up.take();
+            *progress = FileProgress { done: Position::Line(0), version, held_up };
         }
         self.builder.begin_file(&part.key, &progress.version, progress.done);
         self.lines = self.format.lines(progress.done.lines());
@@ -103,8 +107,9 @@ impl Filler {
 
     /// Reads on to the end of the bytes that are here. A body that is due or full is sent on.
     fn read(&mut self) -> Result<Option<ReadError>, Interrupt> {
-        loop {
-            let look = self.file.events.is_multiple_of(self.run.policy.look_every);
+        for read in 0_u64.. {
+            let read = if self.only_checks { read } else { self.file.events };
+            let look = read.is_multiple_of(self.run.policy.look_every);
             if look {
                 self.check()?;
             }
@@ -115,6 +120,9 @@ impl Filler {
                 Err(error) => return Ok(Some(error)),
             };
             let Line { number, bytes, begins, ends } = line;
+            if self.only_checks {
+                continue;
+            }
             if !(begins && ends) {
                 let piece = Bytes::copy_from_slice(bytes);
                 let run = run.clone();

@@ -124,7 +124,9 @@ impl Replay {
             quarantine: self.quarantine.clone(),
             lease: lease.watch(),
             run: run.clone(),
-            summary: Live::new(stream.name),
+            summary: Live::new("", stream.name),
+            patience: None,
+            gave_up: false,
         };
         let mut resend = Resend {
             poster: Arc::new(poster),
@@ -180,7 +182,7 @@ struct Resend<'a> {
 impl Resend<'_> {
     async fn run(&mut self) -> Result<(), Interrupt> {
         let sent = self.send_all().await;
-        if matches!(sent, Err(Interrupt::Fault(_))) {
+        if matches!(sent, Err(Interrupt::Fault(_) | Interrupt::Destination(_))) {
             return sent;
         }
         // If it may read no more, what was read is delivered.

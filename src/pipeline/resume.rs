@@ -4,7 +4,7 @@ use tokio::time::{Instant, sleep};
 
 use super::fault::{Fault, Interrupt};
 use super::{Connector, Run, checkpoint_name};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, Spill};
 use crate::codes::Code;
 use crate::store::{Lease, Store};
 use crate::table::Stream;
@@ -65,7 +65,11 @@ impl Connector {
         let destination = self.sink.destination(stream.table);
         let stream = stream.name;
         let Some(mut checkpoint) = stored(self.store.as_ref(), stream, lease).await? else {
-            return Ok(Checkpoint::new(owner, destination));
+            // What waits in spill is there still, if it was the checkpoint that was lost or reset.
+            let waits = self.spill.range(stream).await?;
+            let mut new = Checkpoint::new(owner, destination);
+            new.spill = waits.map(|(first, next)| Spill::new(first, next));
+            return Ok(new);
         };
         if checkpoint.owner != owner {
             let name = name_in(self.store.as_ref(), stream);

@@ -14,8 +14,8 @@ use chrono::{DateTime, NaiveDate, Utc};
 use futures::{StreamExt, stream};
 use secrecy::SecretString;
 
-use super::Interrupt;
-use crate::checkpoint::Cursor;
+use super::{Fault, Interrupt};
+use crate::checkpoint::{Cursor, FileProgress};
 use crate::seams::Deadline;
 use crate::store::ByteStream;
 use crate::table::{EventId, Row, Stream};
@@ -26,6 +26,9 @@ use crate::table::{EventId, Row, Stream};
 /// Rather than wait beyond `deadline` it returns [`Interrupt::OutOfTime`] at once.
 #[async_trait]
 pub trait Source: Send + Sync {
+    /// Its name, e.g. `cloud-integrated`.
+    fn name(&self) -> &'static str;
+
     /// Whose events these are: names and values that are not secret.
     fn owner(&self) -> BTreeMap<String, String>;
 
@@ -44,9 +47,11 @@ pub trait Source: Send + Sync {
         deadline: Deadline,
     ) -> Result<Page, Interrupt>;
 
-    /// Opens a part whose content is [`Content::At`] an address, from its beginning. `None` if the
-    /// address has expired: another listing of the same page gives a new one.
-    async fn open(&self, part: &Part, deadline: Deadline) -> Result<Option<OpenPart>, Interrupt>;
+    /// Opens a part whose content is [`Content::At`] an address, from its beginning.
+    ///
+    /// # Errors
+    /// If nobody answered: it says nothing about this part.
+    async fn open(&self, part: &Part, deadline: Deadline) -> Result<Opened, Interrupt>;
 
     /// Whether a part that is listed as `listed` is the one that was listed as `known` before: a
     /// source may give one object under several addresses in turn.
@@ -93,6 +98,8 @@ pub struct Part {
     pub size: Option<u64>,
     /// Its bytes.
     pub content: Content,
+    /// What was delivered of it before it was kept in spill; a source's own parts have none.
+    pub begun: Option<FileProgress>,
 }
 
 /// Where a part's bytes are.
@@ -102,6 +109,18 @@ pub enum Content {
     At(SecretString),
     /// Here.
     Here(Bytes),
+}
+
+/// What comes of opening a part.
+#[derive(Debug)]
+pub enum Opened {
+    /// Its bytes are on their way.
+    Part(OpenPart),
+    /// It is refused at this address, in these words: another listing of the same page may give a better
+    /// one.
+    Expired(String),
+    /// It cannot be had, and another address would not change that.
+    Refused(Fault),
 }
 
 /// A part whose bytes are on their way.

@@ -8,15 +8,17 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fault::{Fault, Interrupt, internal};
-use super::page::PageReader;
+use super::page::{HeldUpPart, PageReader};
 use super::post::Poster;
 use super::progress::Progress;
 use super::resume::{lease, release};
-use super::source::{Content, OpenPart, Page, Part};
-use super::summary::{Gap, Live, Outcome, StreamSummary};
+use super::source::{Content, OpenPart, Opened, Page, Part};
+use super::spilled::SpillSource;
+use super::summary::{Gap, Hold, Live, Outcome, StreamSummary};
 use super::{Connector, Run};
 use crate::checkpoint::{Checkpoint, Cursor, HeldUp, Position};
 use crate::codes::Code;
+use crate::seams::Deadline;
 use crate::table::Stream;
 
 /// Empty pages that are asked for in one run; the next run goes on behind them.
@@ -58,6 +60,7 @@ impl StreamPull {
                 return Err(interrupt);
             }
         };
+        summary.with(|summary| summary.begins = checkpoint.cursor.is_none());
         let poster = Poster {
             sink: Arc::clone(&connector.sink),
             table: stream.table,
@@ -65,42 +68,48 @@ impl StreamPull {
             lease: lease.watch(),
             run: run.clone(),
             summary: summary.clone(),
+            patience: None,
+            gave_up: false,
         };
         let clock = connector.clock.clone();
         let mut pages = Pages {
-            pull: self,
-            poster: Arc::new(poster),
+            pull: self.clone(),
+            poster,
             progress: Progress::new(checkpoint, lease, summary.clone(), clock, run.policy),
             read: HashSet::new(),
             dropped: false,
             files: Vec::new(),
             listing: None,
+            spills: false,
         };
         // Of runs before this one: it may be killed too.
         pages.report_quarantine();
-        let ended = pages.read().await;
-        let ended = pages.note(ended);
+        let ended = pages.run().await;
         pages.report_quarantine();
         let mut progress = pages.progress;
         let saved = progress.save().await;
         release(stream.name, progress.lease).await;
-        let now = connector.clock.now().timestamp_millis();
+        let (now, checkpoint) = (connector.clock.now(), progress.checkpoint);
         summary.with(|summary| {
-            summary.backfill_from = progress.checkpoint.backfill_from;
-            summary.lag_seconds = progress.newest_ms.map(|newest| (now - newest) / 1000);
+            summary.backfill_from = checkpoint.backfill_from;
+            let newest = progress.newest_ms;
+            summary.lag_seconds = newest.map(|newest| (now.timestamp_millis() - newest) / 1000);
+            summary.files_waiting = checkpoint.files_waiting();
+            summary.held_up = Hold::of(&checkpoint, stream.name, run.policy.give_up.0);
         });
         match (ended, saved) {
-            (Err(Interrupt::Fault(fault)), _) => Err(Interrupt::Fault(fault)),
-            (_, Err(interrupt)) => Err(interrupt),
-            (ended, Ok(())) => ended,
+            (Err(Interrupt::OutOfTime) | Ok(_), Err(interrupt)) => Err(interrupt),
+            (ended, _) => ended,
         }
     }
 }
 
 /// The pages of a stream, in one run.
-struct Pages<'a> {
-    pull: &'a StreamPull,
-    poster: Arc<Poster>,
+struct Pages {
+    /// While files that wait in spill are delivered, its source is they.
+    pull: StreamPull,
+    /// What posts, but for what a page asks of it.
+    poster: Poster,
     progress: Progress,
     /// The cursors of the pages that were read.
     read: HashSet<Cursor>,
@@ -110,11 +119,125 @@ struct Pages<'a> {
     files: Vec<String>,
     /// The next page, which is listed while the last bodies of this one are on their way.
     listing: Option<AbortOnDropHandle<Result<Page, Interrupt>>>,
+    /// Whether files are kept in spill instead of being delivered.
+    spills: bool,
 }
 
-impl Pages<'_> {
-    /// Reads page after page.
+impl Pages {
+    /// Delivers what waits in spill, and then reads page after page. If the destination is down for
+    /// too long, what is read is kept in spill.
+    async fn run(&mut self) -> Result<Outcome, Interrupt> {
+        // What is left of the time must suffice to keep what it does not take.
+        let patience = self.pull.run.deadline.remaining() / 4;
+        self.poster.patience = self.is_down_for_long().then(|| Deadline::after(patience));
+        let delivered = match self.deliver_spill().await {
+            Ok(Outcome::CaughtUp) => self.read().await,
+            ended => ended,
+        };
+        let Err(Interrupt::Destination(fault)) = delivered else { return delivered };
+        let now = self.pull.connector.clock.now();
+        let down = &mut self.progress.change().destination_down;
+        let mut held_up = HeldUp::again(down.take(), now, fault.message.clone());
+        held_up.passes |= fault.code == Code::EveryRowRefused;
+        *down = Some(held_up);
+        if !self.is_down_for_long() {
+            return Err(Interrupt::Destination(fault));
+        }
+        self.spills = true;
+        let (stream, waiting) = (self.pull.stream.name, self.progress.checkpoint.files_waiting());
+        tracing::warn!(
+            stream,
+            waiting,
+            r#where = self.pull.connector.spill.location(stream),
+            "the destination is down for long: batch files are kept until it works"
+        );
+        match self.read().await {
+            Err(Interrupt::Fault(other)) => Err(Interrupt::Fault(other)),
+            _ => Err(Interrupt::Destination(fault)),
+        }
+    }
+
+    /// Whether the destination has accepted nothing for so long that files are kept.
+    fn is_down_for_long(&self) -> bool {
+        let (now, after) = (self.pull.connector.clock.now(), self.pull.run.policy.spill_after);
+        let down = self.progress.checkpoint.destination_down.as_ref();
+        down.zip(after).is_some_and(|(down, after)| down.passes || now - down.since >= after)
+    }
+
+    /// Delivers the files that wait in spill, in their order.
+    async fn deliver_spill(&mut self) -> Result<Outcome, Interrupt> {
+        let next = self.progress.checkpoint.spill.as_ref().map(|spill| spill.next);
+        let Some(next) = next else { return Ok(Outcome::CaughtUp) };
+        let connector = &self.pull.connector;
+        let spill = connector.spill.clone();
+        let (stream, inner, clock) =
+            (self.pull.stream, Arc::clone(&connector.source), connector.clock.clone());
+        let source = Arc::new(SpillSource { files: spill.clone(), stream, inner, next, clock });
+        let ended = if self.progress.checkpoint.turn_to_spill() {
+            let inner = std::mem::replace(&mut self.pull.connector.source, source);
+            let ended = self.read().await;
+            self.progress.checkpoint.turn_to_source();
+            self.pull.connector.source = inner;
+            self.read.clear();
+            self.files.clear();
+            self.listing = None;
+            ended
+        } else {
+            Ok(Outcome::CaughtUp)
+        };
+        // What is removed must not be asked for again.
+        self.progress.save().await?;
+        let (stream, checkpoint) = (self.pull.stream.name, &self.progress.checkpoint);
+        let first = next - checkpoint.files_waiting();
+        if first < next {
+            spill.remove_before(stream, first).await?;
+        } else {
+            // Also what was kept and never counted.
+            spill.remove_before(stream, u64::MAX).await?;
+            self.progress.change().spill = None;
+        }
+        ended
+    }
+
+    /// Reads page after page, and notes if the time was up.
     async fn read(&mut self) -> Result<Outcome, Interrupt> {
+        let ended = self.read_pages().await;
+        let starved = std::mem::take(&mut self.progress.starved);
+        match ended {
+            // It has read its share of rows, or another stream has: neither is stuck.
+            Err(Interrupt::OutOfTime) if self.pull.run.has_read_enough() => Ok(Outcome::TimeLimit),
+            Err(Interrupt::OutOfTime)
+                if starved && !self.poster.run.has_accepted(self.poster.table) =>
+            {
+                self.note_starved()
+            }
+            Err(Interrupt::OutOfTime) => self.note_out_of_time(),
+            Err(Interrupt::Fault(fault)) if fault.code == Code::EveryRowRefused => {
+                let now = self.pull.connector.clock.now();
+                let refused = &mut self.progress.change().refused;
+                *refused = Some(HeldUp::again(refused.take(), now, fault.message.clone()));
+                Err(Interrupt::Fault(fault))
+            }
+            ended => ended,
+        }
+    }
+
+    /// Not one body was taken in all the time that there was.
+    fn note_starved(&mut self) -> Result<Outcome, Interrupt> {
+        let destination = self.progress.checkpoint.destination.clone();
+        let message = format!("{destination} has taken no body in the time that there was");
+        if self.is_down_for_long() {
+            let fix = "the log says what was waited for; nothing is lost";
+            let fault = Fault::passing(Code::IngestionUnreachable, message, fix);
+            return Err(Interrupt::Destination(Box::new(fault)));
+        }
+        let now = self.pull.connector.clock.now();
+        let down = &mut self.progress.change().destination_down;
+        *down = Some(HeldUp::again(down.take(), now, message));
+        self.note_out_of_time()
+    }
+
+    async fn read_pages(&mut self) -> Result<Outcome, Interrupt> {
         let mut empty_pages = 0;
         loop {
             let page = self.next().await?;
@@ -163,10 +286,16 @@ impl Pages<'_> {
             }
             // What this run has read comes again.
             self.read.clear();
-            if let Some((from, to)) = page.gap {
-                self.pull.report_gap(since(checkpoint, from, to));
-            }
             self.progress.change().advance(page.at.clone());
+        }
+        if let Some((from, to)) = page.gap {
+            self.pull.report_gap(since(&self.progress.checkpoint, from, to));
+        }
+        for part in &page.parts {
+            if let Some(begun) = &part.begun {
+                let files = &mut self.progress.checkpoint.files;
+                files.entry(part.key.clone()).or_insert_with(|| begun.clone());
+            }
         }
         let day =
             page.backfill_from.filter(|day| Some(*day) != self.progress.checkpoint.backfill_from);
@@ -180,37 +309,82 @@ impl Pages<'_> {
 
     /// Reads one page while its bodies are posted; returns the reply whose parts were read.
     async fn read_page(&mut self, page: Page) -> Result<Page, Interrupt> {
-        let pull = self.pull;
+        let pull = self.pull.clone();
         // The pool's slots are what bounds the channel.
         let (bodies, filled) = mpsc::unbounded_channel();
         // Ends the reading side, and its thread, once the delivering side has ended, in whatever way.
         let stop = pull.run.stop.child_token();
         let stopping = stop.clone().drop_guard();
         let side = StreamPull { run: Run { stop, ..pull.run.clone() }, ..pull.clone() };
-        let poster = Arc::clone(&self.poster);
-        let gives_up = pull.gives_up(&self.progress.checkpoint);
-        let (at, files) = (page.at.clone(), &self.progress.checkpoint.files);
-        let mut reader = PageReader::new(&side, at, files, bodies);
+        let checkpoint = &self.progress.checkpoint;
+        let gives_up = pull.gives_up(checkpoint);
+        let gave_up = gives_up || checkpoint.passed_body;
+        let poster = Arc::new(Poster { gave_up, ..self.poster.clone() });
+        let next_spilled = checkpoint.spill.as_ref().map_or(0, |spill| spill.next);
+        let spill = self.spills.then(|| (pull.connector.spill.clone(), next_spilled));
+        let at = page.at.clone();
+        let mut reader = PageReader::new(&side, at, &checkpoint.files, bodies, spill);
         let reading = async {
             let read = side.run.in_time(reader.read(page)).await.flatten();
+            let held_up = std::mem::take(&mut reader.held_up);
             // Closes the channel: nothing more is coming.
             drop(reader);
-            let next = read.as_ref().ok().filter(|page| !page.caught_up).and_then(Page::next);
-            (next.map(|next| pull.list(Some(next.clone()))), read)
+            let goes_on = |page: &&Page| !page.caught_up && held_up.is_empty();
+            let next = read.as_ref().ok().filter(goes_on).and_then(Page::next);
+            (next.map(|next| pull.list(Some(next.clone()))), held_up, read)
         };
         let delivering = async {
             let _ended = stopping;
             self.progress.settle(poster, filled, gives_up).await
         };
-        let ((listing, read), delivered) = tokio::join!(reading, delivering);
-        self.listing = listing;
+        let ((listing, held_up, read), delivered) = tokio::join!(reading, delivering);
+        let accepted = self.poster.run.has_accepted(self.poster.table);
+        if gives_up && !accepted && self.progress.checkpoint.refused.is_none() {
+            self.progress.change().passed_body = true;
+        }
         if std::mem::take(&mut self.progress.files_gone) {
             // Nobody knows their events' times.
             let gap = since(&self.progress.checkpoint, None, pull.connector.clock.now());
             pull.summary.with(|summary| summary.gap = Some(gap));
         }
         delivered?;
-        read
+        let fault = self.hold(held_up);
+        let page = read?;
+        if let Some(fault) = fault {
+            return Err(fault.into());
+        }
+        // Only now: what is not delivered is read again, from this page on.
+        self.listing = listing;
+        Ok(page)
+    }
+
+    /// Counts the run for the parts that could not be had; the first one's fault, if there is one.
+    fn hold(&mut self, held_up: Vec<HeldUpPart>) -> Option<Fault> {
+        let others = held_up.len().saturating_sub(1);
+        let (mut first, stream) = (None, self.pull.stream.name);
+        let (after, least) = self.pull.run.policy.give_up;
+        for HeldUpPart { key, version, held_up, fault } in held_up {
+            let HeldUp { since, runs, .. } = held_up;
+            // What is stored may be any time.
+            let passed_at = since.checked_add_signed(after).unwrap_or(since).format("%F %R UTC");
+            first.get_or_insert_with(|| Fault {
+                message: format!(
+                    "{}; it is held up since {}, tried in {runs} runs{}",
+                    fault.message,
+                    since.format("%F %R UTC"),
+                    if others > 0 { format!(", and so are {others} more") } else { String::new() }
+                ),
+                fix: format!(
+                    "the other files of its page are delivered; it is passed into quarantine on \
+                     {passed_at} and after {least} runs, or at the next run after `mimecast-sentinel \
+                     skip {stream}`; {}",
+                    fault.fix
+                ),
+                ..fault
+            });
+            self.progress.change().hold(key, version, held_up);
+        }
+        first
     }
 
     /// Reports what is quarantined and was not reported yet, also by a run that was killed. First
@@ -220,7 +394,7 @@ impl Pages<'_> {
             return;
         }
         let unreported = std::mem::take(&mut self.progress.change().unreported);
-        let StreamPull { stream, connector, .. } = self.pull;
+        let StreamPull { stream, connector, .. } = &self.pull;
         tracing::error!(
             stream = stream.name,
             rows_quarantined = unreported.rows_quarantined,
@@ -228,23 +402,6 @@ impl Pages<'_> {
             r#where = connector.quarantine.location(stream.name),
             "rows were put in quarantine"
         );
-    }
-
-    /// What the checkpoint must remember of how the run ended.
-    fn note(&mut self, ended: Result<Outcome, Interrupt>) -> Result<Outcome, Interrupt> {
-        let pull = self.pull;
-        match ended {
-            // It has read its share of rows, or another stream has: neither is stuck.
-            Err(Interrupt::OutOfTime) if pull.run.has_read_enough() => Ok(Outcome::TimeLimit),
-            Err(Interrupt::OutOfTime) => self.note_out_of_time(),
-            Err(Interrupt::Fault(fault)) if fault.code == Code::EveryRowRefused => {
-                let now = pull.connector.clock.now();
-                let refused = &mut self.progress.change().refused;
-                *refused = Some(HeldUp::again(refused.take(), now, fault.message.clone()));
-                Err(Interrupt::Fault(fault))
-            }
-            ended => ended,
-        }
     }
 
     /// The time was up within a file, or while a listing was waited for. If it was so last time
@@ -294,20 +451,20 @@ impl StreamPull {
         }))
     }
 
-    /// Opens a part from its beginning; `None` if its address has expired.
-    pub(super) async fn open(&self, part: &Part) -> Result<Option<OpenPart>, Interrupt> {
+    /// Opens a part from its beginning.
+    pub(super) async fn open(&self, part: &Part) -> Result<Opened, Interrupt> {
         match &part.content {
             Content::At(_) => self.connector.source.open(part, self.run.deadline).await,
-            Content::Here(bytes) => Ok(Some(OpenPart::here(bytes.clone()))),
+            Content::Here(bytes) => Ok(Opened::Part(OpenPart::here(bytes.clone()))),
         }
     }
 
     /// Whether the body in hand was refused whole for so long that it is not the settings.
     fn gives_up(&self, checkpoint: &Checkpoint) -> bool {
         let (give_up_after, give_up_runs) = self.run.policy.give_up;
-        checkpoint.refused.as_ref().is_some_and(|HeldUp { since, runs, .. }| {
+        checkpoint.refused.as_ref().is_some_and(|HeldUp { since, runs, passes, .. }| {
             let lasted = self.connector.clock.now() - since;
-            *runs >= give_up_runs && lasted >= give_up_after
+            *passes || (*runs >= give_up_runs && lasted >= give_up_after)
         })
     }
 

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::fault::{Fault, Interrupt};
+use crate::checkpoint::{Checkpoint, HeldUp};
 use crate::codes::Code;
 
 /// How a stream's run, or a whole run, ended.
@@ -37,6 +38,8 @@ pub struct Gap {
 /// What a stream's run did, or has done so far.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StreamSummary {
+    /// The name of its source.
+    pub source: &'static str,
     /// Its name.
     pub stream: String,
     /// How it ended.
@@ -67,8 +70,32 @@ pub struct StreamSummary {
     pub gap: Option<Gap>,
     /// Finish less the newest delivered event's time, in seconds.
     pub lag_seconds: Option<i64>,
+    /// Batch files that were kept whole, since the destination is down.
+    pub files_spilled: u64,
+    /// Batch files that wait in spill, of this run and others.
+    pub files_waiting: u64,
+    /// What keeps it from going on.
+    pub held_up: Option<Hold>,
     /// Why it failed.
     pub error: Option<Fault>,
+    /// Whether it had no checkpoint.
+    #[serde(skip)]
+    pub begins: bool,
+}
+
+/// What keeps a stream from going on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hold {
+    /// What it is, for a person.
+    pub what: String,
+    /// Since when it is tried.
+    pub since: DateTime<Utc>,
+    /// In how many runs.
+    pub tries: u32,
+    /// When it is passed, at the earliest. The destination never is.
+    pub passed_at: Option<DateTime<Utc>>,
+    /// The command that passes it at the next run.
+    pub command: Option<String>,
 }
 
 /// What a run did.
@@ -82,6 +109,10 @@ pub struct RunSummary {
     pub finished_at: DateTime<Utc>,
     /// How it ended.
     pub outcome: Outcome,
+    /// Where its checkpoints are.
+    pub state_at: String,
+    /// Whether no stream had one.
+    pub first_run: bool,
     /// Its streams.
     pub streams: Vec<StreamSummary>,
 }
@@ -90,11 +121,40 @@ pub struct RunSummary {
 #[derive(Clone, Debug)]
 pub struct Live(Arc<Mutex<StreamSummary>>);
 
+impl Hold {
+    /// What holds a stream up, by its checkpoint: the destination first, since nothing is delivered
+    /// then, and else what waits longest. It is passed after `give_up_after`.
+    pub(super) fn of(
+        checkpoint: &Checkpoint,
+        stream: &str,
+        give_up_after: TimeDelta,
+    ) -> Option<Self> {
+        let hold = |what, held_up: &HeldUp| {
+            let HeldUp { since, runs: tries, .. } = *held_up;
+            Self { what, since, tries, passed_at: None, command: None }
+        };
+        if let Some(down) = &checkpoint.destination_down {
+            return Some(hold(format!("the destination: {}", checkpoint.destination), down));
+        }
+        let held_up = checkpoint.held_up();
+        let (what, first) = held_up.iter().min_by_key(|(_, held_up)| held_up.since)?;
+        let what = match held_up.len() - 1 {
+            0 => what.clone(),
+            others => format!("{what} and {others} more"),
+        };
+        // What is stored may be any time.
+        let passed_at = first.since.checked_add_signed(give_up_after);
+        let command = format!("mimecast-sentinel skip {stream}");
+        Some(Self { passed_at, command: Some(command), ..hold(what, first) })
+    }
+}
+
 impl Live {
-    /// Of a run of `stream` that has done nothing yet.
-    pub fn new(stream: &str) -> Self {
+    /// Of a run of a source's `stream` that has done nothing yet.
+    pub fn new(source: &'static str, stream: &str) -> Self {
         let stream = stream.to_owned();
-        Self(Arc::new(Mutex::new(StreamSummary { stream, ..StreamSummary::default() })))
+        let summary = StreamSummary { source, stream, ..StreamSummary::default() };
+        Self(Arc::new(Mutex::new(summary)))
     }
 
     /// Reads it, or changes it.
@@ -114,7 +174,7 @@ impl Outcome {
     pub(super) fn of_stream(stream: &str, ended: Result<Self, Interrupt>) -> (Self, Option<Fault>) {
         match ended {
             Err(Interrupt::OutOfTime) => (Self::TimeLimit, None),
-            Err(Interrupt::Fault(fault)) => {
+            Err(Interrupt::Fault(fault) | Interrupt::Destination(fault)) => {
                 let Fault { code, message, fix, .. } = &*fault;
                 tracing::error!(stream, code = code.as_str(), fix, "{message}");
                 (Self::Failed, Some(*fault))
@@ -165,10 +225,12 @@ impl RunSummary {
         run_id: String,
         started_at: DateTime<Utc>,
         finished_at: DateTime<Utc>,
+        state_at: String,
         streams: Vec<StreamSummary>,
     ) -> Self {
         let outcome = Outcome::of(streams.iter().map(|stream| stream.outcome));
-        Self { run_id, started_at, finished_at, outcome, streams }
+        let first_run = streams.iter().all(|stream| stream.begins);
+        Self { run_id, started_at, finished_at, outcome, state_at, first_run, streams }
     }
 
     /// The exit code of the process.
@@ -212,6 +274,7 @@ mod tests {
             }
         };
         StreamSummary {
+            source: "cloud-integrated",
             stream: "mailflow".to_owned(),
             outcome,
             pages: 1,
@@ -227,13 +290,18 @@ mod tests {
             backfill_from: None,
             gap: None,
             lag_seconds: None,
+            files_spilled: 11,
+            files_waiting: 12,
+            held_up: None,
             error,
+            begins: false,
         }
     }
 
     fn summary(streams: Vec<StreamSummary>) -> RunSummary {
         let at = DateTime::from_timestamp(1_794_268_800, 0).unwrap();
-        RunSummary::new("0f".repeat(16), at, at + TimeDelta::milliseconds(1_500), streams)
+        let end = at + TimeDelta::milliseconds(1_500);
+        RunSummary::new("0f".repeat(16), at, end, "./state".to_owned(), streams)
     }
 
     #[test]
@@ -278,23 +346,37 @@ mod tests {
         let at = DateTime::from_timestamp(1_794_268_800, 0).unwrap();
         full.gap = Some(Gap { from: at, to: at + TimeDelta::hours(1) });
         full.lag_seconds = Some(-2);
+        full.held_up = Some(Hold {
+            what: "file f".to_owned(),
+            since: at,
+            tries: 3,
+            passed_at: Some(at + TimeDelta::hours(24)),
+            command: Some("mimecast-sentinel skip mailflow".to_owned()),
+        });
         let text = serde_json::to_string(&summary(vec![stream(End::Time), full])).unwrap();
         assert_eq!(
             text,
             concat!(
                 r#"{"run_id":"0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f","#,
                 r#""started_at":"2026-11-10T00:00:00Z","#,
-                r#""finished_at":"2026-11-10T00:00:01.500Z","outcome":"partial","streams":["#,
-                r#"{"stream":"mailflow","outcome":"time_limit","pages":1,"files":2,"#,
+                r#""finished_at":"2026-11-10T00:00:01.500Z","outcome":"partial","#,
+                r#""state_at":"./state","first_run":false,"streams":["#,
+                r#"{"source":"cloud-integrated","stream":"mailflow","#,
+                r#""outcome":"time_limit","pages":1,"files":2,"#,
                 r#""events_read":3,"rows_delivered":4,"rows_quarantined":5,"rows_truncated":6,"#,
                 r#""bodies":7,"ambiguous_posts":8,"bytes_read":9,"bytes_sent":10,"#,
-                r#""backfill_from":null,"gap":null,"lag_seconds":null,"error":null},"#,
-                r#"{"stream":"mailflow","outcome":"failed","pages":1,"files":2,"#,
+                r#""backfill_from":null,"gap":null,"lag_seconds":null,"files_spilled":11,"#,
+                r#""files_waiting":12,"held_up":null,"error":null},"#,
+                r#"{"source":"cloud-integrated","stream":"mailflow","#,
+                r#""outcome":"failed","pages":1,"files":2,"#,
                 r#""events_read":3,"rows_delivered":4,"rows_quarantined":5,"rows_truncated":6,"#,
                 r#""bodies":7,"ambiguous_posts":8,"bytes_read":9,"bytes_sent":10,"#,
                 r#""backfill_from":"2026-11-03","#,
                 r#""gap":{"from":"2026-11-10T00:00:00Z","to":"2026-11-10T01:00:00Z"},"#,
-                r#""lag_seconds":-2,"#,
+                r#""lag_seconds":-2,"files_spilled":11,"files_waiting":12,"#,
+                r#""held_up":{"what":"file f","since":"2026-11-10T00:00:00Z","tries":3,"#,
+                r#""passed_at":"2026-11-11T00:00:00Z","#,
+                r#""command":"mimecast-sentinel skip mailflow"},"#,
                 r#""error":{"code":"store-refused","message":"No","fix":"set it"}}]}"#,
             ),
         );

@@ -14,12 +14,13 @@ use futures::{FutureExt, StreamExt};
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
-    Content, Format, Line, LineReader, OpenPart, Page, Part, ReadError,
+    Content, Format, Line, LineReader, OpenPart, Opened, Page, Part, ReadError,
 };
 use mimecast_sentinel::pipeline::{Connector, Interrupt, Policy, Pool, RunSummary, Sink, Source};
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::sources::mimecast::Place;
+use mimecast_sentinel::spill::SpilledFiles;
 use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, NullStore, Store, StoreError};
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId, Row, Stream, Table};
 use serde_json::Value;
@@ -443,6 +444,10 @@ pub fn numbered(numbers: std::ops::Range<u64>) -> Vec<String> {
 
 #[async_trait]
 impl Source for MemorySource {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
     fn owner(&self) -> BTreeMap<String, String> {
         BTreeMap::from([("client_id".to_owned(), "memory".to_owned())])
     }
@@ -463,6 +468,7 @@ impl Source for MemorySource {
             size: Some(lines.iter().map(|line| line.len() as u64 + 1).sum()),
             content: Content::At(format!("{index} {key}").into()),
             key,
+            begun: None,
         };
         Ok(Page {
             at: at.cursor(),
@@ -474,11 +480,11 @@ impl Source for MemorySource {
         })
     }
 
-    async fn open(&self, part: &Part, _: Deadline) -> Result<Option<OpenPart>, Interrupt> {
+    async fn open(&self, part: &Part, _: Deadline) -> Result<Opened, Interrupt> {
         let mut files = self.pages.iter().flatten();
         let (_, lines) = files.find(|(key, _)| *key == part.key).unwrap();
         let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        Ok(Some(OpenPart::here(text.into())))
+        Ok(Opened::Part(OpenPart::here(text.into())))
     }
 
     fn format(&self, _: &Stream) -> Arc<dyn Format> {
@@ -597,6 +603,7 @@ pub fn in_memory(
         source: Arc::new(source.clone()),
         sink,
         quarantine: Quarantine::new(Arc::clone(&store)),
+        spill: SpilledFiles::new(Arc::clone(&store)),
         store,
         policy,
         pool: Pool::default(),

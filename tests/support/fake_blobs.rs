@@ -114,6 +114,13 @@ async fn serve(State(account): State<Arc<Account>>, request: Request<Body>) -> R
 impl Account {
     fn answer(&self, what: &str, name: &str, headers: &HeaderMap, body: Bytes) -> Response {
         let mut blobs = self.blobs.lock().unwrap();
+        if what == "list" {
+            // Of what its tests list there is nothing.
+            let empty = "<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults><Blobs/>\
+                         <NextMarker/></EnumerationResults>";
+            let answer = Response::builder().header("content-type", "application/xml");
+            return answer.body(empty.into()).unwrap();
+        }
         if ["create", "write"].contains(&what) {
             let blob = blobs.entry(name.to_owned()).or_default();
             if what == "create" && blob.etag > 0 {

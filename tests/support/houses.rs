@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use mimecast_sentinel::checkpoint::Cursor;
-use mimecast_sentinel::pipeline::source::{Format, OpenPart, Page, Part};
+use mimecast_sentinel::pipeline::source::{Format, Opened, Page, Part};
 use mimecast_sentinel::pipeline::{Connector, Interrupt, Source};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::simulator::{self, BatchFile, FaultPlan, SimulatorOptions, World};
@@ -160,6 +160,10 @@ impl House for Mimecast {
 
 #[async_trait]
 impl Source for TwoTables {
+    fn name(&self) -> &'static str {
+        "of a test"
+    }
+
     fn owner(&self) -> BTreeMap<String, String> {
         self.0.owner()
     }
@@ -183,7 +187,7 @@ impl Source for TwoTables {
         self.0.page(stream, at, deadline).await
     }
 
-    async fn open(&self, part: &Part, deadline: Deadline) -> Result<Option<OpenPart>, Interrupt> {
+    async fn open(&self, part: &Part, deadline: Deadline) -> Result<Opened, Interrupt> {
         self.0.open(part, deadline).await
     }
 

@@ -18,6 +18,7 @@ use mimecast_sentinel::seams::{Clock, Random};
 use mimecast_sentinel::settings::CredentialSettings;
 use mimecast_sentinel::simulator::{FaultPlan, Simulator, SimulatorOptions, World};
 use mimecast_sentinel::sources::mimecast::{Limits, MimecastSource, Options};
+use mimecast_sentinel::spill::SpilledFiles;
 use mimecast_sentinel::store::{FolderStore, Store};
 use mimecast_sentinel::table::CLOUD_INTEGRATED;
 use serde_json::Value;
@@ -155,6 +156,7 @@ impl Rig {
             source: Arc::new(MimecastSource::new(options, clients, clock.clone(), random.clone())),
             sink: Arc::new(sink),
             quarantine: Quarantine::new(Arc::clone(&store)),
+            spill: SpilledFiles::new(Arc::clone(&store)),
             store,
             policy: self.policy,
             pool: Pool::new(self.in_flight),

@@ -22,7 +22,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use mimecast_sentinel::checkpoint::{Checkpoint, Cursor, Position};
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::source::{
-    Content, Format, Line, LineReader, OpenPart, Page, Part, ReadError,
+    Content, Format, Line, LineReader, OpenPart, Opened, Page, Part, ReadError,
 };
 use mimecast_sentinel::pipeline::{
     Connector, Interrupt, Policy, Pool, Replay, ReplaySummary, RunSummary, Sink, Source,
@@ -30,6 +30,7 @@ use mimecast_sentinel::pipeline::{
 use mimecast_sentinel::quarantine::{Quarantine, is_kept_line, is_record};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::sources::mimecast::Place;
+use mimecast_sentinel::spill::SpilledFiles;
 use mimecast_sentinel::store::{ByteStream, Lease, LeaseWatch, NullStore, Store, StoreError};
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId, Row, Stream, Table};
 use serde_json::Value;
@@ -269,6 +270,7 @@ impl Stage {
             source: Arc::new(self.source(turns)),
             sink: Arc::new(StagedSink(Arc::clone(&self.shared))),
             quarantine: Quarantine::new(Arc::clone(&store)),
+            spill: SpilledFiles::new(Arc::clone(&store)),
             store,
             policy: self.plan.policy,
             pool: Pool::default(),
@@ -346,7 +348,9 @@ async fn read_all(source: &dyn Source, stream: &Stream) -> Vec<Listed> {
             let bytes = match &part.content {
                 Content::Here(bytes) => bytes.clone(),
                 Content::At(_) => {
-                    let open = source.open(part, end).await.unwrap().unwrap();
+                    let Opened::Part(open) = source.open(part, end).await.unwrap() else {
+                        panic!("it has its parts")
+                    };
                     open.bytes.try_collect::<Vec<Bytes>>().await.unwrap().concat().into()
                 }
             };
@@ -660,6 +664,10 @@ struct MemoryStreams(BTreeMap<&'static str, MemorySource>);
 
 #[async_trait]
 impl Source for MemoryStreams {
+    fn name(&self) -> &'static str {
+        "of a test"
+    }
+
     fn owner(&self) -> BTreeMap<String, String> {
         MemorySource::default().owner()
     }
@@ -677,7 +685,7 @@ impl Source for MemoryStreams {
         Source::page(&self.0[stream.name], stream, at, end).await
     }
 
-    async fn open(&self, part: &Part, end: Deadline) -> Result<Option<OpenPart>, Interrupt> {
+    async fn open(&self, part: &Part, end: Deadline) -> Result<Opened, Interrupt> {
         let has = |source: &&MemorySource| source.pages.iter().flatten().any(|f| f.0 == part.key);
         self.0.values().find(has).unwrap().open(part, end).await
     }
@@ -696,6 +704,10 @@ struct StagedSource {
 
 #[async_trait]
 impl Source for StagedSource {
+    fn name(&self) -> &'static str {
+        "of a test"
+    }
+
     fn owner(&self) -> BTreeMap<String, String> {
         self.inner.owner()
     }
@@ -714,13 +726,14 @@ impl Source for StagedSource {
         self.shared.request(Effect::List(stream.name.to_owned()), listing).await
     }
 
-    async fn open(&self, part: &Part, end: Deadline) -> Result<Option<OpenPart>, Interrupt> {
+    async fn open(&self, part: &Part, end: Deadline) -> Result<Opened, Interrupt> {
         // With all of its bytes, which else would come while the readers take turns.
         let opening = self.shared.call(async {
-            let Some(open) = self.inner.open(part, end).await? else { return Ok(None) };
+            let opened = self.inner.open(part, end).await?;
+            let Opened::Part(open) = opened else { return Ok(opened) };
             let bytes: Vec<Bytes> = open.bytes.try_collect().await.unwrap();
             let bytes = stream::iter([Ok(bytes.concat().into())]).boxed();
-            Ok(Some(OpenPart { bytes, ..open }))
+            Ok(Opened::Part(OpenPart { bytes, ..open }))
         });
         self.shared.request(Effect::Open(part.key.clone()), opening).await
     }

@@ -9,7 +9,7 @@ use flate2::read::GzDecoder;
 use futures::FutureExt;
 use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::sink::Posted;
-use mimecast_sentinel::pipeline::source::{Format, OpenPart, Page, Part};
+use mimecast_sentinel::pipeline::source::{Format, Opened, Page, Part};
 use mimecast_sentinel::pipeline::{Interrupt, Sink, Source};
 use mimecast_sentinel::seams::Deadline;
 use mimecast_sentinel::store::Store;
@@ -122,6 +122,10 @@ pub struct SteppedSource {
 
 #[async_trait]
 impl Source for SteppedSource {
+    fn name(&self) -> &'static str {
+        "of a test"
+    }
+
     fn owner(&self) -> BTreeMap<String, String> {
         self.source.owner()
     }
@@ -140,7 +144,7 @@ impl Source for SteppedSource {
         Source::page(&self.source, stream, at, end).await
     }
 
-    async fn open(&self, part: &Part, end: Deadline) -> Result<Option<OpenPart>, Interrupt> {
+    async fn open(&self, part: &Part, end: Deadline) -> Result<Opened, Interrupt> {
         self.source.open(part, end).await
     }
 

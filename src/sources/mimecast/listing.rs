@@ -2,7 +2,7 @@
 //!
 //! `GET {base}/siem/v1/batch/events/ci?type=…&pageSize=100&nextPage=…`
 
-use chrono::{DateTime, Days, NaiveDate, NaiveTime};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, DATE};
 use secrecy::ExposeSecret;
@@ -97,8 +97,12 @@ impl Api {
         match self.list(stream, &start, deadline).await? {
             Ok(listing) => page(stream, listing, &start),
             Err(refused) => {
+                // Of an older day it is normal.
+                let keeps = refused.keeps(self.start);
                 let (day, listing) = self.step(stream, self.start, refused, deadline).await?;
-                page(stream, listing, &Place::Start(day))
+                let gap = (keeps && day != self.start)
+                    .then(|| (Some(midnight(self.start)), midnight(day)));
+                Ok(Page { gap, ..page(stream, listing, &Place::Start(day))? })
             }
         }
     }
@@ -115,7 +119,6 @@ impl Api {
             Ok(listing) => return page(stream, listing, &place),
             Err(refused) => refused,
         };
-        let midnight = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
         match place {
             Place::Start(asked) => {
                 let (day, listing) = self.step(stream, asked, refused, deadline).await?;
@@ -220,6 +223,10 @@ impl Api {
         };
         self.call(&call, deadline, attempt).await
     }
+}
+
+fn midnight(day: NaiveDate) -> DateTime<Utc> {
+    day.and_time(NaiveTime::MIN).and_utc()
 }
 
 /// The status that a 200 means which is no listing: it may be a refusal.

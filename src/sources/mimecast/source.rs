@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use chrono::NaiveDate;
@@ -23,7 +24,7 @@ use crate::codes::Code;
 use crate::http::{
     Clients, Failure, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after,
 };
-use crate::pipeline::source::{Content, Format, OpenPart, Page, Part};
+use crate::pipeline::source::{Content, Format, OpenPart, Opened, Page, Part};
 use crate::pipeline::{Fault, Interrupt, Source};
 use crate::seams::{Clock, Deadline, Random};
 use crate::table::{CLOUD_INTEGRATED, Stream};
@@ -118,6 +119,10 @@ impl MimecastSource {
 
 #[async_trait]
 impl Source for MimecastSource {
+    fn name(&self) -> &'static str {
+        "cloud-integrated"
+    }
+
     fn owner(&self) -> BTreeMap<String, String> {
         let base_url = self.api.base_url.as_str().trim_end_matches('/').to_owned();
         BTreeMap::from([
@@ -152,25 +157,32 @@ impl Source for MimecastSource {
     }
 
     /// A plain GET: the address is signed, so neither the token nor a redirect may come into it.
-    async fn open(&self, part: &Part, deadline: Deadline) -> Result<Option<OpenPart>, Interrupt> {
-        let url = self.address(part).await?;
-        let api = &self.api;
+    async fn open(&self, part: &Part, deadline: Deadline) -> Result<Opened, Interrupt> {
+        let url = match self.address(part).await {
+            Ok(url) => url,
+            Err(fault) => return Ok(Opened::Refused(fault)),
+        };
+        let (api, answered) = (&self.api, AtomicBool::new(false));
         let attempt = || async {
+            answered.store(false, Ordering::Relaxed);
             let request = api.clients.files.get(url.clone()).header(ACCEPT_ENCODING, "identity");
             let sent = request.send().await;
             let response = sent.map_err(|error| Failure::passing(describe(&error)))?;
             let status = response.status();
+            answered.store(true, Ordering::Relaxed);
             Err(match status {
                 _ if is_page(&response) => Failure::passing(format!(
                     "{status} with an HTML page (from a proxy or a firewall?)"
                 )),
-                StatusCode::OK => return Ok(Some(opened(response, self.limits.file).await)),
+                StatusCode::OK => {
+                    return Ok(Opened::Part(opened(response, self.limits.file).await));
+                }
                 // How object stores word an address that is no longer good differs.
                 StatusCode::BAD_REQUEST
                 | StatusCode::UNAUTHORIZED
                 | StatusCode::FORBIDDEN
                 | StatusCode::NOT_FOUND
-                | StatusCode::GONE => return Ok(None),
+                | StatusCode::GONE => return Ok(Opened::Expired(status.to_string())),
                 StatusCode::TOO_MANY_REQUESTS => {
                     Failure::Throttled(retry_after(response.headers(), api.clock.now()))
                 }
@@ -181,7 +193,12 @@ impl Source for MimecastSource {
             None => Interrupt::OutOfTime,
             Some(gave_up) => unreachable(part, &gave_up.said).into(),
         };
-        api.retry.start(&api.random, deadline).run(&part.key, attempt, gave_up).await
+        let opened = api.retry.start(&api.random, deadline).run(&part.key, attempt, gave_up).await;
+        match opened {
+            // The host works: it is about this file.
+            Err(Interrupt::Fault(fault)) if answered.into_inner() => Ok(Opened::Refused(*fault)),
+            opened => opened,
+        }
     }
 }
 

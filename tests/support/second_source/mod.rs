@@ -16,7 +16,7 @@ use bytes::Bytes;
 use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::codes::Code;
 use mimecast_sentinel::http::{Failure, GaveUp, RetryPolicy, send};
-use mimecast_sentinel::pipeline::source::{Content, Format, OpenPart, Page, Part};
+use mimecast_sentinel::pipeline::source::{Content, Format, Opened, Page, Part};
 use mimecast_sentinel::pipeline::{Fault, Interrupt, Source};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
 use mimecast_sentinel::table::Stream;
@@ -118,6 +118,7 @@ impl ThermometerSource {
                 key: format!("{}/{}/{after}", stream.name, at.epoch),
                 size: Some(bytes.len() as u64),
                 content: Content::Here(bytes),
+                begun: None,
             });
         }
         let (at, next) = (Cursor(json!(at)), Some(Cursor(json!(next))));
@@ -127,6 +128,10 @@ impl ThermometerSource {
 
 #[async_trait]
 impl Source for ThermometerSource {
+    fn name(&self) -> &'static str {
+        "of a test"
+    }
+
     fn owner(&self) -> BTreeMap<String, String> {
         BTreeMap::from([("thermometers".to_owned(), self.base_url.to_string())])
     }
@@ -167,8 +172,7 @@ impl Source for ThermometerSource {
         }
     }
 
-    async fn open(&self, _: &Part, _: Deadline) -> Result<Option<OpenPart>, Interrupt> {
-        // Its parts are all here.
-        Ok(None)
+    async fn open(&self, _: &Part, _: Deadline) -> Result<Opened, Interrupt> {
+        Ok(Opened::Expired("its parts are all here".to_owned()))
     }
 }

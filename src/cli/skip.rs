@@ -1,0 +1,79 @@
+//! `skip`: passes what holds a stream up, because a person says so.
+
+use clap::Args;
+
+use super::logs::{self, Stdout};
+use super::output::{note, say};
+use super::state::{IDENTITY, confirmed, failed, only_state};
+use super::wiring::Wiring;
+use super::{CommandError, DONE};
+use crate::checkpoint::Checkpoint;
+use crate::pipeline::checkpoint_name;
+use crate::settings::{RawSettings, StateSettings, process_env};
+use crate::store::Store;
+
+/// Pass the batch file or the body that holds a stream up, at the next run, into quarantine
+#[derive(Args, Debug)]
+#[command(mut_args = only_state, after_help = IDENTITY)]
+pub(super) struct Skip {
+    /// The stream: entities, mailflow or urlclick
+    stream: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    settings: RawSettings,
+}
+
+impl Skip {
+    pub(super) async fn run(self) -> Result<u8, CommandError> {
+        logs::start(self.settings.log_level(), Stdout::Taken);
+        let state = StateSettings::resolve(&self.settings, &process_env)?;
+        // The argument is about batch files alone.
+        let store = Wiring::new(false)?.store(&state.location)?;
+        skip(store.as_ref(), &self.stream, self.yes).await
+    }
+}
+
+async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandError> {
+    let name = checkpoint_name(stream);
+    let before = checkpoint(&name, store.read(&name).await.map_err(failed)?)?;
+    let held_up = before.as_ref().map(Checkpoint::held_up).unwrap_or_default();
+    if held_up.is_empty() {
+        note(&format!("nothing holds {stream} up in {}: nothing was changed", store.location()));
+        return Ok(DONE);
+    }
+    for (what, held_up) in &held_up {
+        let (since, runs) = (held_up.since.format("%Y-%m-%d %H:%M UTC"), held_up.runs);
+        note(&format!("{what}: held up since {since}, tried in {runs} runs: {}", held_up.said));
+    }
+    let question = "Pass it at the next run, if it still cannot be had? Its events that are not \
+                    delivered yet are then missing, or in quarantine.";
+    if !yes && !confirmed(question)? {
+        note("nothing was changed");
+        return Ok(DONE);
+    }
+    let Some(mut lease) = store.lease(&name).await.map_err(failed)? else {
+        return Err(CommandError::Failed(format!(
+            "a connector is using {name}: wait until its run has ended"
+        )));
+    };
+    let now = checkpoint(&name, lease.read().await.map_err(failed)?)?;
+    let Some(mut now) = now.filter(|now| now.held_up() == held_up) else {
+        return Err(CommandError::Failed(
+            "a run has ended meanwhile, and what is held up has changed: ask again".to_owned(),
+        ));
+    };
+    now.skip();
+    lease.write(now.to_bytes().into()).await.map_err(failed)?;
+    lease.release().await.map_err(failed)?;
+    say(
+        "the next run passes it, unless it can be had by then; `mimecast-sentinel pull` does so now",
+    )?;
+    Ok(DONE)
+}
+
+fn checkpoint(name: &str, bytes: Option<bytes::Bytes>) -> Result<Option<Checkpoint>, CommandError> {
+    let checkpoint = bytes.map(|bytes| Checkpoint::parse(&bytes)).transpose();
+    checkpoint.map_err(|error| CommandError::Failed(format!("{name} {error}")))
+}
