@@ -126,8 +126,7 @@ impl Poster {
                  themselves): {detail}"
             ),
             "compare the columns of the rule's stream with the table's documentation; the \
-             checkpoint has not moved; if it stays so for a day, this body is quarantined and the \
-             stream goes on",
+             checkpoint has not moved",
         );
         Err(if self.gave_up { Interrupt::Destination(Box::new(fault)) } else { fault.into() })
     }

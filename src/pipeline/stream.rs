@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -134,16 +134,22 @@ impl Pages {
             Ok(Outcome::CaughtUp) => self.read().await,
             ended => ended,
         };
-        let Err(Interrupt::Destination(fault)) = delivered else { return delivered };
+        let Err(Interrupt::Destination(mut fault)) = delivered else { return delivered };
         let now = self.pull.connector.clock.now();
         let down = &mut self.progress.change().destination_down;
         let mut held_up = HeldUp::again(down.take(), now, fault.message.clone());
         held_up.passes |= fault.code == Code::EveryRowRefused;
-        *down = Some(held_up);
+        fault.message += &tried(&held_up);
+        *down = Some(held_up.clone());
         if !self.is_down_for_long() {
+            if let Some(after) = self.pull.run.policy.spill_after {
+                let from = time_after(&held_up, after);
+                fault.fix += &format!("; from {from} on, batch files are kept until it works");
+            }
             return Err(Interrupt::Destination(fault));
         }
         self.spills = true;
+        fault.fix += "; batch files are kept, and delivered when it works";
         let (stream, waiting) = (self.pull.stream.name, self.progress.checkpoint.files_waiting());
         tracing::warn!(
             stream,
@@ -212,10 +218,13 @@ impl Pages {
                 self.note_starved()
             }
             Err(Interrupt::OutOfTime) => self.note_out_of_time(),
-            Err(Interrupt::Fault(fault)) if fault.code == Code::EveryRowRefused => {
+            Err(Interrupt::Fault(mut fault)) if fault.code == Code::EveryRowRefused => {
                 let now = self.pull.connector.clock.now();
-                let refused = &mut self.progress.change().refused;
-                *refused = Some(HeldUp::again(refused.take(), now, fault.message.clone()));
+                let before = self.progress.change().refused.take();
+                let held_up = HeldUp::again(before, now, fault.message.clone());
+                fault.message += &tried(&held_up);
+                fault.fix += &format!("; the body {}", self.outlook(&held_up));
+                self.progress.change().refused = Some(held_up);
                 Err(Interrupt::Fault(fault))
             }
             ended => ended,
@@ -360,24 +369,17 @@ impl Pages {
 
     /// Counts the run for the parts that could not be had; the first one's fault, if there is one.
     fn hold(&mut self, held_up: Vec<HeldUpPart>) -> Option<Fault> {
-        let others = held_up.len().saturating_sub(1);
-        let (mut first, stream) = (None, self.pull.stream.name);
-        let (after, least) = self.pull.run.policy.give_up;
+        let others = match held_up.len().saturating_sub(1) {
+            0 => String::new(),
+            others => format!(", as are {others} more files"),
+        };
+        let mut first = None;
         for HeldUpPart { key, version, held_up, fault } in held_up {
-            let HeldUp { since, runs, .. } = held_up;
-            // What is stored may be any time.
-            let passed_at = since.checked_add_signed(after).unwrap_or(since).format("%F %R UTC");
             first.get_or_insert_with(|| Fault {
-                message: format!(
-                    "{}; it is held up since {}, tried in {runs} runs{}",
-                    fault.message,
-                    since.format("%F %R UTC"),
-                    if others > 0 { format!(", and so are {others} more") } else { String::new() }
-                ),
+                message: format!("{}{}{others}", fault.message, tried(&held_up)),
                 fix: format!(
-                    "the other files of its page are delivered; it is passed into quarantine on \
-                     {passed_at} and after {least} runs, or at the next run after `mimecast-sentinel \
-                     skip {stream}`; {}",
+                    "the other files of its page are delivered; it {}; {}",
+                    self.outlook(&held_up),
                     fault.fix
                 ),
                 ..fault
@@ -385,6 +387,17 @@ impl Pages {
             self.progress.change().hold(key, version, held_up);
         }
         first
+    }
+
+    /// What becomes of what is held up.
+    fn outlook(&self, held_up: &HeldUp) -> String {
+        let (after, least) = self.pull.run.policy.give_up;
+        format!(
+            "is passed into quarantine on {} and after {least} runs, or at the next run after \
+             `mimecast-sentinel skip {}`",
+            time_after(held_up, after),
+            self.pull.stream.name
+        )
     }
 
     /// Reports what is quarantined and was not reported yet, also by a run that was killed. First
@@ -486,6 +499,18 @@ impl StreamPull {
 fn since(checkpoint: &Checkpoint, from: Option<DateTime<Utc>>, to: DateTime<Utc>) -> Gap {
     let newest = checkpoint.newest_event.unwrap_or(checkpoint.updated_at);
     Gap { from: from.unwrap_or(newest).min(to), to }
+}
+
+/// How long something is held up.
+fn tried(HeldUp { since, runs, .. }: &HeldUp) -> String {
+    let times = if *runs == 1 { "one run".to_owned() } else { format!("{runs} runs") };
+    format!("; so it is since {}, in {times}", since.format("%F %R UTC"))
+}
+
+/// So long after it was tried first.
+fn time_after(HeldUp { since, .. }: &HeldUp, after: TimeDelta) -> String {
+    // What is stored may be any time.
+    since.checked_add_signed(after).unwrap_or(*since).format("%F %R UTC").to_string()
 }
 
 fn dropped_again(stream: &str) -> Fault {
