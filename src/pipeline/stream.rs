@@ -503,8 +503,10 @@ fn since(checkpoint: &Checkpoint, from: Option<DateTime<Utc>>, to: DateTime<Utc>
 
 /// How long something is held up.
 fn tried(HeldUp { since, runs, .. }: &HeldUp) -> String {
-    let times = if *runs == 1 { "one run".to_owned() } else { format!("{runs} runs") };
-    format!("; so it is since {}, in {times}", since.format("%F %R UTC"))
+    match runs {
+        1 => ", for the first time".to_owned(),
+        _ => format!(", in {runs} runs since {}", since.format("%F %R UTC")),
+    }
 }
 
 /// So long after it was tried first.
