@@ -331,3 +331,34 @@ async fn a_stream_is_not_slower_for_others_that_are_held_up() {
     assert_eq!(calls[0], calls[1], "its lag, its listings and its downloads");
     assert!(calls[0].0[0].is_some());
 }
+
+/// Files that are held up for different reasons hold up no other either: each is tried in each run.
+#[tokio::test]
+async fn each_file_that_is_held_up_is_tried_and_passed_whatever_is_wrong_with_those_before_it() {
+    let lines = events(1, STREAM, 8);
+    let file = |name: &str, at: usize| BatchFile::of_lines(name, &lines[at..at + 2]);
+    let first = page()
+        .file(file("cut.json.gz", 0))
+        .file(file("b-403.json.gz", 2))
+        .file(file("c-403.json.gz", 4));
+    let world = World::default().page(STREAM, first).page(STREAM, page_of("d.gz", &lines[6..]));
+    let bad = FaultPlan::none()
+        .matching("cut.json.gz", usize::MAX, Endpoint::File, Fault::CutShort(40))
+        .matching("403", usize::MAX, Endpoint::File, Fault::Forbidden);
+    let hours = Hours::default();
+    let options = SimulatorOptions { clock: hours.clock(), ..SimulatorOptions::default() };
+    let rig = Rig::with(world, bad, options).await.only(STREAM);
+    for tries in 1..=5 {
+        let held_up = rig.pull_one().await.held_up.unwrap();
+        assert_eq!(held_up.tries, tries);
+        let files = rig.checkpoint(STREAM).files;
+        assert!(
+            files.values().all(|file| file.held_up.as_ref().unwrap().runs == tries),
+            "{tries}: {files:#?}"
+        );
+        hours.pass(5);
+    }
+    assert_caught_up(&rig.pull_one().await);
+    assert_landed(&rig, &lines[6..]);
+    assert_eq!(rig.quarantined().len(), 3, "{:#?}", rig.quarantined());
+}

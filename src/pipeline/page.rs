@@ -103,11 +103,7 @@ impl<'a> PageReader<'a> {
                 self.flush().await?;
             }
             let refused = read?;
-            // What was refused in the last run too is not refused for its address's age.
-            let known = |(key, _): &(String, String)| {
-                self.files.get(key).is_some_and(|file| file.progress.held_up.is_some())
-            };
-            if refused.iter().all(known) || self.expired >= RELISTINGS {
+            if refused.iter().all(|(key, _)| self.is_known(key)) || self.expired >= RELISTINGS {
                 for (key, said) in refused {
                     self.hold(key.clone(), forbidden(&key, &said), said);
                 }
@@ -179,6 +175,11 @@ impl<'a> PageReader<'a> {
         let listed: BTreeSet<&String> = page.parts.iter().map(|part| &part.key).collect();
         let unread = self.files.iter().filter(|(_, file)| file.progress.done != Position::End);
         unread.map(|(key, _)| key.clone()).filter(|key| !listed.contains(key)).collect()
+    }
+
+    /// Whether a file was held up in the last run too: it is not refused for its address's age.
+    fn is_known(&self, key: &str) -> bool {
+        self.files.get(key).is_some_and(|file| file.progress.held_up.is_some())
     }
 
     async fn list_again(&mut self) -> Result<Page, Interrupt> {
@@ -263,9 +264,12 @@ impl<'a> PageReader<'a> {
                     self.hold(part.key, fault, said);
                 }
                 PartEnd::Expired(said) => {
+                    // If it is their age, the others' addresses have expired with it. Only where the
+                    // page is listed again may they be left unread.
+                    let of_age = self.address_worked && refused.is_empty();
+                    let stops = of_age && !self.is_known(&part.key) && self.expired < RELISTINGS;
                     refused.push((part.key, said));
-                    // If it is their age, the others' addresses have expired with it.
-                    if self.address_worked && refused.len() == 1 {
+                    if stops {
                         break;
                     }
                 }
