@@ -336,8 +336,10 @@ impl Checkpoint {
 
     /// A file of the page in hand cannot be had: it is held up so.
     pub fn hold(&mut self, key: String, version: FileVersion, held_up: HeldUp) {
-        let begun = FileProgress { version, ..FileProgress::default() };
-        let file = self.files.entry(key).or_insert(begun);
+        let file = self.files.entry(key).or_default();
+        if file.version != version {
+            *file = FileProgress { version, ..FileProgress::default() };
+        }
         if file.done != Position::End {
             file.held_up = Some(held_up);
         }

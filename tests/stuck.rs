@@ -362,3 +362,35 @@ async fn each_file_that_is_held_up_is_tried_and_passed_whatever_is_wrong_with_th
     assert_landed(&rig, &lines[6..]);
     assert_eq!(rig.quarantined().len(), 3, "{:#?}", rig.quarantined());
 }
+
+/// It was read to its end, is listed again with another size, and cannot be had any more.
+#[tokio::test]
+async fn a_finished_file_that_is_listed_with_another_size_is_passed_too() {
+    let (rig, hours, lines) = rig(always(Fault::Forbidden)).await;
+    assert_held_up(&rig.pull_one().await, "file-forbidden", 1);
+    let path = rig.state().join("checkpoints/mailflow.json");
+    let stored = std::fs::read_to_string(&path).unwrap();
+    let mut stored: Value = serde_json::from_str(&stored).unwrap();
+    for (key, file) in stored["files"].as_object_mut().unwrap() {
+        if key.ends_with("/a.json.gz") {
+            assert_eq!(file["done"], "end");
+            file["size"] = 1.into();
+        }
+    }
+    std::fs::write(&path, stored.to_string()).unwrap();
+    let bad = always(Fault::Forbidden).matching(
+        "a.json.gz",
+        usize::MAX,
+        Endpoint::File,
+        Fault::Forbidden,
+    );
+    rig.simulator.plan(bad);
+    for _ in 0..5 {
+        hours.pass(5);
+        assert_eq!(code(&rig.pull_one().await), "file-forbidden");
+    }
+    hours.pass(5);
+    assert_caught_up(&rig.pull_one().await);
+    assert_landed(&rig, &[&lines[..2], &lines[4..]].concat());
+    assert_eq!(rig.quarantined().len(), 2);
+}

@@ -159,14 +159,20 @@ impl<'a> PageReader<'a> {
                 part.key.clone_from(known);
             }
         }
-        for part in &page.parts {
-            self.files.entry(part.key.clone()).or_insert_with(|| {
+        // The same key twice is one file, whatever their sizes: the first.
+        let mut keys = BTreeSet::new();
+        for part in page.parts.iter().filter(|part| keys.insert(&part.key)) {
+            let begun = || {
                 let version = FileVersion { size: part.size, etag: None };
-                FileRead {
-                    progress: FileProgress { version, ..FileProgress::default() },
-                    events: 0,
-                }
-            });
+                let progress = FileProgress { version, ..FileProgress::default() };
+                FileRead { progress, events: 0 }
+            };
+            let file = self.files.entry(part.key.clone()).or_insert_with(begun);
+            // Another content, of which nothing is read, be it had or not.
+            let FileProgress { done, version, .. } = &file.progress;
+            if *done == Position::End && version.size != part.size {
+                file.progress = begun().progress;
+            }
         }
     }
 
