@@ -383,3 +383,21 @@ async fn a_death_a_full_disk_or_a_lost_lease_at_any_call_to_the_store_loses_noth
         }
     }
 }
+
+/// After a reset, what waits is delivered before the source has said where it begins.
+#[tokio::test]
+async fn a_reset_goes_on_though_the_listing_failed_when_what_waited_was_delivered() {
+    let (world, lines) = world();
+    let rig = rig(world, no_role()).await;
+    assert_spilled(&rig.pull_one().await, 6, 6);
+    std::fs::remove_file(rig.state().join("checkpoints/mailflow.json")).unwrap();
+    let no_listing = FaultPlan::none().times(usize::MAX, Endpoint::Listing, Fault::Forbidden);
+    rig.simulator.plan(no_listing);
+    for _ in 0..2 {
+        let stream = rig.pull_one().await;
+        assert_eq!(code(&stream), "mimecast-forbidden", "{stream:#?}");
+    }
+    rig.simulator.plan(FaultPlan::none());
+    assert_caught_up(&rig.pull_one().await);
+    assert_eq!(landed_ids(&rig), ids(&[lines.clone(), lines].concat()));
+}

@@ -200,7 +200,10 @@ impl Pages {
         } else {
             // Also what was kept and never counted.
             spill.remove_before(stream, u64::MAX).await?;
-            self.progress.change().spill = None;
+            // After a reset, it is all that the checkpoint has until a page is listed.
+            if checkpoint.cursor.is_some() {
+                self.progress.change().spill = None;
+            }
         }
         ended
     }
