@@ -401,3 +401,29 @@ async fn a_reset_goes_on_though_the_listing_failed_when_what_waited_was_delivere
     assert_caught_up(&rig.pull_one().await);
     assert_eq!(landed_ids(&rig), ids(&[lines.clone(), lines].concat()));
 }
+
+/// A body that was to be passed is kept instead, since the destination is down at that moment.
+#[tokio::test]
+async fn a_refused_body_that_is_kept_is_not_taken_for_one_that_was_passed() {
+    let lines = events(1, STREAM, 12);
+    let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
+    let hours = Arc::new(AtomicI64::new(0));
+    let options = SimulatorOptions { clock: clock(&hours), ..SimulatorOptions::default() };
+    let poison = FaultPlan::none().poison(|_| true);
+    let mut rig = Rig::with(world, poison.clone(), options).await.only(STREAM);
+    rig.policy.spill_after = Some(TimeDelta::zero());
+    for _ in 0..6 {
+        assert_eq!(code(&rig.pull_one().await), "every-row-refused");
+        hours.fetch_add(5, Ordering::Relaxed);
+    }
+    rig.simulator.plan(no_role());
+    assert_spilled(&rig.pull_one().await, 1, 1);
+    rig.simulator.plan(poison);
+    for _ in 0..6 {
+        assert_eq!(code(&rig.pull_one().await), "every-row-refused");
+        hours.fetch_add(5, Ordering::Relaxed);
+    }
+    let stream = rig.pull_one().await;
+    assert_caught_up(&stream);
+    assert_eq!(stream.rows_quarantined, 12);
+}

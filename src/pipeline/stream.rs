@@ -329,7 +329,8 @@ impl Pages {
         let stopping = stop.clone().drop_guard();
         let side = StreamPull { run: Run { stop, ..pull.run.clone() }, ..pull.clone() };
         let checkpoint = &self.progress.checkpoint;
-        let gives_up = pull.gives_up(checkpoint);
+        // What is kept is not posted, and so not given up.
+        let gives_up = !self.spills && pull.gives_up(checkpoint);
         let gave_up = gives_up || checkpoint.passed_body;
         let poster = Arc::new(Poster { gave_up, ..self.poster.clone() });
         let next_spilled = checkpoint.spill.as_ref().map_or(0, |spill| spill.next);
