@@ -427,3 +427,18 @@ async fn a_refused_body_that_is_kept_is_not_taken_for_one_that_was_passed() {
     assert_caught_up(&stream);
     assert_eq!(stream.rows_quarantined, 12);
 }
+
+/// The limit is for rows, none of which is made while files are kept.
+#[tokio::test]
+async fn files_are_kept_whole_whatever_a_run_may_read() {
+    let (world, lines) = world();
+    let mut rig = rig(world, no_role()).await;
+    rig.policy.max_rows = 2;
+    rig.pull_one().await;
+    let stream = rig.pull_one().await;
+    assert_eq!(stream.files_waiting, 6, "{stream:#?}");
+    rig.policy.max_rows = 1_000;
+    rig.simulator.plan(FaultPlan::none());
+    assert_caught_up(&rig.pull_one().await);
+    assert_in_order(&rig, &lines);
+}
