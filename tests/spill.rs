@@ -442,3 +442,16 @@ async fn files_are_kept_whole_whatever_a_run_may_read() {
     assert_caught_up(&rig.pull_one().await);
     assert_in_order(&rig, &lines);
 }
+
+/// A destination that never answers in time is down, though the run may read no more rows.
+#[tokio::test]
+async fn a_destination_that_takes_nothing_is_down_whatever_a_run_may_read() {
+    let (world, _) = world();
+    let wait = Fault::TooManyRequests(Some(("Retry-After", "100000".to_owned())));
+    let mut rig = rig(world, FaultPlan::none().times(usize::MAX, Endpoint::Post, wait)).await;
+    rig.policy.max_rows = 2;
+    let stream = rig.pull_one().await;
+    assert!(stream.held_up.is_some(), "{stream:#?}");
+    let stream = rig.pull_one().await;
+    assert_eq!(stream.files_waiting, 6, "{stream:#?}");
+}

@@ -213,13 +213,13 @@ impl Pages {
         let ended = self.read_pages().await;
         let starved = std::mem::take(&mut self.progress.starved);
         match ended {
-            // It has read its share of rows, or another stream has: neither is stuck.
-            Err(Interrupt::OutOfTime) if self.pull.run.has_read_enough() => Ok(Outcome::TimeLimit),
             Err(Interrupt::OutOfTime)
                 if starved && !self.poster.run.has_accepted(self.poster.table) =>
             {
                 self.note_starved()
             }
+            // It has read its share of rows, or another stream has: neither is stuck.
+            Err(Interrupt::OutOfTime) if self.pull.run.has_read_enough() => Ok(Outcome::TimeLimit),
             Err(Interrupt::OutOfTime) => self.note_out_of_time(),
             Err(Interrupt::Fault(mut fault)) if fault.code == Code::EveryRowRefused => {
                 let now = self.pull.connector.clock.now();
