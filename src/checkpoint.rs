@@ -383,6 +383,11 @@ impl Checkpoint {
         }
     }
 
+    /// Whether `cursor` and `files` are those of the files that wait in spill.
+    pub fn is_in_spill(&self) -> bool {
+        self.in_spill
+    }
+
     fn turn(&mut self) {
         let Some(spill) = &mut self.spill else { return };
         let (cursor, files) = (self.cursor.take(), std::mem::take(&mut self.files));

@@ -455,3 +455,24 @@ async fn a_destination_that_takes_nothing_is_down_whatever_a_run_may_read() {
     let stream = rig.pull_one().await;
     assert_eq!(stream.files_waiting, 6, "{stream:#?}");
 }
+
+/// Many files were deleted; those behind them come before anything new all the same.
+#[tokio::test]
+async fn what_is_left_behind_many_deleted_files_comes_before_anything_new() {
+    let lines = events(1, STREAM, 200);
+    let page = lines.iter().enumerate().fold(Page::new(DAY), |page, (n, line)| {
+        page.file(BatchFile::of_lines(&format!("{n:03}.gz"), std::slice::from_ref(line)))
+    });
+    let rig = rig(World::default().page(STREAM, page), no_role()).await;
+    rig.pull_one().await;
+    for n in 0..190 {
+        std::fs::remove_file(rig.state().join(format!("spill/{STREAM}/{n:010}"))).unwrap();
+    }
+    let new = events(2, STREAM, 2);
+    rig.simulator.add_page(STREAM, page_of("new.json.gz", &new));
+    rig.simulator.plan(FaultPlan::none());
+    let stream = rig.pull_one().await;
+    assert_caught_up(&stream);
+    assert!(stream.gap.is_some());
+    assert_in_order(&rig, &[&lines[190..], &new].concat());
+}

@@ -266,7 +266,8 @@ impl Pages {
                 self.files.clear();
             }
             if is_empty {
-                empty_pages += 1;
+                // Of what waits in spill, all comes before anything new.
+                empty_pages += u32::from(!self.progress.checkpoint.is_in_spill());
             } else {
                 self.progress.change().totals.pages += 1;
                 self.pull.summary.with(|summary| summary.pages += 1);
