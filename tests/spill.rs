@@ -314,9 +314,9 @@ async fn a_container_keeps_files_too_and_a_reset_forgets_none() {
     assert_eq!(run.json()["streams"][0]["files_spilled"], 6, "{run:#?}");
     let reset = program.run(&["state", "reset", STREAM, "--yes"]).await;
     reset.assert_code(0).assert_stderr(&["6 batch files wait in spill"]);
-    simulator.plan(FaultPlan::none().times(usize::MAX, Endpoint::Listing, Fault::ServerError));
+    simulator.plan(FaultPlan::none().times(usize::MAX, Endpoint::Listing, Fault::Forbidden));
     let run = program.run(&["pull", "--json"]).await;
-    run.assert_code(1);
+    run.assert_code(2);
     let stream = run.json()["streams"][0].clone();
     assert_eq!((&stream["rows_delivered"], &stream["files_waiting"]), (&18.into(), &0.into()));
     assert_eq!(landed(&simulator), 18);
