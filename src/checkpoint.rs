@@ -347,7 +347,8 @@ impl Checkpoint {
 
     /// What holds the stream up and can be passed, each with its name for a person.
     pub fn held_up(&self) -> Vec<(String, HeldUp)> {
-        let files = self.files.iter().filter_map(|(key, file)| {
+        let in_spill = self.spill.iter().flat_map(|spill| &spill.files);
+        let files = self.files.iter().chain(in_spill).filter_map(|(key, file)| {
             file.held_up.as_ref().map(|held_up| (format!("file {key}"), held_up.clone()))
         });
         let refused = self.refused.iter().map(|refused| (REFUSED.to_owned(), refused.clone()));
@@ -356,7 +357,9 @@ impl Checkpoint {
 
     /// Passes what holds the stream up at its next try.
     pub fn skip(&mut self) {
-        let files = self.files.values_mut().filter_map(|file| file.held_up.as_mut());
+        let in_spill = self.spill.iter_mut().flat_map(|spill| spill.files.values_mut());
+        let files = self.files.values_mut().chain(in_spill);
+        let files = files.filter_map(|file| file.held_up.as_mut());
         files.chain(&mut self.refused).for_each(|held_up| held_up.passes = true);
     }
 

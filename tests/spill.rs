@@ -476,3 +476,27 @@ async fn what_is_left_behind_many_deleted_files_comes_before_anything_new() {
     assert!(stream.gap.is_some());
     assert_in_order(&rig, &[&lines[190..], &new].concat());
 }
+
+/// Such as one that somebody edited: it is held up as any other file is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_file_that_cannot_be_read_is_held_up_and_can_be_passed() {
+    let (world, lines) = world();
+    let rig = rig(world, no_role()).await;
+    assert_spilled(&rig.pull_one().await, 6, 6);
+    let kept = rig.state().join(format!("spill/{STREAM}/0000000001"));
+    let bytes = std::fs::read(&kept).unwrap();
+    let header = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    std::fs::write(&kept, [&bytes[..=header], b"<html>nothing</html>"].concat()).unwrap();
+    rig.simulator.plan(FaultPlan::none());
+    let stream = rig.pull_one().await;
+    assert_eq!(code(&stream), "file-unreadable");
+    let held_up = stream.held_up.unwrap();
+    assert!(held_up.what.ends_with("0-b.json.gz"), "{held_up:?}");
+    assert_eq!(held_up.command.as_deref(), Some("mimecast-sentinel skip mailflow"));
+
+    let program = Program::bare().set("CHECKPOINT_URL", &rig.state().display().to_string());
+    let skip = program.run(&["skip", STREAM, "--yes"]).await;
+    skip.assert_code(0).assert_stderr(&["0-b.json.gz: held up since"]);
+    assert_caught_up(&rig.pull_one().await);
+    assert_landed(&rig, &[&lines[..3], &lines[6..]].concat());
+}
