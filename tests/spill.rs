@@ -500,3 +500,20 @@ async fn a_kept_file_that_cannot_be_read_is_held_up_and_can_be_passed() {
     assert_caught_up(&rig.pull_one().await);
     assert_landed(&rig, &[&lines[..3], &lines[6..]].concat());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_file_that_somebody_deleted_is_reported_for_what_it_is() {
+    let (world, _) = world();
+    let simulator = Simulator::start(world, no_role(), SimulatorOptions::default()).await.unwrap();
+    let program =
+        Program::of(&simulator).set("MIMECAST_TYPES", STREAM).set("SPILL_AFTER_HOURS", "0");
+    program.run(&["pull"]).await.assert_code(2);
+    std::fs::remove_file(program.state().join(format!("spill/{STREAM}/0000000000"))).unwrap();
+    simulator.plan(FaultPlan::none());
+    let run = program.run(&["pull", "--json"]).await;
+    run.assert_code(0).assert_stderr(&["files that were kept here are gone"]);
+    assert!(!run.stderr.contains("stored cursor"), "{run:#?}");
+    let stream = run.json()["streams"][0].clone();
+    assert!(stream["gap"].is_object(), "{stream}");
+    assert_eq!(landed(&simulator), 15);
+}

@@ -302,7 +302,12 @@ impl Pages {
             self.progress.change().advance(page.at.clone());
         }
         if let Some((from, to)) = page.gap {
-            self.pull.report_gap(since(&self.progress.checkpoint, from, to));
+            let gap = since(&self.progress.checkpoint, from, to);
+            self.pull.summary.with(|summary| summary.gap = Some(gap));
+            // What is gone from spill is reported where it was looked for.
+            if !self.progress.checkpoint.is_in_spill() {
+                self.pull.report_gap(gap);
+            }
         }
         for part in &page.parts {
             if let Some(begun) = &part.begun {
@@ -495,7 +500,6 @@ impl StreamPull {
             "the source no longer accepts the stored cursor: events of this time may be missing, \
              and later ones come again"
         );
-        self.summary.with(|summary| summary.gap = Some(gap));
     }
 }
 
