@@ -80,7 +80,9 @@ impl HeldUp {
     pub fn again(before: Option<Self>, now: DateTime<Utc>, said: String) -> Self {
         let first = || Self { since: now, runs: 0, said: String::new(), passes: false };
         let before = before.unwrap_or_else(first);
-        Self { runs: before.runs.saturating_add(1), said, ..before }
+        // A clock that was ahead must not hold it up until it is that late.
+        let since = before.since.min(now);
+        Self { since, runs: before.runs.saturating_add(1), said, ..before }
     }
 }
 
@@ -612,6 +614,8 @@ mod tests {
         let first = again(None, 1, "403");
         let second = again(Some(first), 2, "404");
         assert_eq!((second.since, second.runs, &*second.said), (at(1), 2, "404"));
+        let set_back = again(Some(again(None, 9_000, "403")), 3, "403");
+        assert_eq!((set_back.since, set_back.runs), (at(3), 2), "the clock was wrong before");
         checkpoint.apply(&delta(Position::Line(0), Position::Line(3))).unwrap();
         checkpoint.files.get_mut("f").unwrap().held_up = Some(second.clone());
         checkpoint.refused = Some(second);
