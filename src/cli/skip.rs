@@ -39,6 +39,17 @@ async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandE
     let name = checkpoint_name(stream);
     let before = checkpoint(&name, store.read(&name).await.map_err(failed)?)?;
     let held_up = before.as_ref().map(Checkpoint::held_up).unwrap_or_default();
+    if held_up.is_empty()
+        && let Some(down) = before.and_then(|before| before.destination_down)
+    {
+        let since = down.since.format("%Y-%m-%d %H:%M UTC");
+        note(&format!(
+            "{stream} is held up by its destination since {since}, which cannot be passed, and nothing \
+             was changed: {}",
+            down.said
+        ));
+        return Ok(DONE);
+    }
     if held_up.is_empty() {
         note(&format!("nothing holds {stream} up in {}: nothing was changed", store.location()));
         return Ok(DONE);
