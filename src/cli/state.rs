@@ -77,7 +77,9 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
         let Some(bytes) = store.read(&name).await.map_err(failed)? else { continue };
         match Checkpoint::parse(&bytes) {
             Ok(checkpoint) => {
-                let checkpoint = serde_json::to_value(checkpoint).map_err(failed)?;
+                // As it would be stored, with the version that asks for.
+                let checkpoint: serde_json::Value =
+                    serde_json::from_slice(&checkpoint.to_bytes()).map_err(failed)?;
                 checkpoints.insert(stream.to_owned(), checkpoint);
             }
             Err(error) => unreadable.push(format!("{name} {error}")),
