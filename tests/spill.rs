@@ -517,3 +517,25 @@ async fn a_kept_file_that_somebody_deleted_is_reported_for_what_it_is() {
     assert!(stream["gap"].is_object(), "{stream}");
     assert_eq!(landed(&simulator), 15);
 }
+
+/// Both are reported: what ends the run, and what keeps the rows from going.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_holds_up_a_file_does_not_hide_that_the_destination_is_down() {
+    let (world, _) = world();
+    let faults = no_role().matching("1-a", usize::MAX, Endpoint::File, Fault::Forbidden);
+    let simulator = Simulator::start(world, faults, SimulatorOptions::default()).await.unwrap();
+    let program =
+        Program::of(&simulator).set("MIMECAST_TYPES", STREAM).set("SPILL_AFTER_HOURS", "0");
+    let run = program.run(&["pull"]).await;
+    run.assert_code(1).assert_stderr(&["1-a.json.gz was refused", "Monitoring Metrics Publisher"]);
+    for code in ["file-forbidden", "ingestion-forbidden"] {
+        assert_eq!(run.stderr.matches(&format!("code=\"{code}\"")).count(), 1, "{run:#?}");
+    }
+    let shown = program.run(&["state", "show"]).await.json();
+    assert_eq!(shown[STREAM]["version"], 2, "as it is stored: {shown}");
+
+    simulator.plan(no_role());
+    program.run(&["pull"]).await.assert_code(2);
+    let skip = program.run(&["skip", STREAM, "--yes"]).await;
+    skip.assert_code(0).assert_stderr(&["held up by its destination", "answered 403"]);
+}

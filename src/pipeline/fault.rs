@@ -41,6 +41,12 @@ impl Fault {
     pub fn settings(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { code, message: message.into(), fix: fix.into(), settings: true }
     }
+
+    /// Logs that a stream failed so.
+    pub(super) fn log(&self, stream: &str) {
+        let Self { code, message, fix, .. } = self;
+        tracing::error!(stream, code = code.as_str(), fix, "{message}");
+    }
 }
 
 impl From<Fault> for Interrupt {

@@ -158,7 +158,11 @@ impl Pages {
             "the destination is down for long: batch files are kept until it works"
         );
         match self.read().await {
-            Err(Interrupt::Fault(other)) => Err(Interrupt::Fault(other)),
+            Err(Interrupt::Fault(other)) => {
+                // The run ends with the other; both must be fixed.
+                fault.log(stream);
+                Err(Interrupt::Fault(other))
+            }
             _ => Err(Interrupt::Destination(fault)),
         }
     }

@@ -175,8 +175,7 @@ impl Outcome {
         match ended {
             Err(Interrupt::OutOfTime) => (Self::TimeLimit, None),
             Err(Interrupt::Fault(fault) | Interrupt::Destination(fault)) => {
-                let Fault { code, message, fix, .. } = &*fault;
-                tracing::error!(stream, code = code.as_str(), fix, "{message}");
+                fault.log(stream);
                 (Self::Failed, Some(*fault))
             }
             Ok(Self::Busy) => {
