@@ -125,8 +125,15 @@ impl Poster {
                 "{destination} refuses every row of a body of {all} ({tried} tried by \
                  themselves): {detail}"
             ),
-            "compare the columns of the rule's stream with the table's documentation; the \
-             checkpoint has not moved",
+            format!(
+                "compare the columns of the rule's stream with the table's documentation; {}",
+                if self.gave_up {
+                    "a body before it was refused whole too, so that no more of them are \
+                     quarantined until the destination accepts a row"
+                } else {
+                    "the checkpoint has not moved"
+                }
+            ),
         );
         Err(if self.gave_up { Interrupt::Destination(Box::new(fault)) } else { fault.into() })
     }
