@@ -11,9 +11,10 @@ use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, Simulator, SimulatorOptions, World,
 };
+use mimecast_sentinel::store::Store as _;
 
 use crate::support::azurite::{Azurite, sas};
-use crate::support::doubles::{Act, MemoryStore, WatchedStore};
+use crate::support::doubles::{Act, Call, MemoryStore, WatchedStore};
 use crate::support::program::{Program, landed};
 use crate::support::rig::{Rig, Tools, run};
 use crate::support::scenario::{
@@ -538,4 +539,38 @@ async fn what_holds_up_a_file_does_not_hide_that_the_destination_is_down() {
     program.run(&["pull"]).await.assert_code(2);
     let skip = program.run(&["skip", STREAM, "--yes"]).await;
     skip.assert_code(0).assert_stderr(&["held up by its destination", "answered 403"]);
+}
+
+/// Another has taken the lease meanwhile, and keeps files under the same numbers.
+#[tokio::test]
+async fn without_the_lease_no_kept_file_is_removed_and_none_is_written() {
+    let lines = events(1, STREAM, 4);
+    // The same key twice: each is a page of its own in spill.
+    let world = World::default()
+        .page(STREAM, page_of("a.json.gz", &lines[..2]))
+        .page(STREAM, page_of("a.json.gz", &lines[2..]));
+    let rig = rig(world, no_role()).await;
+    let memory = MemoryStore::default();
+    let calm = rig.connector_on(Arc::new(memory.clone()));
+    run(&calm).await;
+    assert_eq!(memory.objects("spill/").len(), 2);
+    let once = FaultPlan::none().once(Endpoint::Post, Fault::Nothing).times(
+        usize::MAX,
+        Endpoint::Post,
+        Fault::Forbidden,
+    );
+    rig.simulator.plan(once);
+    run(&calm).await;
+    assert_eq!(memory.objects("spill/").len(), 1, "the first is delivered");
+
+    let of_another = "spill/mailflow/0000000000";
+    memory.write(of_another, "another".into()).await.unwrap();
+    rig.simulator.add_page(STREAM, page_of("b.json.gz", &events(2, STREAM, 2)));
+    let loses = |_, call: &Call| if call.is_save() { Act::Lose } else { Act::Pass };
+    let loser = rig.connector_on(Arc::new(WatchedStore::new(Arc::new(memory.clone()), loses)));
+    let stream = run(&loser).await.streams.remove(0);
+    assert_eq!(code(&stream), "lease-lost");
+    let kept = memory.objects("spill/");
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    assert!(kept.iter().any(|(name, _)| name == of_another));
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::fault::{Fault, Interrupt, internal};
+use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::page::{HeldUpPart, PageReader};
 use super::post::Poster;
 use super::progress::Progress;
@@ -148,6 +148,7 @@ impl Pages {
             }
             return Err(Interrupt::Destination(fault));
         }
+        self.check_lease()?;
         self.spills = true;
         fault.fix += "; batch files are kept, and delivered when it works";
         let (stream, waiting) = (self.pull.stream.name, self.progress.checkpoint.files_waiting());
@@ -165,6 +166,11 @@ impl Pages {
             }
             _ => Err(Interrupt::Destination(fault)),
         }
+    }
+
+    /// Another that has the lease keeps files under the same numbers.
+    fn check_lease(&self) -> Result<(), Fault> {
+        if self.progress.lease.held() { Ok(()) } else { Err(lease_lost()) }
     }
 
     /// Whether the destination has accepted nothing for so long that files are kept.
@@ -197,6 +203,7 @@ impl Pages {
         };
         // What is removed must not be asked for again.
         self.progress.save().await?;
+        self.check_lease()?;
         let (stream, checkpoint) = (self.pull.stream.name, &self.progress.checkpoint);
         let first = next - checkpoint.files_waiting();
         if first < next {
