@@ -93,15 +93,15 @@ impl SpilledFiles {
         names.map_ok(remove).try_buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// What is kept under a number: which file it is, and its bytes; `None` if it is gone.
+    /// What is kept under a number: which file it is, unless it does not begin as it was written, and
+    /// its bytes; `None` if it is gone.
     pub async fn open(
         &self,
         stream: &str,
         number: u64,
-    ) -> Result<Option<(SpilledFile, ByteStream)>, StoreError> {
+    ) -> Result<Option<(Option<SpilledFile>, ByteStream)>, StoreError> {
         let name = object(stream, number);
         let Some(mut bytes) = self.0.store.read_stream(&name).await? else { return Ok(None) };
-        let (location, action) = (self.0.store.location(), format!("reading {name}"));
         let mut begun = BytesMut::new();
         let end = loop {
             if let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
@@ -110,6 +110,7 @@ impl SpilledFiles {
             match bytes.next().await {
                 Some(Ok(piece)) if begun.len() <= MAX_HEADER => begun.extend_from_slice(&piece),
                 Some(Err(error)) => {
+                    let (location, action) = (self.0.store.location(), format!("reading {name}"));
                     let reason = error.to_string();
                     return Err(StoreError::Failed { location, action, reason });
                 }
@@ -117,11 +118,7 @@ impl SpilledFiles {
             }
         };
         let header = end.map(|end| begun.split_to(end + 1));
-        let Some(file) = header.and_then(|header| serde_json::from_slice(&header).ok()) else {
-            let reason = "it does not begin as it was written: put back what was there, or remove \
-                          it, and the connector goes on behind it and reports a gap";
-            return Err(StoreError::Refused { location, action, reason: reason.to_owned() });
-        };
+        let file = header.and_then(|header| serde_json::from_slice(&header).ok());
         let rest: io::Result<Bytes> = Ok(begun.freeze());
         Ok(Some((file, stream::iter([rest]).chain(bytes).boxed())))
     }

@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use secrecy::ExposeSecret;
 
-use super::Interrupt;
 use super::source::{Content, Format, OpenPart, Opened, Page, Part, Source};
-use crate::checkpoint::{Cursor, Position};
+use super::{Fault, Interrupt};
+use crate::checkpoint::{Cursor, FileProgress, Position};
+use crate::codes::Code;
 use crate::seams::{Clock, Deadline};
 use crate::spill::{SpilledFile, SpilledFiles};
 use crate::table::Stream;
@@ -61,14 +62,18 @@ impl Source for SpillSource {
             let opened = self.files.open(stream.name, number).await?;
             Ok::<_, Interrupt>((number, opened.map(|(file, _)| file)))
         });
-        let headers: Vec<(u64, Option<SpilledFile>)> =
+        let headers: Vec<(u64, Option<Option<SpilledFile>>)> =
             stream::iter(headers).buffered(AT_ONCE).try_collect().await?;
         let (mut parts, mut keys, mut gone, mut next) = (Vec::new(), HashSet::new(), 0, first);
         for (number, header) in headers {
-            let Some(SpilledFile { file: key, progress }) = header else {
+            let Some(header) = header else {
                 (gone, next) = (gone + 1, number + 1);
                 continue;
             };
+            let SpilledFile { file: key, progress } = header.unwrap_or_else(|| SpilledFile {
+                file: format!("{}{number:010}", self.files.location(stream.name)),
+                progress: FileProgress::default(),
+            });
             if !keys.insert(key.clone()) {
                 break;
             }
@@ -106,7 +111,12 @@ impl Source for SpillSource {
         };
         Ok(match opened {
             None => Opened::Expired("it is gone".to_owned()),
-            Some((SpilledFile { progress, .. }, bytes)) => {
+            Some((None, _)) => Opened::Refused(Fault::passing(
+                Code::FileUnreadable,
+                format!("{} does not begin as it was written", part.key),
+                "put back what was there",
+            )),
+            Some((Some(SpilledFile { progress, .. }), bytes)) => {
                 let etag = progress.version.etag;
                 Opened::Part(OpenPart { etag, bytes, end_is_proof: true })
             }
