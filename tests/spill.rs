@@ -323,6 +323,34 @@ async fn a_container_keeps_files_too_and_a_reset_forgets_none() {
     assert_eq!(landed(&simulator), 18);
 }
 
+/// Who has the lease by then gives the same numbers.
+#[tokio::test]
+async fn a_file_that_is_being_kept_when_the_lease_is_lost_is_not_kept() {
+    let (world, lines) = world();
+    let rig = rig(world, no_role()).await;
+    let memory = MemoryStore::default();
+    let lost = Arc::new(AtomicI64::new(0));
+    // The first that is counted: by then the next is on its way.
+    let store = WatchedStore::new(Arc::new(memory.clone()), {
+        let (memory, lost) = (memory.clone(), Arc::clone(&lost));
+        move |_, call| {
+            let kept = memory.objects("spill/").len();
+            if call.is_save() && kept > 0 && lost.load(Ordering::Relaxed) == 0 {
+                lost.store(kept as i64, Ordering::Relaxed);
+                return Act::Lose;
+            }
+            Act::Pass
+        }
+    });
+    let connector = rig.connector_on(Arc::new(store));
+    let stream = run(&connector).await.streams.remove(0);
+    assert_eq!(code(&stream), "lease-lost");
+    assert_eq!(memory.objects("spill/").len() as i64, lost.load(Ordering::Relaxed));
+    rig.simulator.plan(FaultPlan::none());
+    run(&rig.connector_on(Arc::new(memory.clone()))).await;
+    assert_landed(&rig, &lines);
+}
+
 /// What becomes of the world when a run in which the destination is down, or the run that delivers, is
 /// disturbed at the `at`-th call to the store. `None` if it makes fewer calls; else whether it was.
 async fn disturbed(tools: &Arc<Tools>, at: usize, act: Act, delivering: bool) -> Option<bool> {

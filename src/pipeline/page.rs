@@ -20,6 +20,7 @@ use crate::checkpoint::{Cursor, FileProgress, FileVersion, HeldUp, Position};
 use crate::codes::Code;
 use crate::quarantine::Kept;
 use crate::spill::SpilledFiles;
+use crate::store::LeaseWatch;
 
 /// Parts that are open at a time, the one that is read with them, so that small ones do not wait
 /// for one another.
@@ -51,8 +52,17 @@ pub(super) struct PageReader<'a> {
     pub(super) expired: u32,
     /// Parts that cannot be had in this run, and why.
     pub(super) held_up: Vec<HeldUpPart>,
-    /// Where files are kept instead of being delivered, and under which number the next is.
-    pub(super) spill: Option<(SpilledFiles, u64)>,
+    /// Where files are kept instead of being delivered.
+    pub(super) spill: Option<Spilling>,
+}
+
+/// Where files are kept instead of being delivered.
+pub(super) struct Spilling {
+    pub(super) files: SpilledFiles,
+    /// The number of the next one.
+    pub(super) number: u64,
+    /// Who has the stream's lease gives the numbers.
+    pub(super) lease: LeaseWatch,
 }
 
 /// A part that cannot be had, though its host answers.
@@ -70,7 +80,7 @@ impl<'a> PageReader<'a> {
         at: Cursor,
         files: &BTreeMap<String, FileProgress>,
         bodies: mpsc::UnboundedSender<Body>,
-        spill: Option<(SpilledFiles, u64)>,
+        spill: Option<Spilling>,
     ) -> Self {
         let known = |(key, progress): (&String, &FileProgress)| {
             (key.clone(), FileRead { progress: progress.clone(), events: 0 })

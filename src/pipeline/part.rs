@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::body::rest;
-use super::fault::{Fault, Interrupt};
+use super::fault::{Fault, Interrupt, lease_lost};
 use super::page::PageReader;
 use super::read::Filler;
 use super::source::{OpenPart, Opened, Part, ReadError};
@@ -71,7 +71,7 @@ impl PageReader<'_> {
             let error = self.download(part, open, &mut spilling).await?;
             match (error, spilling) {
                 (None, Some(spilling)) => {
-                    spilling.finish().await?;
+                    self.finish(spilling).await?;
                     self.spilled();
                     return Ok(PartEnd::Read);
                 }
@@ -100,17 +100,26 @@ impl PageReader<'_> {
 
     /// If files are kept instead of being delivered, begins to keep the part in hand.
     async fn begin_to_spill(&self, part: &Part) -> Option<Keeping> {
-        let (spill, number) = self.spill.as_ref()?;
+        let spill = self.spill.as_ref()?;
         let FileProgress { done, version, .. } = self.filler().file.progress.clone();
         let progress = FileProgress { done, version, held_up: None };
         let file = SpilledFile { file: part.key.clone(), progress };
-        Some(spill.keep(self.pull.stream.name, *number, &file).await)
+        Some(spill.files.keep(self.pull.stream.name, spill.number, &file).await)
+    }
+
+    /// Ends the keeping of a file. In spill, another that has the lease by now gives the same numbers.
+    async fn finish(&self, keeping: Keeping) -> Result<String, Interrupt> {
+        if self.spill.as_ref().is_some_and(|spill| !spill.lease.held()) {
+            keeping.cancel().await;
+            return Err(lease_lost().into());
+        }
+        Ok(keeping.finish().await?)
     }
 
     /// The part in hand is kept, under the next number.
     fn spilled(&mut self) {
-        if let Some((_, number)) = &mut self.spill {
-            *number += 1;
+        if let Some(spill) = &mut self.spill {
+            spill.number += 1;
         }
         let mut filler = self.filler();
         filler.builder.spill_file();
@@ -250,7 +259,7 @@ impl PageReader<'_> {
                     Err(error) => break Some(error),
                 }
             };
-            let Some(error) = error else { return Ok(Some(keeping.finish().await?)) };
+            let Some(error) = error else { return Ok(Some(self.finish(keeping).await?)) };
             keeping.cancel().await;
             copies += 1;
             self.pause(part, &error, copies).await?;

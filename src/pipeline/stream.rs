@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fault::{Fault, Interrupt, internal, lease_lost};
-use super::page::{HeldUpPart, PageReader};
+use super::page::{HeldUpPart, PageReader, Spilling};
 use super::post::Poster;
 use super::progress::Progress;
 use super::resume::{lease, release};
@@ -350,8 +350,11 @@ impl Pages {
         let gives_up = !self.spills && pull.gives_up(checkpoint);
         let gave_up = gives_up || checkpoint.passed_body;
         let poster = Arc::new(Poster { gave_up, ..self.poster.clone() });
-        let next_spilled = checkpoint.spill.as_ref().map_or(0, |spill| spill.next);
-        let spill = self.spills.then(|| (pull.connector.spill.clone(), next_spilled));
+        let spill = self.spills.then(|| Spilling {
+            files: pull.connector.spill.clone(),
+            number: checkpoint.spill.as_ref().map_or(0, |spill| spill.next),
+            lease: self.poster.lease.clone(),
+        });
         let at = page.at.clone();
         let mut reader = PageReader::new(&side, at, &checkpoint.files, bodies, spill);
         let reading = async {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -210,7 +210,7 @@ impl Store for WatchedStore {
         let (lease, _) = self.watch.through(call, self.inner.lease(name)).await?;
         let (watch, name) = (Arc::clone(&self.watch), name.to_owned());
         Ok(lease.map(|inner| -> Box<dyn Lease> {
-            Box::new(WatchedLease { inner, name, watch, lost: false })
+            Box::new(WatchedLease { inner, name, watch, lost: Arc::default() })
         }))
     }
 }
@@ -219,17 +219,24 @@ struct WatchedLease {
     inner: Box<dyn Lease>,
     name: String,
     watch: Arc<Watch>,
-    lost: bool,
+    lost: Arc<AtomicBool>,
+}
+
+impl WatchedLease {
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
 }
 
 #[async_trait]
 impl Lease for WatchedLease {
     fn held(&self) -> bool {
-        !self.lost && self.inner.held()
+        !self.is_lost() && self.inner.held()
     }
 
     fn watch(&self) -> LeaseWatch {
-        self.inner.watch()
+        let (lost, inner) = (Arc::clone(&self.lost), self.inner.watch());
+        LeaseWatch::new(move || !lost.load(Ordering::Relaxed) && inner.held())
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
@@ -238,13 +245,13 @@ impl Lease for WatchedLease {
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        if self.lost {
+        if self.is_lost() {
             let (location, name) = ("the test's store".to_owned(), self.name.clone());
             return Err(StoreError::LeaseLost { location, name });
         }
         let call = Call::Save(self.name.clone(), bytes.clone());
         let ((), act) = self.watch.through(call, self.inner.write(bytes)).await?;
-        self.lost = act == Act::Lose;
+        self.lost.store(act == Act::Lose, Ordering::Relaxed);
         Ok(())
     }
 
