@@ -696,10 +696,16 @@ impl<'a> Played<'a> {
         })
     }
 
-    /// Whether a file may be damaged, and gone before that was found out: of its first lines something
-    /// else may have been read then, and there is no file to keep.
+    /// Whether a file may be damaged, and gone or refused before that was found out: of its first lines
+    /// something else may have been read then, and there is no file to keep.
     fn is_half_gone(&self, listed: &Listed) -> bool {
-        self.history.has_damage() && self.emptied.contains(&(listed.stream, listed.page))
+        let is_same = |other: &&Listed| {
+            (other.stream, &other.file.name) == (listed.stream, &listed.file.name)
+        };
+        let is_refused =
+            || self.given.listed.iter().filter(is_same).any(|other| other.forbidden > 0);
+        let is_emptied = self.emptied.contains(&(listed.stream, listed.page));
+        self.history.has_damage() && (is_emptied || is_refused())
     }
 
     /// No checkpoint is past what is safe.
