@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use reqwest::header::DATE;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ErrorBody, Reply};
+use super::{ErrorBody, Reply, server_time};
 
 /// The form of `expires_on` in App Service's API 2017-09-01, before it was a number.
 const DATES: [&str; 2] = ["%m/%d/%Y %H:%M:%S %:z", "%m/%d/%Y %I:%M:%S %p %:z"];
@@ -49,9 +48,7 @@ impl Grant {
             return Err("its token cannot be one".to_owned());
         }
         // By the server's own clock, if it shows it: ours may be wrong by hours.
-        let date = reply.headers.get(DATE).and_then(|date| date.to_str().ok());
-        let date = date.and_then(|date| DateTime::parse_from_rfc2822(date).ok());
-        let now = date.map_or(now, |date| date.to_utc());
+        let now = server_time(&reply.headers).unwrap_or(now);
         let read = seconds(&answer.expires_in).or_else(|| left(&answer.expires_on, now));
         Ok(Self { token: token.into(), lives: read.unwrap_or(lives) })
     }
@@ -88,7 +85,7 @@ fn left(until: &Value, now: DateTime<Utc>) -> Option<Duration> {
 mod tests {
     use bytes::Bytes;
     use reqwest::StatusCode;
-    use reqwest::header::{HeaderMap, HeaderValue};
+    use reqwest::header::{DATE, HeaderMap, HeaderValue};
 
     use super::*;
 

@@ -41,6 +41,7 @@ impl Handler {
         let listing = "/siem/v1/batch/events/ci";
         let ingestion = "/dataCollectionRules/{rule}/streams/{stream}";
         let router = Router::new()
+            .route("/", get(root))
             .route("/oauth/token", at(Endpoint::MimecastToken, post(mimecast::token)))
             .route(listing, at(Endpoint::Listing, get(mimecast::list)))
             .route("/files/{*key}", at(Endpoint::File, get(mimecast::file)))
@@ -97,6 +98,11 @@ pub(super) async fn accept(listener: TcpListener, handler: Handler) {
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// None of the services has anything there, and each says so.
+async fn root() -> Response {
+    reply::json(404, &serde_json::json!({}))
 }
 
 async fn unknown_path(State(shared): State<Arc<Shared>>, request: Request) -> Response {

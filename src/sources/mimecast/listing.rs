@@ -4,7 +4,7 @@
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, DATE};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,7 +14,7 @@ use super::page_reply::{Listing, page, read};
 use super::refusal::is_refusal;
 use crate::checkpoint::Cursor;
 use crate::codes::Code;
-use crate::http::{ErrorBody, Failure, Reply};
+use crate::http::{ErrorBody, Failure, Reply, server_time};
 use crate::pipeline::source::Page;
 use crate::pipeline::{Fault, Interrupt, checkpoint_name};
 use crate::seams::Deadline;
@@ -241,8 +241,7 @@ fn meant(body: &[u8]) -> StatusCode {
 
 /// The day of a reply's `Date`, which does not depend on this machine's clock.
 fn day_of(reply: &Reply) -> Option<NaiveDate> {
-    let text = reply.headers.get(DATE)?.to_str().ok()?;
-    DateTime::parse_from_rfc2822(text).ok().map(|date| date.to_utc().date_naive())
+    server_time(&reply.headers).map(|time| time.date_naive())
 }
 
 /// The number before the first `day` or `-day` in a message.
