@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::files::warning;
 use super::files::{AtPath, Draft, Unfit, Version, entries, open, piece, read, remove, replace};
 use super::lock::Lock;
-use super::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError, is_name, most_bytes};
+use super::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError, is_name, most_bytes, probe};
 
 /// Objects as files of a folder, readable by their owner alone.
 ///
@@ -204,6 +204,17 @@ impl Store for FolderStore {
             let watching = AbortOnDropHandle::new(watching);
             Box::new(FolderLease { store, name, lock, seen, _watching: watching })
         }))
+    }
+
+    /// In a folder that is not there yet, nothing can be tried: then in the nearest one above it, where
+    /// it would be made.
+    async fn probe(&self, name: &str) -> Result<(), StoreError> {
+        let there = self.root.ancestors().find(|folder| folder.symlink_metadata().is_ok());
+        let there = Self { root: there.unwrap_or(&self.root).into() };
+        let probed = probe::probe(&there, name).await;
+        let lock = there.root.join(format!("{name}.lock"));
+        let removed = there.run(format!("removing {name}.lock"), move || remove(&lock)).await;
+        probed.and(removed)
     }
 }
 

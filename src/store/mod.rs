@@ -10,6 +10,7 @@ mod folder;
 mod keeping;
 mod lock;
 mod null;
+mod probe;
 
 use std::sync::Arc;
 
@@ -81,6 +82,15 @@ pub trait Store: Send + Sync {
 
     /// Takes the lease on `name`, at once or not at all: `None` means that somebody else has it.
     async fn lease(&self, name: &str) -> Result<Option<Box<dyn Lease>>, StoreError>;
+
+    /// Tries with an object of this name, which nothing else may have, all that a run needs: a lease,
+    /// writing, reading, listing and removing. Nothing is left of it.
+    ///
+    /// # Errors
+    /// What did not work.
+    async fn probe(&self, name: &str) -> Result<(), StoreError> {
+        probe::probe(self, name).await
+    }
 }
 
 /// The right to write one object, held until it is released, dropped or lost.
