@@ -14,8 +14,11 @@ use azure_core::http::headers::AUTHORIZATION;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{Context, Request};
 use azure_identity::AzureCliCredential;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use url::Url;
 
@@ -260,10 +263,43 @@ impl AccessTokens {
         self.cache.get(self.credentials.fetch(&self.scope)).await
     }
 
+    /// With which credential a token is got, and what the token says of itself.
+    ///
+    /// # Errors
+    /// See [`CredentialError`].
+    pub async fn identity(&self) -> Result<(&'static str, Claims), CredentialError> {
+        let token = self.get().await?;
+        Ok((self.credentials.settings.name(), Claims::read(&token.secret)))
+    }
+
     /// Forgets a token that the service refused. (A managed identity may get the same token again:
     /// the platform keeps it for hours.)
     pub async fn discard(&self, refused: &Token) {
         self.cache.discard(refused).await;
+    }
+}
+
+/// What a token says of itself. Each is empty if the token does not say it, or is no JWT.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Claims {
+    /// What the token is for, e.g. `https://monitor.azure.com`.
+    #[serde(rename = "aud")]
+    pub audience: String,
+    /// The tenant's id.
+    #[serde(rename = "tid")]
+    pub tenant: String,
+    /// The application's or the managed identity's client id.
+    #[serde(rename = "appid")]
+    pub client: String,
+}
+
+impl Claims {
+    /// Reads the middle part of a JWT (RFC 7519). The signature is for the service to check.
+    fn read(token: &SecretString) -> Self {
+        let part = token.expose_secret().split('.').nth(1).unwrap_or_default();
+        let json = URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).unwrap_or_default();
+        serde_json::from_slice(&json).unwrap_or_default()
     }
 }
 

@@ -12,7 +12,7 @@ use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::credential::{AccessTokens, CredentialError};
+use super::credential::{AccessTokens, Claims, CredentialError};
 use crate::codes::Code;
 use crate::http::{
     ErrorBody, Failure, GaveUp, Reply, ReplyError, RetryPolicy, looks_like, retry_after, send,
@@ -69,6 +69,14 @@ impl LogsIngestion {
         Self { endpoint, rule, streams, client, tokens, retry, clock, random }
     }
 
+    /// With which credential rows are posted, and what its token says of itself.
+    ///
+    /// # Errors
+    /// Why there is no token.
+    pub async fn identity(&self) -> Result<(&'static str, Claims), Fault> {
+        self.tokens.identity().await.map_err(|error| no_token(&error))
+    }
+
     fn stream(&self, table: &Table) -> &str {
         self.streams.get(table.name).map_or(table.stream, String::as_str)
     }
@@ -87,7 +95,11 @@ impl LogsIngestion {
         body: Bytes,
         known: &Attempts,
     ) -> Result<(), Failure<PostError>> {
-        let token = self.tokens.get().await.map_err(|error| no_token(&error))?;
+        let token = self
+            .tokens
+            .get()
+            .await
+            .map_err(|error| PostError::Interrupt(no_token(&error).into()))?;
         let request = self
             .client
             .post(self.url(table))
@@ -136,17 +148,25 @@ impl LogsIngestion {
             StatusCode::BAD_REQUEST if !names_a_setting(&said, &self.rule) => {
                 PostError::RowRefused(said.to_string()).into()
             }
-            _ => self.refused(table, status, &said.to_string()).into(),
+            _ => self.refused(table, status, &said).into(),
         })
     }
 
-    fn refused(&self, table: &Table, status: StatusCode, said: &str) -> PostError {
+    fn refused(&self, table: &Table, status: StatusCode, said: &ErrorBody) -> PostError {
+        let words = said.to_string().to_lowercase();
         let (code, fix) = match status.as_u16() {
             403 => (
                 Code::IngestionForbidden,
                 "give the identity the role Monitoring Metrics Publisher on that data collection \
-                 rule; a new role takes up to 30 minutes, or hours where a token was cached \
-                 before; the checkpoint stays, nothing is lost",
+                 rule (a role on another rule does not count); a new role takes up to 30 minutes, \
+                 or hours where a token was cached before; the checkpoint stays, nothing is lost",
+            ),
+            404 if words.contains("rule") => (
+                Code::IngestionNotFound,
+                "check LOGS_INGESTION_RULE_ID: it is immutableId in the rule's JSON view; and \
+                 LOGS_INGESTION_ENDPOINT: it must be that rule's own, or a data collection \
+                 endpoint in the rule's region; an endpoint of another region does not know the \
+                 rule; the checkpoint stays, nothing is lost",
             ),
             404 => (
                 Code::IngestionNotFound,
@@ -158,6 +178,11 @@ impl LogsIngestion {
             401 => (
                 Code::IngestionUnauthorized,
                 "check AZURE_CLOUD and that the identity belongs to the rule's tenant",
+            ),
+            400 if said.code.to_lowercase().contains("stream") => (
+                Code::IngestionSettings,
+                "set LOGS_INGESTION_STREAM to a name in the rule's streamDeclarations, or deploy \
+                 the rule again; the checkpoint stays, nothing is lost",
             ),
             _ => (
                 Code::IngestionSettings,
@@ -219,8 +244,8 @@ fn names_a_setting(said: &ErrorBody, rule: &str) -> bool {
         || said.message.to_lowercase().contains(&rule.to_lowercase())
 }
 
-fn no_token(error: &CredentialError) -> PostError {
-    let fault = match error {
+fn no_token(error: &CredentialError) -> Fault {
+    match error {
         CredentialError::Refused { credential, reason, fix } => Fault::settings(
             Code::AzureCredentials,
             format!("{credential} was refused: {reason}"),
@@ -231,8 +256,7 @@ fn no_token(error: &CredentialError) -> PostError {
             format!("{credential} got no token: {reason}"),
             format!("nothing is lost, the next run tries again; check the way to {authority}"),
         ),
-    };
-    PostError::Interrupt(fault.into())
+    }
 }
 
 impl std::fmt::Debug for LogsIngestion {

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use super::mimecast::text;
 use super::reply::{self, Accepted, Refusal, field};
 use super::rows;
-use super::state::{CLIENT_ID, CLIENT_SECRET, IDENTITY_HEADER, RULE_ID, Shared, TENANT_ID};
+use super::state::{
+    CLIENT_ID, CLIENT_SECRET, IDENTITY_HEADER, OTHER_RULE_ID, RULE_ID, Shared, TENANT_ID,
+};
 use super::{Endpoint, Keep, SimulatorOptions};
 use crate::table::Table;
 
@@ -126,7 +128,7 @@ pub(super) async fn ingest(
     let query = query.unwrap_or_default();
     let taken = table_at(&shared, &rule, &stream, query.as_bytes()).and_then(|table| {
         authorize(&shared, &headers)?;
-        if !shared.state().has_role {
+        if rule != RULE_ID || !shared.state().has_role {
             return Err(Refusal::plain(403, "OperationFailed", reply::NO_ROLE));
         }
         take(&shared, table, &headers, &body)
@@ -153,7 +155,7 @@ fn table_at(
         let message = "The api-version is not supported; use 2023-01-01.";
         return Err(Refusal::breach(400, "UnsupportedApiVersion", message));
     }
-    if rule != RULE_ID {
+    if ![RULE_ID, OTHER_RULE_ID].contains(&rule) {
         let message = format!("Data collection rule with immutable Id '{rule}' not found.");
         return Err(Refusal::breach(404, "NotFound", message));
     }

@@ -162,6 +162,11 @@ impl Simulator {
         state::RULE_ID
     }
 
+    /// That of another rule with the same streams, on which the identity has no role.
+    pub fn other_rule_id(&self) -> &'static str {
+        state::OTHER_RULE_ID
+    }
+
     /// The stream of `Cloud_Integrated_CL` in the rule.
     pub fn stream(&self) -> &'static str {
         CLOUD_INTEGRATED.stream

@@ -18,6 +18,8 @@ pub(super) const CLIENT_SECRET: &str = "made+up&secret=100%/of it";
 pub(super) const TENANT_ID: &str = "9b7a1f60-3c1e-4f6d-8d0a-7f2c5e4b9a33";
 pub(super) const IDENTITY_HEADER: &str = "8d0f6a3e7c2b4b1f";
 pub(super) const RULE_ID: &str = "dcr-0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+/// A rule with the same streams, on which the identity has no role.
+pub(super) const OTHER_RULE_ID: &str = "dcr-00000000000000000000000000000002";
 
 /// The streams that exist whether or not the world has a page of them.
 const KNOWN_STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];

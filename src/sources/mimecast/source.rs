@@ -86,6 +86,26 @@ impl MimecastSource {
         }
     }
 
+    /// Gets an access token, as the first listing would.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn sign_in(&self, deadline: Deadline) -> Result<(), Interrupt> {
+        self.api.token(deadline).await.map(drop)
+    }
+
+    /// Where a batch file is, without what names or signs it: its host is asked, and not for the file.
+    ///
+    /// # Errors
+    /// Its address is not one that may be connected to.
+    pub async fn host_of(&self, part: &Part) -> Result<Url, Fault> {
+        let mut url = self.address(part).await?;
+        url.set_path("/");
+        url.set_query(None);
+        url.set_fragment(None);
+        Ok(url)
+    }
+
     /// The address of a file, if it may be connected to: a user and a password in it would be sent
     /// there. Its name is resolved, and the addresses checked, when the connection is made.
     async fn address(&self, part: &Part) -> Result<Url, Fault> {
