@@ -12,6 +12,7 @@ pub mod leased_blob;
 pub mod log;
 pub mod own_process;
 pub mod program;
+pub mod proxy;
 pub mod rig;
 pub mod scenario;
 pub mod script;
