@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map of the modules and follows one event through them.
 
 pub mod azure;
+pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod codes;

@@ -17,6 +17,7 @@ mod support;
 mod azure_ingestion;
 mod blob_answers;
 mod blob_transport;
+mod check;
 mod cli;
 mod conservation;
 mod contract;

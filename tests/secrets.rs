@@ -152,6 +152,8 @@ async fn pulls() -> Output {
     output.run(program(), &["state", "show"]).await.assert_code(0);
     output.run(program(), &["state", "reset", "entities", "--yes"]).await.assert_code(0);
     output.run(program(), &["pull", "--dry-run"]).await.assert_code(3);
+    output.run(program(), &["check"]).await.assert_code(1);
+    output.run(program(), &["check", "--json"]).await.assert_code(1);
     for (endpoint, fault, code) in [
         (Endpoint::Post, Fault::Forbidden, 2),
         (Endpoint::Post, Fault::Unauthorized("InvalidToken".to_owned()), 2),
@@ -165,6 +167,8 @@ async fn pulls() -> Output {
     let simulator = faulty(FaultPlan::none()).await;
     let wrong = Program::of(&simulator).set("MIMECAST_CLIENT_SECRET", WRONG_SECRET);
     output.run(wrong, &["pull"]).await.assert_code(2).assert_stderr(&["mimecast-credentials"]);
+    let wrong = Program::of(&simulator).set("MIMECAST_CLIENT_SECRET", WRONG_SECRET);
+    output.run(wrong, &["check"]).await.assert_code(1);
     // Nobody listens there; the run gives up when its time is up.
     let proxy = format!("http://me:{PROXY_PASSWORD}@127.0.0.1:1");
     let behind =
@@ -194,6 +198,7 @@ async fn identities() -> Output {
     output.run(by_secret(simulator.client_secret()), &["pull"]).await.assert_code(0);
     let refused = output.run(by_secret(WRONG_SECRET), &["pull"]).await;
     refused.assert_code(2).assert_stderr(&["azure-credentials", "AADSTS7000215"]);
+    output.run(by_secret(WRONG_SECRET), &["check"]).await.assert_code(1);
 
     let file = folder.path().join("assertion");
     std::fs::write(&file, ASSERTION).unwrap();
@@ -252,6 +257,7 @@ async fn containers(sas_of_all: &str) -> Output {
         let program = || Program::of(&simulator).set("CHECKPOINT_URL", &place);
         output.run(program(), &["pull"]).await.assert_code(code);
         output.run(program(), &["state", "show"]).await;
+        output.run(program(), &["check"]).await;
     }
     output
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share.
 
+mod check;
 #[cfg(feature = "simulator")]
 mod demo;
 mod dry_run;
@@ -28,6 +29,7 @@ First steps:
   mimecast-sentinel demo                    see it work, without any settings
   mimecast-sentinel pull --help             the settings, with their defaults
   mimecast-sentinel pull --dry-run | head   what would land, with Mimecast's settings alone
+  mimecast-sentinel check                   test every connection, and say what to fix
   mimecast-sentinel pull                    land it, once
 
 Exit codes:
@@ -50,6 +52,8 @@ enum Command {
     Demo(demo::Demo),
     Pull(pull::Pull),
     Serve(serve::Serve),
+    #[command(after_help = check::HELP)]
+    Check(check::Check),
     Package(package::Package),
     State(state::State),
     Skip(skip::Skip),
@@ -93,6 +97,7 @@ impl Cli {
                 Command::Demo(demo) => demo.run().await,
                 Command::Pull(pull) => pull.run().await,
                 Command::Serve(serve) => serve.run().await,
+                Command::Check(check) => check.run().await,
                 Command::Package(package) => package.run(),
                 Command::State(state) => state.run().await,
                 Command::Skip(skip) => skip.run().await,

@@ -98,7 +98,7 @@ impl Wiring {
         MimecastSource::new(options, self.clients.clone(), clock, random)
     }
 
-    fn sink(&self, settings: &IngestionSettings) -> LogsIngestion {
+    pub(super) fn sink(&self, settings: &IngestionSettings) -> LogsIngestion {
         let credentials = self.credentials(&settings.identity);
         let tokens = AccessTokens::new(credentials, settings.cloud.scope());
         LogsIngestion::new(

@@ -1,0 +1,97 @@
+//! Rung 3: the token for the Logs Ingestion API, and the rule's stream.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tokio::time::timeout;
+
+use super::hosts::Hosts;
+use super::{Given, NOT_REACHED, PATIENCE, Rung, Verdict, WRONG_SETTINGS};
+use crate::azure::credential::Claims;
+use crate::azure::ingestion::LogsIngestion;
+use crate::http::said;
+use crate::pipeline::Sink as _;
+use crate::pipeline::sink::PostError;
+use crate::seams::Deadline;
+use crate::settings::AzureCloud;
+use crate::table::{CLOUD_INTEGRATED, Table};
+
+pub(super) async fn rungs(
+    given: &Given,
+    sink: Option<&LogsIngestion>,
+    hosts: &Hosts,
+    rungs: &mut Vec<Rung>,
+) {
+    let (Some(settings), Some(sink)) = (&given.ingestion, sink) else {
+        rungs.push(Rung::skipped("azure", WRONG_SETTINGS));
+        return;
+    };
+    let stream = format!("azure/stream/{}", settings.stream);
+    if !hosts.issue_to(&settings.identity) {
+        rungs.push(Rung::skipped("azure/token", NOT_REACHED));
+        rungs.push(Rung::skipped(stream, "there is no token"));
+        return;
+    }
+    let tried = format!("an access token for {}", audience(settings.cloud));
+    let token = match timeout(PATIENCE, sink.identity()).await {
+        Ok(Ok((credential, claims))) => token_rung(settings.cloud, tried, credential, &claims),
+        Ok(Err(fault)) => Rung::fault("azure/token", tried, fault),
+        Err(_) => Rung::out_of_time("azure/token", tried),
+    };
+    let has_token = matches!(token.verdict, Verdict::Ok | Verdict::Warn);
+    rungs.push(token);
+    rungs.push(if !has_token {
+        Rung::skipped(stream, "there is no token")
+    } else if hosts.reached(&settings.endpoint) {
+        stream_rung(stream, sink, &CLOUD_INTEGRATED).await
+    } else {
+        Rung::skipped(stream, NOT_REACHED)
+    });
+}
+
+/// What a token of this cloud is for.
+fn audience(cloud: AzureCloud) -> &'static str {
+    cloud.scope().trim_end_matches("/.default")
+}
+
+fn token_rung(cloud: AzureCloud, tried: String, credential: &str, claims: &Claims) -> Rung {
+    let Claims { audience: of, tenant, client } = claims;
+    let mut answer = format!("granted to {credential}");
+    for (what, value) in [("client id", client), ("tenant", tenant), ("audience", of)] {
+        if !value.is_empty() {
+            answer += &format!(", {what} {}", said(value));
+        }
+    }
+    let granted = Rung::ok("azure/token", tried, answer);
+    if of.is_empty() || of.trim_end_matches('/') == audience(cloud) {
+        return granted;
+    }
+    granted.but(Verdict::Warn, "it is for another service: check AZURE_CLOUD")
+}
+
+/// Posts an array without a row: so role, rule and stream are checked, and nothing lands.
+async fn stream_rung(rung: String, sink: &LogsIngestion, table: &Table) -> Rung {
+    let tried = format!("an empty array to {}", sink.destination(table));
+    let deadline = Deadline::after(PATIENCE);
+    let posted = timeout(PATIENCE, sink.post(table, no_rows(), deadline)).await;
+    match posted.map(|posted| posted.answer) {
+        Ok(Ok(())) => Rung::ok(rung, tried, "accepted (204)"),
+        // It is about the rows, of which there are none: the rest was accepted.
+        Ok(Err(PostError::RowRefused(words))) => {
+            Rung::ok(rung, tried, format!("the role, the rule and the stream are right ({words})"))
+        }
+        Ok(Err(PostError::Interrupt(why))) => Rung::interrupt(rung, tried, why),
+        Ok(Err(PostError::TooLarge)) => Rung::ok(rung, tried, "it is too large (413)")
+            .but(Verdict::Inconclusive, "check what stands between this machine and Azure"),
+        Err(_) => Rung::out_of_time(rung, tried),
+    }
+}
+
+/// `[]`, packed with gzip.
+fn no_rows() -> Bytes {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory does not fail.
+    packed.write_all(b"[]").and_then(|()| packed.finish()).unwrap_or_default().into()
+}

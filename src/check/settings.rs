@@ -1,0 +1,120 @@
+//! Rung 1: the settings, all at once, and the schedule.
+
+use chrono::{DateTime, Days, NaiveDate, Utc};
+use secrecy::ExposeSecret as _;
+
+use super::{Rung, SETTINGS, Verdict, WRONG_SETTINGS};
+use crate::schedule::Schedule;
+use crate::settings::{
+    AzureIdentity, BlobAccessSettings, CredentialSettings, DryRunSettings, IngestionSettings,
+    MimecastSettings, RawSettings, ReplaySettings, SettingFault, Settings, StateLocation,
+    StateSettings,
+};
+
+/// The settings as far as they are valid: what one command does not need may be wrong, and the rest is
+/// tested all the same.
+#[derive(Debug)]
+pub struct Given {
+    /// How to reach Mimecast; its listings begin yesterday.
+    pub mimecast: Option<MimecastSettings>,
+    /// Where rows go.
+    pub ingestion: Option<IngestionSettings>,
+    /// Where checkpoints and quarantine are kept.
+    pub state: Option<StateLocation>,
+    schedule: Option<Schedule>,
+    faults: Vec<SettingFault>,
+    warnings: Vec<String>,
+}
+
+impl Given {
+    /// Checks everything; see [`Settings::resolve`].
+    pub fn resolve(
+        raw: &RawSettings,
+        env: &dyn Fn(&str) -> Option<String>,
+        today: NaiveDate,
+    ) -> Self {
+        let (schedule, mut faults, warnings) = match Settings::resolve(raw, env, today) {
+            Ok(settings) => (Some(settings.schedule), Vec::new(), settings.state.warnings),
+            Err(faults) => (None, faults.faults().to_vec(), Vec::new()),
+        };
+        let mimecast = DryRunSettings::resolve(raw, env, today).ok();
+        let ingestion = ReplaySettings::resolve(raw, env).ok();
+        let state = StateSettings::resolve(raw, env).ok();
+        let mut given = Self {
+            // One call for each stream is enough to see whether it may be listed.
+            mimecast: mimecast.map(|settings| MimecastSettings {
+                start_date: today.checked_sub_days(Days::new(1)).unwrap_or(today),
+                ..settings.mimecast
+            }),
+            ingestion: ingestion.map(|settings| settings.ingestion),
+            state: state.map(|settings| settings.location),
+            schedule,
+            faults: Vec::new(),
+            warnings,
+        };
+        let ingestion = given.ingestion.take_if(|to| has_id_for_secret(&to.identity));
+        let state = given.state.take_if(|at| match at {
+            StateLocation::Blob { access: BlobAccessSettings::Identity(identity), .. } => {
+                has_id_for_secret(identity)
+            }
+            _ => false,
+        });
+        if ingestion.is_some() || state.is_some() {
+            faults.push(id_for_secret());
+        }
+        given.faults = faults;
+        given
+    }
+}
+
+/// Whether the secret looks like the *id* of one, which stands beside it in the portal.
+fn has_id_for_secret(identity: &AzureIdentity) -> bool {
+    match &identity.credential {
+        CredentialSettings::ClientSecret { secret, .. } => is_guid(secret.expose_secret()),
+        _ => false,
+    }
+}
+
+fn is_guid(text: &str) -> bool {
+    let lengths = text.split('-').map(str::len);
+    lengths.eq([8, 4, 4, 4, 12])
+        && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
+}
+
+fn id_for_secret() -> SettingFault {
+    SettingFault {
+        setting: "AZURE_CLIENT_SECRET",
+        problem: "it is a GUID, as the id of a secret is, and not the secret".to_owned(),
+        fix:
+            "In the app registration, under \"Certificates & secrets\", copy the column Value and \
+              not the column Secret ID. The value is shown once: make a new secret if it is gone."
+                .to_owned(),
+    }
+}
+
+pub(super) fn rungs(given: &Given, now: DateTime<Utc>) -> Vec<Rung> {
+    let fault = |fault: &SettingFault| {
+        Rung::ok(SETTINGS, fault.setting, fault.problem.as_str())
+            .but(Verdict::Fail, fault.fix.as_str())
+    };
+    let mut rungs: Vec<Rung> = given.faults.iter().map(fault).collect();
+    let warning = |warning: &String| {
+        let fix = "set CHECKPOINT_URL to the URL of a blob container";
+        Rung::ok(SETTINGS, "CHECKPOINT_URL", warning.as_str()).but(Verdict::Warn, fix)
+    };
+    rungs.extend(given.warnings.iter().map(warning));
+    if rungs.is_empty() {
+        rungs.push(Rung::ok(SETTINGS, "the environment and the flags", "all are valid"));
+    }
+    rungs.push(match &given.schedule {
+        Some(schedule) => {
+            let ticks = std::iter::successors(schedule.after(now), |tick| schedule.after(*tick));
+            let ticks: Vec<String> =
+                ticks.take(3).map(|tick| tick.format("%F %T").to_string()).collect();
+            let answer = format!("the next ticks are {} UTC", ticks.join(", "));
+            Rung::ok("schedule", format!("SCHEDULE {schedule}"), answer)
+        }
+        None => Rung::skipped("schedule", WRONG_SETTINGS),
+    });
+    rungs
+}
