@@ -145,6 +145,8 @@ async fn what_works_is_ok_and_nothing_is_changed() {
         assert_eq!(files(program.folder.path()), before.0, "it left something");
         let (after, before) = (simulator.calls(), before.1);
         assert_eq!(after.all_downloads(), before.all_downloads());
+        let of_source = rungs.iter().filter(|rung| rung["source"] == "cloud-integrated");
+        assert_eq!(of_source.count(), 6, "Mimecast's, and the stream: {rungs:#?}");
         let audience = rungs.iter().find(|rung| rung["rung"] == "azure/token").unwrap();
         for word in ["managed identity", simulator.tenant_id(), "https://monitor.azure.com"] {
             assert!(audience["answer"].as_str().unwrap().contains(word), "{audience}");

@@ -16,6 +16,7 @@ use crate::pipeline::Sink as _;
 use crate::pipeline::sink::PostError;
 use crate::seams::Deadline;
 use crate::settings::AzureCloud;
+use crate::sources::mimecast::SOURCE;
 use crate::table::{CLOUD_INTEGRATED, Table};
 
 pub(super) async fn rungs(
@@ -31,7 +32,7 @@ pub(super) async fn rungs(
     let stream = format!("azure/stream/{}", settings.stream);
     if !hosts.issue_to(&settings.identity) {
         rungs.push(Rung::skipped("azure/token", NOT_REACHED));
-        rungs.push(Rung::skipped(stream, "there is no token"));
+        rungs.push(Rung::skipped(stream, "there is no token").of_source(SOURCE));
         return;
     }
     let tried = format!("an access token for {}", audience(settings.cloud));
@@ -43,11 +44,11 @@ pub(super) async fn rungs(
     let has_token = matches!(token.verdict, Verdict::Ok | Verdict::Warn);
     rungs.push(token);
     rungs.push(if !has_token {
-        Rung::skipped(stream, "there is no token")
+        Rung::skipped(stream, "there is no token").of_source(SOURCE)
     } else if hosts.reached(&settings.endpoint) {
-        stream_rung(stream, sink, &CLOUD_INTEGRATED).await
+        stream_rung(stream, sink, &CLOUD_INTEGRATED).await.of_source(SOURCE)
     } else {
-        Rung::skipped(stream, NOT_REACHED)
+        Rung::skipped(stream, NOT_REACHED).of_source(SOURCE)
     });
 }
 

@@ -139,7 +139,7 @@ fn clock_rung(url: &Url, now: DateTime<Utc>, time: DateTime<Utc>) -> Rung {
     let compared = Rung::ok(
         "clock",
         format!("this machine's clock against that of {host}"),
-        format!("{seconds} s {side}"),
+        format!("it is {seconds} s {side}"),
     );
     if off.abs() <= MOST_SKEW {
         return compared;

@@ -6,7 +6,7 @@ use crate::http::reach;
 use crate::pipeline::Source as _;
 use crate::pipeline::source::Part;
 use crate::seams::Deadline;
-use crate::sources::mimecast::MimecastSource;
+use crate::sources::mimecast::{MimecastSource, SOURCE};
 
 pub(super) async fn rungs(
     given: &Given,
@@ -16,14 +16,14 @@ pub(super) async fn rungs(
     rungs: &mut Vec<Rung>,
 ) {
     let (Some(settings), Some(source)) = (&given.mimecast, source) else {
-        rungs.push(Rung::skipped("mimecast", WRONG_SETTINGS));
+        rungs.push(Rung::skipped("mimecast", WRONG_SETTINGS).of_source(SOURCE));
         return;
     };
-    let mut push = |rung: Rung| rungs.push(rung.of_source(source.name()));
+    let mut push = |rung: Rung| rungs.push(rung.of_source(SOURCE));
     if !hosts.reached(&settings.base_url) {
         return push(Rung::skipped("mimecast", NOT_REACHED));
     }
-    let tried = format!("an access token for {}", settings.client_id);
+    let tried = format!("an access token for application {}", settings.client_id);
     if let Err(why) = source.sign_in(Deadline::after(PATIENCE)).await {
         push(Rung::interrupt("mimecast/token", tried, why));
         return push(Rung::skipped("mimecast/listing", "there is no token"));
@@ -39,7 +39,7 @@ pub(super) async fn rungs(
                 let files = page.parts.len();
                 newest = page.parts.pop().or(newest);
                 let more = if page.caught_up { "" } else { ", and there may be more" };
-                Rung::ok(rung, tried, format!("{files} batch files{more}"))
+                Rung::ok(rung, tried, format!("batch files: {files}{more}"))
             }
             Err(why) => Rung::interrupt(rung, tried, why),
         });

@@ -10,7 +10,7 @@ use reqwest::header::{DATE, HeaderMap};
 use tokio::time::timeout;
 use url::Url;
 
-use super::describe;
+use super::{describe, said};
 
 /// How long a server has to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -52,21 +52,19 @@ pub fn server_time(headers: &HeaderMap) -> Option<DateTime<Utc>> {
 }
 
 fn why(error: &reqwest::Error) -> Unreached {
-    let mut cause = error.source();
+    let (mut cause, mut no_name, mut last) = (error.source(), false, String::new());
     while let Some(error) = cause {
+        last = error.to_string();
         // The connector's word for a failed look-up; its type is not public.
-        if error.to_string() == "dns error" {
-            let said = error.source().map(ToString::to_string);
-            return Unreached::NoName(super::said(&said.unwrap_or_default()));
-        }
+        no_name |= last == "dns error";
         // An error within an `io::Error` is not among its sources.
         let within = error.downcast_ref().and_then(io::Error::get_ref);
         if let Some(tls) = within.and_then(|within| within.downcast_ref::<rustls::Error>())
             && matches!(tls, rustls::Error::InvalidCertificate(_))
         {
-            return Unreached::Certificate(super::said(&tls.to_string()));
+            return Unreached::Certificate(said(&tls.to_string()));
         }
         cause = error.source();
     }
-    Unreached::Other(describe(error))
+    if no_name { Unreached::NoName(said(&last)) } else { Unreached::Other(describe(error)) }
 }

@@ -19,4 +19,4 @@ pub use pace::Pace;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use page_reply::page_of;
-pub use source::{MimecastSource, Options, stream};
+pub use source::{MimecastSource, Options, SOURCE, stream};

@@ -29,6 +29,9 @@ use crate::pipeline::{Fault, Interrupt, Source};
 use crate::seams::{Clock, Deadline, Random};
 use crate::table::{CLOUD_INTEGRATED, Stream};
 
+/// The name of the source.
+pub const SOURCE: &str = "cloud-integrated";
+
 /// A file of at most so many bytes counts as open when its first piece is here, mostly the whole,
 /// so that nobody is woken to wait for it. More would only be held for longer.
 const SMALL: u64 = 16 * 1024;
@@ -140,7 +143,7 @@ impl MimecastSource {
 #[async_trait]
 impl Source for MimecastSource {
     fn name(&self) -> &'static str {
-        "cloud-integrated"
+        SOURCE
     }
 
     fn owner(&self) -> BTreeMap<String, String> {
