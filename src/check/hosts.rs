@@ -109,8 +109,8 @@ pub(super) fn reach_rung<T>(
         Unreached::NoName(_) => failed.but(
             Verdict::Fail,
             format!(
-                "check {setting}, and the name server of this machine; where only a proxy may be \
-                 used, set HTTPS_PROXY to it"
+                "check {setting}, HTTPS_PROXY if it is set, and the name server of this machine; where \
+                 only a proxy may be used, set HTTPS_PROXY to it"
             ),
         ),
         Unreached::Certificate(_) => failed.but(
