@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Value, json};
 
@@ -83,6 +83,16 @@ impl HeldUp {
         // A clock that was ahead must not hold it up until it is that late.
         let since = before.since.min(now);
         Self { since, runs: before.runs.saturating_add(1), said, ..before }
+    }
+
+    /// Whether it was tried for so long and in so many runs by now, or is to be passed anyway.
+    pub fn is_due(&self, now: DateTime<Utc>, (after, runs): (TimeDelta, u32)) -> bool {
+        self.passes || (self.runs >= runs && now - self.since >= after)
+    }
+
+    /// So long after it was tried first. What is stored may be any time, and that may be none.
+    pub fn due_at(&self, after: TimeDelta) -> Option<DateTime<Utc>> {
+        self.since.checked_add_signed(after)
     }
 }
 
@@ -295,7 +305,7 @@ impl Checkpoint {
             let why = "it has progress, but no cursor".to_owned();
             return Err(CheckpointError::Unreadable(why));
         }
-        // Which one it was matters no longer: the next one is written as what it holds asks for.
+        // Which one it was matters no longer: what the next one holds decides how it is written.
         Ok(Self { version: WITHOUT_SPILL, ..read })
     }
 

@@ -217,8 +217,7 @@ impl<'a> PageReader<'a> {
         let Some(FileRead { progress, .. }) = self.files.get_mut(&key) else { return };
         let now = self.pull.connector.clock.now();
         let held_up = HeldUp::again(progress.held_up.take(), now, said);
-        let (after, runs) = self.pull.run.policy.give_up;
-        if held_up.passes || (held_up.runs >= runs && now - held_up.since >= after) {
+        if held_up.is_due(now, self.pull.run.policy.give_up) {
             let tried = format!("tried in {} runs since {}", held_up.runs, held_up.since);
             let detail = format!("{}; {tried}", held_up.said);
             return self.give_up(&key, FILE_UNAVAILABLE, &detail);

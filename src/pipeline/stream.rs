@@ -177,7 +177,7 @@ impl Pages {
     fn is_down_for_long(&self) -> bool {
         let (now, after) = (self.pull.connector.clock.now(), self.pull.run.policy.spill_after);
         let down = self.progress.checkpoint.destination_down.as_ref();
-        down.zip(after).is_some_and(|(down, after)| down.passes || now - down.since >= after)
+        down.zip(after).is_some_and(|(down, after)| down.is_due(now, (after, 0)))
     }
 
     /// Delivers the files that wait in spill, in their order.
@@ -498,11 +498,9 @@ impl StreamPull {
 
     /// Whether the body in hand was refused whole for so long that it is not the settings.
     fn gives_up(&self, checkpoint: &Checkpoint) -> bool {
-        let (give_up_after, give_up_runs) = self.run.policy.give_up;
-        checkpoint.refused.as_ref().is_some_and(|HeldUp { since, runs, passes, .. }| {
-            let lasted = self.connector.clock.now() - since;
-            *passes || (*runs >= give_up_runs && lasted >= give_up_after)
-        })
+        let now = self.connector.clock.now();
+        let refused = checkpoint.refused.as_ref();
+        refused.is_some_and(|refused| refused.is_due(now, self.run.policy.give_up))
     }
 
     /// The stored cursor, which was accepted before, was refused.
@@ -533,9 +531,8 @@ fn tried(HeldUp { since, runs, .. }: &HeldUp) -> String {
 }
 
 /// So long after it was tried first.
-fn time_after(HeldUp { since, .. }: &HeldUp, after: TimeDelta) -> String {
-    // What is stored may be any time.
-    since.checked_add_signed(after).unwrap_or(*since).format("%F %R UTC").to_string()
+fn time_after(held_up: &HeldUp, after: TimeDelta) -> String {
+    held_up.due_at(after).unwrap_or(held_up.since).format("%F %R UTC").to_string()
 }
 
 fn dropped_again(stream: &str) -> Fault {

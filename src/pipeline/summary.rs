@@ -142,8 +142,7 @@ impl Hold {
             0 => what.clone(),
             others => format!("{what} and {others} more"),
         };
-        // What is stored may be any time.
-        let passed_at = first.since.checked_add_signed(give_up_after);
+        let passed_at = first.due_at(give_up_after);
         let command = format!("mimecast-sentinel skip {stream}");
         Some(Self { passed_at, command: Some(command), ..hold(what, first) })
     }
