@@ -171,7 +171,8 @@ impl<'a> PageReader<'a> {
         }
         // The same key twice is one file, whatever their sizes: the first.
         let mut keys = BTreeSet::new();
-        for part in page.parts.iter().filter(|part| keys.insert(&part.key)) {
+        page.parts.retain(|part| keys.insert(part.key.clone()));
+        for part in &page.parts {
             let begun = || {
                 let version = FileVersion { size: part.size, etag: None };
                 let progress = FileProgress { version, ..FileProgress::default() };
@@ -249,14 +250,11 @@ impl<'a> PageReader<'a> {
     /// Reads what is not yet read of a page's parts, in order; returns those whose addresses were
     /// refused, each with its host's words.
     async fn read_parts(&mut self, page: &Page) -> Result<Vec<(String, String)>, Interrupt> {
-        // The same key twice is one file, whatever their sizes: the first.
-        let mut keys = BTreeSet::new();
         let is_unread = |part: &&Part| {
-            let is_read = self.files.get(&part.key).is_some_and(|FileRead { progress, .. }| {
-                progress.done == Position::End && progress.version.size == part.size
-            });
+            let file = self.files.get(&part.key);
+            let is_read = file.is_some_and(|file| file.progress.done == Position::End);
             let is_held_up = self.held_up.iter().any(|held_up| held_up.key == part.key);
-            keys.insert(part.key.clone()) && !is_read && !is_held_up
+            !is_read && !is_held_up
         };
         let parts: Vec<Part> = page.parts.iter().filter(is_unread).cloned().collect();
         let pull = self.pull;
