@@ -56,7 +56,7 @@ impl SpilledFiles {
 
     /// Where they are, for a person.
     pub fn location(&self, stream: &str) -> String {
-        format!("{}/{}", self.0.store.location().trim_end_matches('/'), folder(stream))
+        self.0.location(stream)
     }
 
     /// Begins to keep a file under a number.

@@ -143,7 +143,7 @@ impl Quarantine {
 
     /// Where it is, for a person.
     pub fn location(&self, stream: &str) -> String {
-        format!("{}/quarantine/{stream}/", self.0.store.location().trim_end_matches('/'))
+        self.0.location(stream)
     }
 
     /// Keeps one line. It is durable on return.

@@ -64,6 +64,11 @@ impl Area {
         Self { limit: Some((setting, bytes)), ..self }
     }
 
+    /// Where a stream's objects are, for a person.
+    pub fn location(&self, stream: &str) -> String {
+        format!("{}/{}/{stream}/", self.store.location().trim_end_matches('/'), self.name)
+    }
+
     /// Others may have removed or added something.
     pub async fn recount(&self) {
         *self.used.lock().await = None;
