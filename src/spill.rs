@@ -27,6 +27,17 @@ const MAX_HEADER: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct SpilledFiles(Area);
 
+/// What there is under a number.
+#[allow(missing_debug_implementations, reason = "bytes on their way have none")]
+pub enum InSpill {
+    /// Nothing any more.
+    Gone,
+    /// What does not begin as it was written.
+    Damaged,
+    /// This file, and its bytes.
+    File(SpilledFile, ByteStream),
+}
+
 /// Which file it is: its first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpilledFile {
@@ -93,15 +104,12 @@ impl SpilledFiles {
         names.map_ok(remove).try_buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// What is kept under a number: which file it is, unless it does not begin as it was written, and
-    /// its bytes; `None` if it is gone.
-    pub async fn open(
-        &self,
-        stream: &str,
-        number: u64,
-    ) -> Result<Option<(Option<SpilledFile>, ByteStream)>, StoreError> {
+    /// What is kept under a number.
+    pub async fn open(&self, stream: &str, number: u64) -> Result<InSpill, StoreError> {
         let name = object(stream, number);
-        let Some(mut bytes) = self.0.store.read_stream(&name).await? else { return Ok(None) };
+        let Some(mut bytes) = self.0.store.read_stream(&name).await? else {
+            return Ok(InSpill::Gone);
+        };
         let mut begun = BytesMut::new();
         let end = loop {
             if let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
@@ -118,9 +126,11 @@ impl SpilledFiles {
             }
         };
         let header = end.map(|end| begun.split_to(end + 1));
-        let file = header.and_then(|header| serde_json::from_slice(&header).ok());
+        let Some(file) = header.and_then(|header| serde_json::from_slice(&header).ok()) else {
+            return Ok(InSpill::Damaged);
+        };
         let rest: io::Result<Bytes> = Ok(begun.freeze());
-        Ok(Some((file, stream::iter([rest]).chain(bytes).boxed())))
+        Ok(InSpill::File(file, stream::iter([rest]).chain(bytes).boxed()))
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Fault, Interrupt};
 use crate::checkpoint::{Cursor, FileProgress, Position};
 use crate::codes::Code;
 use crate::seams::{Clock, Deadline};
-use crate::spill::{SpilledFile, SpilledFiles};
+use crate::spill::{InSpill, SpilledFile, SpilledFiles};
 use crate::table::Stream;
 
 /// Files of one page. Each page's first lines are read before its files are.
@@ -59,21 +59,24 @@ impl Source for SpillSource {
     ) -> Result<Page, Interrupt> {
         let first = at.and_then(Cursor::spilled).unwrap_or(0);
         let headers = (first..self.next.min(first + PAGE)).map(|number| async move {
-            let opened = self.files.open(stream.name, number).await?;
-            Ok::<_, Interrupt>((number, opened.map(|(file, _)| file)))
+            let file = match self.files.open(stream.name, number).await? {
+                InSpill::Gone => None,
+                InSpill::Damaged => Some(SpilledFile {
+                    file: format!("{}{number:010}", self.files.location(stream.name)),
+                    progress: FileProgress::default(),
+                }),
+                InSpill::File(file, _) => Some(file),
+            };
+            Ok::<_, Interrupt>((number, file))
         });
-        let headers: Vec<(u64, Option<Option<SpilledFile>>)> =
+        let headers: Vec<(u64, Option<SpilledFile>)> =
             stream::iter(headers).buffered(AT_ONCE).try_collect().await?;
         let (mut parts, mut keys, mut gone, mut next) = (Vec::new(), HashSet::new(), 0, first);
         for (number, header) in headers {
-            let Some(header) = header else {
+            let Some(SpilledFile { file: key, progress }) = header else {
                 (gone, next) = (gone + 1, number + 1);
                 continue;
             };
-            let SpilledFile { file: key, progress } = header.unwrap_or_else(|| SpilledFile {
-                file: format!("{}{number:010}", self.files.location(stream.name)),
-                progress: FileProgress::default(),
-            });
             if !keys.insert(key.clone()) {
                 break;
             }
@@ -107,16 +110,16 @@ impl Source for SpillSource {
         };
         let opened = match number {
             Some(number) => self.files.open(self.stream.name, number).await?,
-            None => None,
+            None => InSpill::Gone,
         };
         Ok(match opened {
-            None => Opened::Expired("it is gone".to_owned()),
-            Some((None, _)) => Opened::Refused(Fault::passing(
+            InSpill::Gone => Opened::Expired("it is gone".to_owned()),
+            InSpill::Damaged => Opened::Refused(Fault::passing(
                 Code::FileUnreadable,
                 format!("{} does not begin as it was written", part.key),
                 "put back what was there",
             )),
-            Some((Some(SpilledFile { progress, .. }), bytes)) => {
+            InSpill::File(SpilledFile { progress, .. }, bytes) => {
                 let etag = progress.version.etag;
                 Opened::Part(OpenPart { etag, bytes, end_is_proof: true })
             }
