@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::logs::{self, Stdout};
 use super::output::{note, say};
-use super::state::{IDENTITY, confirmed, failed, only_state};
+use super::state::{IDENTITY, confirmed, failed, lease, only_state};
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
 use crate::checkpoint::Checkpoint;
@@ -42,7 +42,7 @@ async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandE
     if held_up.is_empty()
         && let Some(down) = before.and_then(|before| before.destination_down)
     {
-        let since = down.since.format("%Y-%m-%d %H:%M UTC");
+        let since = down.since.format("%F %R UTC");
         note(&format!(
             "{stream} is held up by its destination since {since}, which cannot be passed, and nothing \
              was changed: {}",
@@ -55,7 +55,7 @@ async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandE
         return Ok(DONE);
     }
     for (what, held_up) in &held_up {
-        let (since, runs) = (held_up.since.format("%Y-%m-%d %H:%M UTC"), held_up.runs);
+        let (since, runs) = (held_up.since.format("%F %R UTC"), held_up.runs);
         note(&format!("{what}: held up since {since}, tried in {runs} runs: {}", held_up.said));
     }
     let question = "Pass it at the next run, if it still cannot be had? Its events that are not \
@@ -64,11 +64,7 @@ async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandE
         note("nothing was changed");
         return Ok(DONE);
     }
-    let Some(mut lease) = store.lease(&name).await.map_err(failed)? else {
-        return Err(CommandError::Failed(format!(
-            "a connector is using {name}: wait until its run has ended"
-        )));
-    };
+    let mut lease = lease(store, &name).await?;
     let now = checkpoint(&name, lease.read().await.map_err(failed)?)?;
     let Some(mut now) = now.filter(|now| now.held_up() == held_up) else {
         return Err(CommandError::Failed(

@@ -11,7 +11,7 @@ use super::{CommandError, DONE};
 use crate::checkpoint::Checkpoint;
 use crate::pipeline::checkpoint_name;
 use crate::settings::{RawSettings, StateSettings, process_env};
-use crate::store::Store;
+use crate::store::{Lease, Store};
 
 /// Read or clear the checkpoints: how far each stream is
 #[derive(Args, Debug)]
@@ -114,27 +114,30 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
         note("nothing was changed");
         return Ok(DONE);
     }
-    let Some(lease) = store.lease(&name).await.map_err(failed)? else {
-        return Err(CommandError::Failed(format!(
-            "a connector is using {name}: wait until its run has ended"
-        )));
-    };
-    lease.clear().await.map_err(failed)?;
-    if let Ok(checkpoint) = Checkpoint::parse(&checkpoint)
-        && checkpoint.files_waiting() > 0
-    {
+    lease(store, &name).await?.clear().await.map_err(failed)?;
+    if let Ok(checkpoint) = Checkpoint::parse(&checkpoint) {
         let waiting = checkpoint.files_waiting();
-        note(&format!("{waiting} batch files wait in spill: the next run delivers them first"));
-    }
-    // The checkpoint that is cleared may be all that knows of rows that a killed run quarantined.
-    if Checkpoint::parse(&checkpoint).is_ok_and(|checkpoint| !checkpoint.unreported.is_nothing()) {
-        note(
-            "it has rows in quarantine that no log reports: see `mimecast-sentinel quarantine list`",
-        );
+        if waiting > 0 {
+            note(&format!("{waiting} batch files wait in spill: the next run delivers them first"));
+        }
+        // It may be all that knows of rows that a killed run quarantined.
+        if !checkpoint.unreported.is_nothing() {
+            note(
+                "it has rows in quarantine that no log reports: see `mimecast-sentinel quarantine \
+                 list`",
+            );
+        }
     }
     let what = "the next run starts over and delivers again what Mimecast keeps";
     say(&format!("{name} is cleared: {what}"))?;
     Ok(DONE)
+}
+
+/// Takes the lease on a checkpoint, unless a connector has it.
+pub(super) async fn lease(store: &dyn Store, name: &str) -> Result<Box<dyn Lease>, CommandError> {
+    store.lease(name).await.map_err(failed)?.ok_or_else(|| {
+        CommandError::Failed(format!("a connector is using {name}: wait until its run has ended"))
+    })
 }
 
 /// Asks on the terminal.
