@@ -171,17 +171,17 @@ impl PageReader<'_> {
     ) -> Result<Option<ReadError>, Interrupt> {
         let end_is_proof = open.end_is_proof;
         let mut bytes = whole(part, open);
-        let (mut arrived, mut end) = (0, None);
-        let error = loop {
-            let error = Filler::work(&self.filler).await?;
-            if error.is_some() || end.is_some() {
-                break error;
-            }
-            end = self.fetch(&mut bytes, &mut arrived, spilling).await?;
+        let mut arrived = 0;
+        let (end, error) = loop {
+            let end = self.fetch(&mut bytes, &mut arrived, spilling).await?;
             if let Some(end) = &end {
                 // What arrived before it broke is read too.
                 let all = end_is_proof || part.size == Some(arrived);
                 self.filler().lines.end(all && end.is_ok());
+            }
+            let error = Filler::work(&self.filler).await?;
+            if error.is_some() || end.is_some() {
+                break (end, error);
             }
         };
         // Whether a file is damaged is only known when all of it has arrived.
