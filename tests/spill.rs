@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{Days, NaiveTime, TimeDelta};
 use mimecast_sentinel::pipeline::{Outcome, StreamSummary};
-use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, Simulator, SimulatorOptions, World,
 };
@@ -18,7 +17,7 @@ use crate::support::doubles::{Act, Call, MemoryStore, WatchedStore};
 use crate::support::program::{Program, landed};
 use crate::support::rig::{Rig, Tools, run};
 use crate::support::scenario::{
-    DAY, assert_caught_up, assert_landed, code, events, ids, landed_ids, page_of,
+    DAY, Hours, assert_caught_up, assert_landed, code, events, ids, landed_ids, page_of,
 };
 
 const STREAM: &str = "mailflow";
@@ -97,19 +96,12 @@ async fn files_are_kept_while_the_destination_is_down_and_delivered_in_order_whe
     assert!(downloads.iter().skip(1).all(|(_, times)| *times <= 2), "{downloads:?}");
 }
 
-/// A clock that a test moves by hours.
-fn clock(hours: &Arc<AtomicI64>) -> Clock {
-    let hours = Arc::clone(hours);
-    let start = DAY.and_hms_opt(0, 30, 0).unwrap().and_utc();
-    Clock::from_fn(move || start + TimeDelta::hours(hours.load(Ordering::Relaxed)))
-}
-
 /// Mimecast forgets after 7 days; the role is missing for 9.
 #[tokio::test]
 async fn nothing_is_lost_though_the_role_is_missing_for_longer_than_mimecast_keeps_its_files() {
-    let hours = Arc::new(AtomicI64::new(0));
+    let hours = Hours::default();
     let options = SimulatorOptions {
-        clock: clock(&hours),
+        clock: hours.clock(),
         forgets_after_days: Some(7),
         ..SimulatorOptions::default()
     };
@@ -133,7 +125,7 @@ async fn nothing_is_lost_though_the_role_is_missing_for_longer_than_mimecast_kee
                 day >= 3,
                 "after 72 hours: day {day}, {stream:#?}"
             );
-            hours.fetch_add(6, Ordering::Relaxed);
+            hours.pass(6);
         }
     }
     rig.simulator.plan(FaultPlan::none());
@@ -146,9 +138,9 @@ async fn nothing_is_lost_though_the_role_is_missing_for_longer_than_mimecast_kee
 /// Without spill, the same outage loses days: what the simulator forgets is gone.
 #[tokio::test]
 async fn the_simulator_forgets() {
-    let hours = Arc::new(AtomicI64::new(0));
+    let hours = Hours::default();
     let options = SimulatorOptions {
-        clock: clock(&hours),
+        clock: hours.clock(),
         forgets_after_days: Some(7),
         ..SimulatorOptions::default()
     };
@@ -159,7 +151,7 @@ async fn the_simulator_forgets() {
     let mut rig = Rig::with(world, no_role(), options).await.only(STREAM);
     rig.policy.spill_after = None;
     assert_eq!(code(&rig.pull_one().await), "ingestion-forbidden");
-    hours.store(24 * 9, Ordering::Relaxed);
+    hours.pass(24 * 9);
     assert_eq!(rig.pull_one().await.files_waiting, 0, "never");
     rig.simulator.plan(FaultPlan::none());
     rig.pull_one().await;
@@ -195,18 +187,18 @@ async fn a_second_body_that_is_refused_whole_is_the_destination() {
     for (number, lines) in lines.chunks(12).enumerate() {
         world = world.page(STREAM, page_of(&format!("{number}.json.gz"), lines));
     }
-    let hours = Arc::new(AtomicI64::new(0));
-    let options = SimulatorOptions { clock: clock(&hours), ..SimulatorOptions::default() };
+    let hours = Hours::default();
+    let options = SimulatorOptions { clock: hours.clock(), ..SimulatorOptions::default() };
     let rig = Rig::with(world, FaultPlan::none().poison(|_| true), options).await.only(STREAM);
     for _ in 0..6 {
         assert_eq!(code(&rig.pull_one().await), "every-row-refused");
-        hours.fetch_add(5, Ordering::Relaxed);
+        hours.pass(5);
     }
     let stream = rig.pull_one().await;
     assert_eq!(code(&stream), "every-row-refused", "{stream:#?}");
     assert_eq!((stream.rows_quarantined, stream.files_spilled, stream.files_waiting), (12, 2, 2));
     assert!(stream.held_up.unwrap().what.contains("destination"));
-    hours.fetch_add(100, Ordering::Relaxed);
+    hours.pass(100);
     let stream = rig.pull_one().await;
     assert_eq!(
         (stream.rows_quarantined, stream.files_waiting),
@@ -436,21 +428,21 @@ async fn a_reset_goes_on_though_the_listing_failed_when_what_waited_was_delivere
 async fn a_refused_body_that_is_kept_is_not_taken_for_one_that_was_passed() {
     let lines = events(1, STREAM, 12);
     let world = World::default().page(STREAM, page_of("a.json.gz", &lines));
-    let hours = Arc::new(AtomicI64::new(0));
-    let options = SimulatorOptions { clock: clock(&hours), ..SimulatorOptions::default() };
+    let hours = Hours::default();
+    let options = SimulatorOptions { clock: hours.clock(), ..SimulatorOptions::default() };
     let poison = FaultPlan::none().poison(|_| true);
     let mut rig = Rig::with(world, poison.clone(), options).await.only(STREAM);
     rig.policy.spill_after = Some(TimeDelta::zero());
     for _ in 0..6 {
         assert_eq!(code(&rig.pull_one().await), "every-row-refused");
-        hours.fetch_add(5, Ordering::Relaxed);
+        hours.pass(5);
     }
     rig.simulator.plan(no_role());
     assert_spilled(&rig.pull_one().await, 1, 1);
     rig.simulator.plan(poison);
     for _ in 0..6 {
         assert_eq!(code(&rig.pull_one().await), "every-row-refused");
-        hours.fetch_add(5, Ordering::Relaxed);
+        hours.pass(5);
     }
     let stream = rig.pull_one().await;
     assert_caught_up(&stream);

@@ -1,11 +1,7 @@
 //! Nothing is stuck: what cannot be had holds up nothing beside it, and itself not for ever.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use chrono::TimeDelta;
 use mimecast_sentinel::pipeline::{Outcome, StreamSummary};
-use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
     BatchFile, Endpoint, Fault, FaultPlan, Simulator, SimulatorOptions, World,
 };
@@ -15,26 +11,10 @@ use serde_json::Value;
 use crate::support::program::{Program, landed};
 use crate::support::rig::Rig;
 use crate::support::scenario::{
-    DAY, assert_caught_up, assert_landed, code, events, ids, page, page_of,
+    Hours, assert_caught_up, assert_landed, code, events, ids, page, page_of,
 };
 
 const STREAM: &str = "mailflow";
-
-/// A clock that a test moves.
-#[derive(Clone, Default)]
-struct Hours(Arc<AtomicI64>);
-
-impl Hours {
-    fn clock(&self) -> Clock {
-        let hours = Arc::clone(&self.0);
-        let start = DAY.and_hms_opt(12, 0, 0).unwrap().and_utc();
-        Clock::from_fn(move || start + TimeDelta::hours(hours.load(Ordering::Relaxed)))
-    }
-
-    fn pass(&self, hours: i64) {
-        self.0.fetch_add(hours, Ordering::Relaxed);
-    }
-}
 
 /// Eight events: two in each of three files of a page, the second of which is `bad`, and two in the
 /// page behind it.

@@ -1,8 +1,10 @@
 //! Small worlds of known lines, and what must hold after every run.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use mimecast_sentinel::checkpoint::Cursor;
 use mimecast_sentinel::pipeline::{Outcome, RunSummary, StreamSummary};
 use mimecast_sentinel::seams::Clock;
@@ -40,6 +42,22 @@ pub fn token_of(cursor: &Option<Cursor>) -> Option<String> {
 pub fn clock_at(time: &str) -> Clock {
     let time: DateTime<Utc> = time.parse().unwrap();
     Clock::from_fn(move || time)
+}
+
+/// A clock that a test moves by hours. It begins half an hour after [`DAY`] does.
+#[derive(Clone, Default)]
+pub struct Hours(Arc<AtomicI64>);
+
+impl Hours {
+    pub fn clock(&self) -> Clock {
+        let hours = Arc::clone(&self.0);
+        let start = DAY.and_hms_opt(0, 30, 0).unwrap().and_utc();
+        Clock::from_fn(move || start + TimeDelta::hours(hours.load(Ordering::Relaxed)))
+    }
+
+    pub fn pass(&self, hours: i64) {
+        self.0.fetch_add(hours, Ordering::Relaxed);
+    }
 }
 
 pub fn day(text: &str) -> NaiveDate {
