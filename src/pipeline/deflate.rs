@@ -18,7 +18,7 @@ const ROOM: usize = 64 * 1024;
 /// (`cargo bench --bench stages`).
 pub(super) const COLLECTED: usize = 16 * 1024;
 
-/// Deflates one body at a time, as what is written into it. It has some 300 KB of its own, and is
+/// Deflates what is written into it, one body after the other. It has some 300 KB of its own, and is
 /// used again: with a new one for each body, holes in the heap took 15 MiB.
 #[derive(Debug)]
 pub(super) struct Deflater {

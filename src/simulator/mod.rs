@@ -45,11 +45,11 @@ pub struct SimulatorOptions {
     pub clock: Clock,
     /// How many days back a listing may start; an older start gets a 400. `None` keeps everything.
     pub retention_days: Option<u32>,
+    /// The text of that 400.
+    pub retention_message: String,
     /// After how many days Mimecast forgets its files: their pages are listed empty, and an address
     /// that was given before answers 404. `None` is never.
     pub forgets_after_days: Option<u32>,
-    /// The text of the 400 to such a start.
-    pub retention_message: String,
     /// The text of the 400 for a page token that is not known; `{token}` is replaced with the token.
     pub unknown_token_message: String,
     /// After how many further listings of its stream a signed URL expires. `None` is never.
