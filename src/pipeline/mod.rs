@@ -1,14 +1,15 @@
 //! One pull: pages → bodies → posts → progress. It knows no vendor.
 //!
-//! Follow an event in this order: [`source`] (what comes in), `stream` (from page to page), `page`
-//! and `part` (the bytes of its parts), `read` (bytes to lines, rows and bodies), [`body`], `post`
-//! (bodies to the [`sink`]), `progress` (to the checkpoint). What is in quarantine goes the same
-//! way from [`body`] on, by [`Replay`].
+//! Follow an event in this order: [`source`] (what comes in), `stream` and `pages` (from page to
+//! page), `page` and `part` (the bytes of its parts), `read` (bytes to lines, rows and bodies),
+//! [`body`], `post` (bodies to the [`sink`]), `progress` (to the checkpoint). What is in quarantine
+//! goes the same way from [`body`] on, by [`Replay`].
 
 pub mod body;
 mod deflate;
 mod fault;
 mod page;
+mod pages;
 mod part;
 mod pool;
 mod post;
