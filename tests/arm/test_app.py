@@ -16,6 +16,11 @@ LOG_ALERTS = "Microsoft.Insights/scheduledQueryRules"
 METRIC_ALERTS = "Microsoft.Insights/metricAlerts"
 
 
+def sources(room=""):
+    """The connector's source text, of all files: which of them has a line may change."""
+    return "".join(path.read_text() for path in sorted((ROOT / "src" / room).rglob("*.rs")))
+
+
 def settings(made):
     return made.one("Microsoft.Web/sites/config")["properties"]
 
@@ -23,7 +28,7 @@ def settings(made):
 @engine.needed
 class App(unittest.TestCase):
     def test_each_setting_is_one_that_the_connector_or_the_host_reads(self):
-        source = "".join(path.read_text() for path in (ROOT / "src/settings").glob("*.rs"))
+        source = sources("settings")
         known = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', source))
         for file in FILES:
             for name, value in settings(deployed(file)).items():
@@ -130,7 +135,7 @@ class Alerts(unittest.TestCase):
 
     def test_the_alert_on_quarantine_reads_the_connectors_own_line(self):
         _, criterion = self.alert("-quarantine")
-        source = (ROOT / "src/pipeline/stream.rs").read_text()
+        source = sources()
         (text,) = re.findall(r"message has '([^']+)'", criterion["query"])
         (field,) = re.findall(r"line\.(\w+)", criterion["query"])
         self.assertIn(f'"{text}"', source)
@@ -168,7 +173,7 @@ class Alerts(unittest.TestCase):
         self.assertTrue(is_raised(nothing))
         for outcome in ("caught_up", "time_limit"):
             self.assertFalse(is_raised([*nothing, finished(outcome)]), outcome)
-        source = (ROOT / "src/cli/serve.rs").read_text()
+        source = sources()
         self.assertIn('summary = json, "run finished"', source)
 
     def test_the_window_of_silence_is_the_parameters(self):
