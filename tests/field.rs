@@ -657,7 +657,7 @@ async fn a_run_without_time_to_halve_a_body_says_that_its_rows_are_refused() {
         let (connector, stop) = (rig.connector(), tokio_util::sync::CancellationToken::new());
         let counters = connector.summaries();
         let before = rig.simulator.calls().posts;
-        let (run, ()) = tokio::join!(connector.run(&counters, &stop), async {
+        let (run, ()) = tokio::join!(connector.run(connector.begin(), &counters, &stop), async {
             while rig.simulator.calls().posts < before + 200 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }

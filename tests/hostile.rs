@@ -279,10 +279,11 @@ async fn one_byte_a_second_costs_no_more_than_the_run_has() {
         for expected in [None, Some("no-progress")] {
             let (connector, time_is_up) = (rig.connector(), CancellationToken::new());
             let counters = connector.summaries();
-            let (run, ()) = tokio::join!(connector.run(&counters, &time_is_up), async {
-                enemy.asked_for.notified().await;
-                time_is_up.cancel();
-            });
+            let (run, ()) =
+                tokio::join!(connector.run(connector.begin(), &counters, &time_is_up), async {
+                    enemy.asked_for.notified().await;
+                    time_is_up.cancel();
+                });
             assert_eq!(
                 run.streams[0].error.as_ref().map(|fault| fault.code.as_str()),
                 expected,

@@ -516,7 +516,7 @@ mod time_limit {
                 async { Ok(()) }
             }));
             let before = rig.simulator.landed_count();
-            let run = connector.run(&connector.summaries(), &stop).await;
+            let run = connector.run(connector.begin(), &connector.summaries(), &stop).await;
             assert_eq!(run.exit_code(), 0, "{run:#?}");
             let landed = rig.simulator.landed_count() - before;
             assert_eq!(run.total(|stream| stream.rows_delivered), landed);
@@ -769,7 +769,7 @@ mod leases {
                 sleep(Duration::from_secs(signal)).await;
                 stop.cancel();
             };
-            let mut running = std::pin::pin!(connector.run(&counters, &stop));
+            let mut running = std::pin::pin!(connector.run(connector.begin(), &counters, &stop));
             let run = tokio::select! {
                 biased;
                 () = signalled => running.await,

@@ -39,7 +39,7 @@ pub use pool::Pool;
 pub use replay::{Replay, ReplaySummary, StreamReplay};
 pub use sink::Sink;
 pub use source::Source;
-pub use summary::{Gap, Live, Outcome, RunSummary, StreamSummary};
+pub use summary::{Begun, Gap, Hold, Live, Outcome, RunSummary, StreamSummary};
 
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Deadline, Random};
@@ -219,10 +219,20 @@ impl Connector {
         self.source.streams().iter().map(|stream| Live::new(source, stream.name)).collect()
     }
 
+    /// A run that begins now.
+    pub fn begin(&self) -> Begun {
+        let run_id = format!("{:032x}", self.random.bits());
+        Begun { run_id, started_at: self.clock.now() }
+    }
+
     /// One run over all streams, which says meanwhile in `summaries` what it has done. `stop` ends
     /// it early, as the time limit does.
-    pub async fn run(&self, summaries: &[Live], stop: &CancellationToken) -> RunSummary {
-        let started_at = self.clock.now();
+    pub async fn run(
+        &self,
+        begun: Begun,
+        summaries: &[Live],
+        stop: &CancellationToken,
+    ) -> RunSummary {
         self.quarantine.recount().await;
         self.spill.recount().await;
         let run = Run::begin(&self.policy, &self.pool, stop);
@@ -231,8 +241,7 @@ impl Connector {
             StreamPull { connector: self.clone(), stream, run, summary }.run()
         });
         let streams = join_all(pulls).await;
-        let run_id = format!("{:032x}", self.random.bits());
-        RunSummary::new(run_id, started_at, self.clock.now(), self.store.location(), streams)
+        RunSummary::new(begun, self.clock.now(), self.store.location(), streams)
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, Interrupt};
 use crate::checkpoint::{Checkpoint, HeldUp};
 use crate::codes::Code;
 
 /// How a stream's run, or a whole run, ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// There is nothing more for now.
@@ -27,7 +27,7 @@ pub enum Outcome {
 }
 
 /// A span of time for which events may be missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// From when.
     pub from: DateTime<Utc>,
@@ -84,7 +84,7 @@ pub struct StreamSummary {
 }
 
 /// What keeps a stream from going on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     /// What it is, for a person.
     pub what: String,
@@ -96,6 +96,15 @@ pub struct Hold {
     pub passed_at: Option<DateTime<Utc>>,
     /// The command that passes it at the next run.
     pub command: Option<String>,
+}
+
+/// A run that has begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Its id: 32 hexadecimal digits.
+    pub run_id: String,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
 }
 
 /// What a run did.
@@ -220,12 +229,12 @@ impl Outcome {
 impl RunSummary {
     /// Puts the streams' summaries together.
     pub fn new(
-        run_id: String,
-        started_at: DateTime<Utc>,
+        begun: Begun,
         finished_at: DateTime<Utc>,
         state_at: String,
         streams: Vec<StreamSummary>,
     ) -> Self {
+        let Begun { run_id, started_at } = begun;
         let outcome = Outcome::of(streams.iter().map(|stream| stream.outcome));
         let first_run = streams.iter().all(|stream| stream.begins);
         Self { run_id, started_at, finished_at, outcome, state_at, first_run, streams }
@@ -299,7 +308,8 @@ mod tests {
     fn summary(streams: Vec<StreamSummary>) -> RunSummary {
         let at = DateTime::from_timestamp(1_794_268_800, 0).unwrap();
         let end = at + TimeDelta::milliseconds(1_500);
-        RunSummary::new("0f".repeat(16), at, end, "./state".to_owned(), streams)
+        let begun = Begun { run_id: "0f".repeat(16), started_at: at };
+        RunSummary::new(begun, end, "./state".to_owned(), streams)
     }
 
     #[test]

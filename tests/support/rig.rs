@@ -214,7 +214,7 @@ impl Rig {
 }
 
 pub async fn run(connector: &Connector) -> RunSummary {
-    connector.run(&connector.summaries(), &CancellationToken::new()).await
+    connector.run(connector.begin(), &connector.summaries(), &CancellationToken::new()).await
 }
 
 fn files_below(folder: &Path, paths: &mut Vec<std::path::PathBuf>) {
