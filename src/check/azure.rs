@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use tokio::time::timeout;
 
 use super::hosts::Hosts;
-use super::{Given, NOT_REACHED, PATIENCE, Rung, Verdict, WRONG_SETTINGS};
+use super::{Given, NOT_REACHED, PATIENCE, Rung, Rungs, Verdict, WRONG_SETTINGS};
 use crate::azure::credential::Claims;
 use crate::azure::ingestion::LogsIngestion;
 use crate::http::said;
@@ -23,7 +23,7 @@ pub(super) async fn rungs(
     given: &Given,
     sink: Option<&LogsIngestion>,
     hosts: &Hosts,
-    rungs: &mut Vec<Rung>,
+    rungs: &mut Rungs<'_>,
 ) {
     let (Some(settings), Some(sink)) = (&given.ingestion, sink) else {
         rungs.push(Rung::skipped("azure", WRONG_SETTINGS));

@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use url::Url;
 
-use super::{Given, Rung, Tools, Verdict};
+use super::{Given, Rung, Rungs, Tools, Verdict};
 use crate::http::{Unreached, reach};
 use crate::settings::{AzureIdentity, BlobAccessSettings, CredentialSettings, StateLocation};
 
@@ -70,7 +70,7 @@ fn hosts(given: &Given) -> Vec<Host> {
 }
 
 /// Asks all of them at the same time.
-pub(super) async fn rungs(given: &Given, tools: &Tools<'_>, rungs: &mut Vec<Rung>) -> Hosts {
+pub(super) async fn rungs(given: &Given, tools: &Tools<'_>, rungs: &mut Rungs<'_>) -> Hosts {
     let asked = hosts(given).into_iter().map(|host| async {
         let answer = reach(&tools.clients.api, &host.url).await;
         (host, answer, tools.clock.now())

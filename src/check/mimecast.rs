@@ -1,7 +1,7 @@
 //! Rung 2: Mimecast's token, the listing of each stream, and the host of its files.
 
 use super::hosts::{Hosts, reach_rung};
-use super::{Given, NOT_REACHED, PATIENCE, Rung, Tools, Verdict, WRONG_SETTINGS};
+use super::{Given, NOT_REACHED, PATIENCE, Rung, Rungs, Tools, Verdict, WRONG_SETTINGS};
 use crate::http::reach;
 use crate::pipeline::Source as _;
 use crate::pipeline::source::Part;
@@ -13,7 +13,7 @@ pub(super) async fn rungs(
     source: Option<&MimecastSource>,
     hosts: &Hosts,
     tools: &Tools<'_>,
-    rungs: &mut Vec<Rung>,
+    rungs: &mut Rungs<'_>,
 ) {
     let (Some(settings), Some(source)) = (&given.mimecast, source) else {
         rungs.push(Rung::skipped("mimecast", WRONG_SETTINGS).of_source(SOURCE));

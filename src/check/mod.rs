@@ -129,6 +129,23 @@ impl Rung {
     }
 }
 
+/// What was tried so far, each shown as it comes.
+struct Rungs<'a> {
+    all: Vec<Rung>,
+    show: &'a mut (dyn FnMut(&Rung) + Send),
+}
+
+impl Rungs<'_> {
+    fn push(&mut self, rung: Rung) {
+        (self.show)(&rung);
+        self.all.push(rung);
+    }
+
+    fn extend(&mut self, rungs: impl IntoIterator<Item = Rung>) {
+        rungs.into_iter().for_each(|rung| self.push(rung));
+    }
+}
+
 /// All that was tried, in order.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -178,14 +195,20 @@ pub struct Tools<'a> {
     pub random: &'a Random,
 }
 
-/// Tries everything once.
-pub async fn check(given: &Given, subjects: &Subjects<'_>, tools: &Tools<'_>) -> Report {
-    let mut rungs = settings::rungs(given, tools.clock.now());
+/// Tries everything once, and shows what comes of it as it comes.
+pub async fn check(
+    given: &Given,
+    subjects: &Subjects<'_>,
+    tools: &Tools<'_>,
+    show: &mut (dyn FnMut(&Rung) + Send),
+) -> Report {
+    let mut rungs = Rungs { all: Vec::new(), show };
+    rungs.extend(settings::rungs(given, tools.clock.now()));
     let hosts = hosts::rungs(given, tools, &mut rungs).await;
     mimecast::rungs(given, subjects.source, &hosts, tools, &mut rungs).await;
     azure::rungs(given, subjects.sink, &hosts, &mut rungs).await;
     rungs.push(state::rung(given, subjects.store, &hosts, tools).await);
-    Report { version: env!("CARGO_PKG_VERSION"), rungs }
+    Report { version: env!("CARGO_PKG_VERSION"), rungs: rungs.all }
 }
 
 /// The answer of what is skipped since its settings are wrong, or its host is not reached.
