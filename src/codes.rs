@@ -67,6 +67,9 @@ codes! {
     CheckpointOfAnother = "checkpoint-of-another",
     CheckpointRefused = "checkpoint-refused",
 
+    FilesWaiting = "files-waiting",
+    RunKilled = "run-killed",
+    NoRun = "no-run",
     NoProgress = "no-progress",
     ConservationBreach = "conservation-breach",
     Internal = "internal",

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod codes;
 pub mod functions;
+pub mod health;
 pub mod http;
 pub mod pipeline;
 pub mod quarantine;

@@ -11,14 +11,15 @@ use mimecast_sentinel::settings::RawSettings;
 use mimecast_sentinel::table::{ColumnType, From, TABLES, Table};
 
 /// Which room may use which, from the top of the house to its bottom.
-const MAY_USE: [(&str, &str); 17] = [
+const MAY_USE: [(&str, &str); 18] = [
     (
         "cli",
-        "azure, check, checkpoint, codes, functions, http, pipeline, quarantine, seams, settings, \
+        "azure, check, checkpoint, codes, functions, health, http, pipeline, quarantine, seams, settings, \
          simulator, sources, spill, store, table",
     ),
     ("functions", "–"),
     ("check", "sources, azure, pipeline, store, settings, schedule, http, table, seams"),
+    ("health", "pipeline, quarantine, checkpoint, store, schedule, table, seams, codes"),
     ("sources", "pipeline, checkpoint, http, table, seams, codes"),
     ("azure", "pipeline, settings, store, http, table, seams, codes"),
     ("pipeline", "quarantine, spill, checkpoint, store, table, seams, codes"),

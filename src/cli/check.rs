@@ -7,6 +7,7 @@ use super::logs::{self, Stdout};
 use super::output::{say, say_json};
 use super::wiring::Wiring;
 use crate::check::{self, Given, Report, Rung, Subjects, Tools};
+use crate::health::Verdict;
 use crate::seams::Clock;
 use crate::settings::{RawSettings, is_loopback, process_env};
 
@@ -40,17 +41,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
         logs::start(self.settings.log_level(), Stdout::Taken);
-        let today = Clock::system().now().date_naive();
-        let given = Given::resolve(&self.settings, &process_env, today);
-        let loopback = given.mimecast.as_ref().is_some_and(|to| is_loopback(&to.base_url));
-        let wiring = Wiring { retry: check::RETRY, ..Wiring::new(loopback)? };
-        let source = given.mimecast.as_ref().map(|settings| wiring.source(settings));
-        let sink = given.ingestion.as_ref().map(|settings| wiring.sink(settings));
-        let store = given.state.as_ref().map(|at| wiring.store(at)).transpose()?;
-        let subjects =
-            Subjects { source: source.as_ref(), sink: sink.as_ref(), store: store.as_deref() };
-        let Wiring { clients, clock, random, .. } = &wiring;
-        let report = check::check(&given, &subjects, &Tools { clients, clock, random }).await;
+        let report = check(&self.settings, &mut |_| {}).await?;
         if self.json {
             say_json(&serde_json::to_string(&report).unwrap_or_default())?;
         } else {
@@ -58,6 +49,30 @@ impl Check {
         }
         Ok(report.exit_code())
     }
+}
+
+/// Tries everything, with connections and tokens of its own. Shows what comes of it as it comes.
+pub(super) async fn check(
+    settings: &RawSettings,
+    show: &mut (dyn FnMut(&Rung) + Send),
+) -> Result<Report, CommandError> {
+    let today = Clock::system().now().date_naive();
+    let given = Given::resolve(settings, &process_env, today);
+    let loopback = given.mimecast.as_ref().is_some_and(|to| is_loopback(&to.base_url));
+    let wiring = Wiring { retry: check::RETRY, ..Wiring::new(loopback)? };
+    let source = given.mimecast.as_ref().map(|settings| wiring.source(settings));
+    let sink = given.ingestion.as_ref().map(|settings| wiring.sink(settings));
+    let store = given.state.as_ref().map(|at| wiring.store(at)).transpose()?;
+    let subjects =
+        Subjects { source: source.as_ref(), sink: sink.as_ref(), store: store.as_deref() };
+    let Wiring { clients, clock, random, .. } = &wiring;
+    Ok(check::check(&given, &subjects, &Tools { clients, clock, random }, show).await)
+}
+
+/// A rung as the status page and the health table have it.
+pub(super) fn verdict(rung: &Rung) -> Verdict {
+    let Rung { rung, source, verdict, tried, answer, fix } = rung.clone();
+    Verdict { rung, source, verdict: verdict.to_string(), tried, answer, fix }
 }
 
 /// A line for each rung.

@@ -152,6 +152,7 @@ impl Demo {
             .env("IDENTITY_ENDPOINT", simulator.identity_endpoint())
             .env("IDENTITY_HEADER", simulator.identity_header())
             .env("CHECKPOINT_URL", &state)
+            .env("HEALTH_STREAM", "off")
             .stdin(Stdio::null())
             .kill_on_drop(true);
         let output = pull.output().await.map_err(failed)?;

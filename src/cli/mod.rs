@@ -8,14 +8,17 @@ mod escape;
 mod logs;
 mod output;
 mod package;
+mod page;
 mod progress;
 mod pull;
 mod quarantine;
 mod report;
+mod run;
 mod serve;
 mod signals;
 mod skip;
 mod state;
+mod status;
 mod wiring;
 
 use std::process::ExitCode;
@@ -54,6 +57,7 @@ enum Command {
     Serve(serve::Serve),
     #[command(after_help = check::HELP)]
     Check(check::Check),
+    Status(status::StatusCommand),
     Package(package::Package),
     State(state::State),
     Skip(skip::Skip),
@@ -64,6 +68,7 @@ enum Command {
 pub(crate) const DONE: u8 = 0;
 pub(crate) const NOTHING_DONE: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
+pub(crate) const SOME_FAILED: u8 = 3;
 
 /// Why a command ended before its work was done.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +103,7 @@ impl Cli {
                 Command::Pull(pull) => pull.run().await,
                 Command::Serve(serve) => serve.run().await,
                 Command::Check(check) => check.run().await,
+                Command::Status(status) => status.run().await,
                 Command::Package(package) => package.run(),
                 Command::State(state) => state.run().await,
                 Command::Skip(skip) => skip.run().await,

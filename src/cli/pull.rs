@@ -8,10 +8,11 @@ use super::logs::{self, Stdout};
 use super::output::{note, say, say_json};
 use super::progress::{self, Done};
 use super::report::report;
+use super::run::Runner;
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
-use crate::pipeline::{Connector, Live, RunSummary, StreamSummary};
+use crate::pipeline::{Live, StreamSummary};
 use crate::seams::Clock;
 use crate::settings::{DryRunSettings, RawSettings, Settings, is_loopback, process_env};
 
@@ -43,7 +44,11 @@ impl Pull {
             tracing::warn!("{warning}");
         }
         let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
-        let summary = run(&wiring.connector(&settings)?).await;
+        let runner = Runner::new(wiring.connector(&settings)?, &settings);
+        let (summaries, stop) = (runner.connector.summaries(), stop_on_signal());
+        let shown = show(&summaries);
+        let summary = runner.run(&summaries, &stop).await;
+        drop(shown);
         if self.json {
             say_json(&serde_json::to_string(&summary).unwrap_or_default())?;
         } else {
@@ -59,7 +64,11 @@ impl Pull {
         let rows = Rows::default();
         let source = wiring.source(&settings.mimecast);
         let connector = rows.connector(source, &settings, &wiring);
-        let summary = run(&connector).await;
+        let (summaries, stop) = (connector.summaries(), stop_on_signal());
+        let shown = show(&summaries);
+        // Without a record in the history: nothing is written.
+        let summary = connector.run(connector.begin(), &summaries, &stop).await;
+        drop(shown);
         if rows.reader_is_gone() {
             return Ok(DONE);
         }
@@ -68,15 +77,10 @@ impl Pull {
     }
 }
 
-/// One run, with its progress shown; a signal ends it early.
-async fn run(connector: &Connector) -> RunSummary {
-    let stop = stop_on_signal();
-    let summaries = connector.summaries();
-    let _shown = progress::show(None, {
-        let summaries = summaries.clone();
-        move || done(&summaries)
-    });
-    connector.run(&summaries, &stop).await
+/// Shows how far the run is, until it is dropped.
+fn show(summaries: &[Live]) -> impl Sized + use<> {
+    let summaries = summaries.to_vec();
+    progress::show(None, move || done(&summaries))
 }
 
 /// How far the run is.

@@ -1,28 +1,41 @@
 //! `serve`: the custom handler of Azure Functions; without a Functions host, its own scheduler.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use futures::FutureExt as _;
 use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::check::{check, verdict};
 use super::logs::{self, Stdout};
+use super::page::{LookedAt, StatusPage};
 use super::report::first_run;
+use super::run::Runner;
 use super::signals::{stop_on_signal, stop_when_orphaned};
+use super::status::named;
 use super::wiring::Wiring;
 use super::{CommandError, DONE, USAGE};
 use crate::codes::Code;
-use crate::functions::{self, Job, RunEnd};
-use crate::pipeline::{Connector, Outcome, RunSummary};
+use crate::functions::{self, Health, Job, RunEnd};
+use crate::pipeline::{Outcome, RunSummary};
 use crate::seams::Clock;
-use crate::settings::{FUNCTIONS_PORT, RawSettings, Settings, is_loopback, process_env};
+use crate::settings::{
+    FUNCTIONS_PORT, RawSettings, Settings, StatusSettings, is_loopback, process_env,
+};
 
 /// The longest that the scheduler sleeps before it looks at the clock again: a wall clock may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How late the schedule's next step may be until `/healthz` reports it.
+const LATE: TimeDelta = TimeDelta::minutes(5);
+
+/// What a run may take after its time limit.
+const RUN_RESERVE: Duration = Duration::from_secs(120);
 
 /// The least time between the beginnings of two runs, however many ticks there are. A schedule's are
 /// 10 minutes apart; people, and other programs on this machine, can send more.
@@ -61,22 +74,57 @@ impl Serve {
                  Functions host disables the function and there is never a tick; set it"
             );
         }
-        let job = match self.connector() {
-            Ok((connector, settings)) => pulls(connector, settings.run_time_limit, stop.clone()),
-            Err(CommandError::Settings(faults)) => reports(faults.to_string()),
-            Err(error) => reports(error.to_string()),
+        let (job, faults, runner) = match self.runner() {
+            Ok((runner, settings)) => {
+                let runner = Arc::new(runner);
+                let pulling =
+                    Pulling { settings: self.settings.clone(), runner: Arc::clone(&runner) };
+                (pulling.job(settings.run_time_limit, stop.clone()), String::new(), Some(runner))
+            }
+            Err(error) => {
+                let faults = match error {
+                    CommandError::Settings(faults) => faults.to_string(),
+                    error => error.to_string(),
+                };
+                (reports(faults.clone()), faults, None)
+            }
         };
-        functions::serve(listener, job, stop).await;
+        functions::serve(listener, job, self.page(faults, runner).pages(), stop).await;
         Ok(DONE)
+    }
+
+    /// The status page. It is there with wrong settings too, as far as it can be.
+    fn page(&self, faults: String, runner: Option<Arc<Runner>>) -> StatusPage {
+        let looked_at = StatusSettings::resolve(&self.settings, &process_env)
+            .map_err(CommandError::from)
+            .and_then(|settings| {
+                let store = match &runner {
+                    Some(runner) => Arc::clone(&runner.connector.store),
+                    None => Wiring::new(false)?.store(&settings.state.location)?,
+                };
+                Ok(LookedAt { store, named: named(&settings) })
+            });
+        StatusPage {
+            settings: self.settings.clone(),
+            faults: faults.lines().map(str::to_owned).collect(),
+            looked_at: looked_at.map_err(|error| error.to_string()),
+            runner,
+            tested: Mutex::default(),
+        }
     }
 
     /// Pulls on the schedule, until a signal.
     async fn schedule(self) -> Result<u8, CommandError> {
-        let (connector, settings) = self.connector()?;
+        let (runner, settings) = self.runner()?;
         let stop = stop_on_signal();
         let clock = Clock::system();
+        let runner = Arc::new(runner);
+        let pulling = Pulling { settings: self.settings.clone(), runner: Arc::clone(&runner) };
+        let beat = Beat::new(clock.now());
+        self.listen(&settings, runner, &beat, &stop).await?;
         while let Some(next) = settings.schedule.after(clock.now()) {
             tracing::info!(schedule = %settings.schedule, %next, "waiting for the next run");
+            beat.expect_by(next);
             while clock.now() < next && !stop.is_cancelled() {
                 let left = (next - clock.now()).to_std().unwrap_or_default();
                 tokio::select! {
@@ -87,37 +135,131 @@ impl Serve {
             if stop.is_cancelled() {
                 break;
             }
-            pull(&connector, &stop).await;
+            beat.expect_by(clock.now() + settings.run_time_limit + RUN_RESERVE);
+            pulling.pull(settings.run_time_limit, &stop).await;
         }
         Ok(DONE)
     }
 
-    fn connector(&self) -> Result<(Connector, Settings), CommandError> {
+    /// Shows the status page, where `LISTEN` says so.
+    async fn listen(
+        &self,
+        settings: &Settings,
+        runner: Arc<Runner>,
+        beat: &Beat,
+        stop: &CancellationToken,
+    ) -> Result<(), CommandError> {
+        let Some(address) = settings.listen else { return Ok(()) };
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            CommandError::Failed(format!(
+                "LISTEN is {address}, which cannot be listened on: {error}"
+            ))
+        })?;
+        let at = listener.local_addr().unwrap_or(address);
+        tracing::info!("the status page is at http://{at}/, and /healthz beside it");
+        if !at.ip().is_loopback() {
+            tracing::warn!(
+                "LISTEN is not an address of this machine alone: whoever reaches {at} can read the \
+                 status and test the connection; let only those reach it who may"
+            );
+        }
+        let pages = self.page(String::new(), Some(runner)).pages();
+        tokio::spawn(functions::listen(listener, pages, beat.health(), stop.clone()));
+        Ok(())
+    }
+
+    fn runner(&self) -> Result<(Runner, Settings), CommandError> {
         let today = Clock::system().now().date_naive();
         let settings = Settings::resolve(&self.settings, &process_env, today)?;
         for warning in &settings.state.warnings {
             tracing::warn!("{warning}");
         }
         let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
-        Ok((wiring.connector(&settings)?, settings))
+        Ok((Runner::new(wiring.connector(&settings)?, &settings), settings))
     }
 }
 
-/// Each tick is a pull.
-fn pulls(connector: Connector, time_limit: Duration, stop: CancellationToken) -> Job {
-    let connector = Arc::new(connector);
-    let run: functions::Run = Arc::new(move |_| {
-        let (connector, stop) = (Arc::clone(&connector), stop.clone());
-        async move {
-            let summary = pull(&connector, &stop).await;
-            RunEnd {
-                exit_code: exit_code(&summary),
-                summary: serde_json::to_value(summary).unwrap_or_default(),
+/// By when the schedule's next step is due, for `/healthz`.
+#[derive(Clone)]
+struct Beat(Arc<Mutex<DateTime<Utc>>>);
+
+impl Beat {
+    fn new(by: DateTime<Utc>) -> Self {
+        Self(Arc::new(Mutex::new(by)))
+    }
+
+    fn expect_by(&self, by: DateTime<Utc>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+
+    fn health(&self) -> Health {
+        let Self(by) = self.clone();
+        Arc::new(move || {
+            let by = *by.lock().unwrap_or_else(PoisonError::into_inner);
+            if Clock::system().now() < by + LATE {
+                return Ok(());
             }
+            Err(format!(
+                "the schedule stands still: its next step was due at {}",
+                by.format("%F %T")
+            ))
+        })
+    }
+}
+
+/// What a tick does.
+#[derive(Clone)]
+struct Pulling {
+    settings: RawSettings,
+    runner: Arc<Runner>,
+}
+
+impl Pulling {
+    /// Each tick is a pull.
+    fn job(self, time_limit: Duration, stop: CancellationToken) -> Job {
+        let run: functions::Run = Arc::new(move |_| {
+            let (this, stop) = (self.clone(), stop.clone());
+            async move {
+                let summary = this.pull(time_limit, &stop).await;
+                RunEnd {
+                    exit_code: exit_code(&summary),
+                    summary: serde_json::to_value(summary).unwrap_or_default(),
+                }
+            }
+            .boxed()
+        });
+        Job { run, pause: PAUSE, time_limit }
+    }
+
+    async fn pull(&self, time_limit: Duration, stop: &CancellationToken) -> RunSummary {
+        let began = Instant::now();
+        let runner = &self.runner;
+        let summary = runner.run(&runner.connector.summaries(), stop).await;
+        let json = serde_json::to_string(&summary).unwrap_or_default();
+        tracing::info!(target: logs::RUN_FINISHED, summary = json, "run finished");
+        if summary.first_run {
+            tracing::info!("{}", first_run(&summary));
         }
-        .boxed()
-    });
-    Job { run, pause: PAUSE, time_limit }
+        // After a long run there is no time: the next tick of the day does it.
+        if !stop.is_cancelled() && began.elapsed() < time_limit / 2 {
+            self.test_daily(time_limit / 2).await;
+        }
+        summary
+    }
+
+    /// At the first tick of a day, tests the connection for the health table.
+    async fn test_daily(&self, time: Duration) {
+        let Some(reporter) = &self.runner.reporter else { return };
+        let now = Clock::system().now();
+        if !reporter.is_test_due(now.date_naive()).await {
+            return;
+        }
+        let tested = timeout(time, check(&self.settings, &mut |_| {})).await;
+        if let Ok(Ok(report)) = tested {
+            let verdicts: Vec<_> = report.rungs.iter().map(verdict).collect();
+            reporter.verdicts(&verdicts, now).await;
+        }
+    }
 }
 
 /// As that of a pull, but a stream that is busy has not failed: the host sometimes starts a second
@@ -149,22 +291,10 @@ fn reports(faults: String) -> Job {
     Job { run, pause: Duration::ZERO, time_limit: Duration::MAX }
 }
 
-async fn pull(connector: &Connector, stop: &CancellationToken) -> RunSummary {
-    let summary = connector.run(&connector.summaries(), stop).await;
-    let json = serde_json::to_string(&summary).unwrap_or_default();
-    tracing::info!(target: logs::RUN_FINISHED, summary = json, "run finished");
-    if summary.first_run {
-        tracing::info!("{}", first_run(&summary));
-    }
-    summary
-}
-
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-
     use super::*;
-    use crate::pipeline::StreamSummary;
+    use crate::pipeline::{Begun, StreamSummary};
 
     fn stream(outcome: Outcome) -> StreamSummary {
         StreamSummary { stream: "mailflow".to_owned(), outcome, ..StreamSummary::default() }
@@ -186,7 +316,8 @@ mod tests {
         for (outcomes, expected) in cases {
             let streams = outcomes.iter().copied().map(stream).collect();
             let at = DateTime::UNIX_EPOCH;
-            let summary = RunSummary::new(String::new(), at, at, String::new(), streams);
+            let begun = Begun { run_id: String::new(), started_at: at };
+            let summary = RunSummary::new(begun, at, String::new(), streams);
             assert_eq!(exit_code(&summary), expected, "{outcomes:?}");
         }
     }

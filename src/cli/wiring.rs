@@ -19,7 +19,7 @@ use crate::settings::{
 use crate::sources::mimecast::{self, BatchFile, Limits, MimecastSource, Options};
 use crate::spill::SpilledFiles;
 use crate::store::{FolderStore, Store};
-use crate::table::CLOUD_INTEGRATED;
+use crate::table::{CLOUD_INTEGRATED, HEALTH};
 
 /// What every command needs.
 pub(super) struct Wiring {
@@ -101,10 +101,12 @@ impl Wiring {
     pub(super) fn sink(&self, settings: &IngestionSettings) -> LogsIngestion {
         let credentials = self.credentials(&settings.identity);
         let tokens = AccessTokens::new(credentials, settings.cloud.scope());
+        let health = settings.health_stream.clone().map(|stream| (HEALTH.name, stream));
+        let streams = [(CLOUD_INTEGRATED.name, settings.stream.clone())].into_iter().chain(health);
         LogsIngestion::new(
             &settings.endpoint,
             &settings.rule_id,
-            [(CLOUD_INTEGRATED.name, settings.stream.clone())].into(),
+            streams.collect(),
             self.clients.api.clone(),
             tokens,
             self.retry,

@@ -7,6 +7,8 @@
 //! follow. Of an answer that is no success the host reads the status alone; what went wrong belongs
 //! in the log.
 
+mod connections;
+mod page;
 mod timer;
 
 use std::sync::{Arc, PoisonError};
@@ -23,38 +25,28 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span, info, warn};
 
+use connections::accept;
+pub use page::{Asked, Health, Pages, Shown, listen};
 pub use timer::Tick;
 
 /// Where the host calls: the name of the folder that has `function.json`.
 const FUNCTION: &str = "/CloudIntegrated";
+/// Where it calls for the status page.
+const STATUS: &str = "/Status";
 /// The host's id of an invocation, by which its own log lines are found.
 const INVOCATION_ID: &str = "x-azure-functions-invocationid";
 /// The most a payload may have; a timer's is well under 1 KiB.
 const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 /// How long a payload may take to arrive; over loopback it takes milliseconds.
 const PAYLOAD_TIME: Duration = Duration::from_secs(10);
-/// How many connections there may be; the host has a few. Further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
-/// The most that is held of a request's head, and at once of its body; the host's head is under
-/// 4 KiB.
-const MAX_BUFFER_BYTES: usize = 32 * 1024;
-/// How long a connection may be without a whole head of a request, from its start or from its last
-/// answer. The host replaces its idle connections after 75 s: ours must not be the first to close,
-/// or a tick might be on its way.
-const HEAD_TIME: Duration = Duration::from_secs(120);
-/// The wait after a connection could not be accepted, as when no file can be opened.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// How long clients have, once the last run ended after a stop, to take their answers.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -96,7 +88,7 @@ pub struct RunEnd {
 ///
 /// A run is a task of its own: a client that goes away does not end it, and a panic in it fails its
 /// tick alone.
-pub async fn serve(listener: TcpListener, job: Job, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, job: Job, pages: Pages, stop: CancellationToken) {
     let one_run = Arc::new(Mutex::new(()));
     let began = Arc::default();
     let handler = Handler { job, one_run: Arc::clone(&one_run), began, stop: stop.clone() };
@@ -105,6 +97,7 @@ pub async fn serve(listener: TcpListener, job: Job, stop: CancellationToken) {
     let router = Router::new()
         .route("/", get(|| async { answer(StatusCode::OK, "ready", Value::Null) }))
         .route(FUNCTION, post(tick))
+        .route(STATUS, post(status).with_state(pages))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there is no such function") })
         .method_not_allowed_fallback(|| async {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "this address takes GET / or POST /<function>")
@@ -124,42 +117,6 @@ pub async fn serve(listener: TcpListener, job: Job, stop: CancellationToken) {
     }
     // A run whose client went away has no connection that would have been waited for.
     drop(one_run.lock().await);
-}
-
-/// Accepts connections, each a task of its own, until `stop` is cancelled. axum's own server has no
-/// limit to how many there are, nor to how slowly a request may begin.
-async fn accept(
-    listener: TcpListener,
-    router: Router,
-    connections: &GracefulShutdown,
-    stop: &CancellationToken,
-) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_BUFFER_BYTES);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            () = stop.cancelled() => return,
-            next = next => next,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let service = TowerToHyperService::new(router.clone());
-                let connection = http.serve_connection(TokioIo::new(stream), service);
-                let connection = connections.watch(connection);
-                tokio::spawn(async move {
-                    let _place = place;
-                    // A client that breaks off or says nothing is no error of ours.
-                    drop(connection.await);
-                });
-            }
-            Err(_) => sleep(ACCEPT_AGAIN).await,
-        }
-    }
 }
 
 /// Refuses what a web page can make a browser of this machine send: a request from a page has that
@@ -205,6 +162,17 @@ async fn tick(State(handler): State<Handler>, headers: HeaderMap, body: Body) ->
     }
     .instrument(span)
     .await
+}
+
+async fn status(State(pages): State<Pages>, body: Body) -> Response {
+    match payload(body).await {
+        Ok(payload) => {
+            let shown = page::function(&pages, &payload).await;
+            Json(json!({ "Outputs": { "res": shown }, "Logs": [], "ReturnValue": null }))
+                .into_response()
+        }
+        Err(refusal) => refusal,
+    }
 }
 
 impl Handler {

@@ -65,6 +65,8 @@ pub struct IngestionSettings {
     pub rule_id: String,
     /// The rule's stream: `Custom-…`.
     pub stream: String,
+    /// The rule's stream for the health table; `None` if no rows of health are sent.
+    pub health_stream: Option<String>,
     /// gzip level of the bodies, 0 to 9.
     pub gzip_level: u32,
     /// The cloud, whose [`AzureCloud::scope`] the token is for.
@@ -146,6 +148,12 @@ pub(super) fn read(
         "Custom-Cloud_Integrated",
         stream,
     );
+    let health_stream = reader.optional(
+        "HEALTH_STREAM",
+        &raw.health_stream,
+        "Custom-MimecastConnectorHealth",
+        health_stream,
+    );
     let gzip_level =
         reader.optional("GZIP_LEVEL", &raw.gzip_level, "2", whole_number(0..=9, "number"));
     let identity = identity(raw, Purpose::Rule, reader);
@@ -153,6 +161,7 @@ pub(super) fn read(
         endpoint: endpoint?,
         rule_id: rule_id?,
         stream: stream?,
+        health_stream: health_stream?,
         gzip_level: gzip_level?,
         cloud: cloud?,
         identity: identity?,
@@ -189,6 +198,11 @@ fn endpoint(text: &str, cloud: Option<AzureCloud>, on_loopback: bool) -> Result<
         return Ok(url);
     }
     wrong(format!("{host} is not a logs ingestion endpoint of this cloud"), fix)
+}
+
+/// `off` is none.
+fn health_stream(text: &str) -> Result<Option<String>, Wrong> {
+    if text.eq_ignore_ascii_case("off") { Ok(None) } else { stream(text).map(Some) }
 }
 
 fn stream(text: &str) -> Result<String, Wrong> {

@@ -61,8 +61,7 @@ pub(super) fn read(
         "MIMECAST_CLIENT_SECRET",
         &format!("{CONSOLE} and put its client secret into the environment."),
     );
-    let types =
-        reader.optional("MIMECAST_TYPES", &raw.mimecast_types, &EVENT_TYPES.join(","), types);
+    let types = event_types(raw, reader);
     let earliest = today.checked_sub_days(Days::new(DEFAULT_DAYS_BACK)).unwrap_or(today);
     let start_date =
         reader.optional("START_DATE", &raw.start_date, &earliest.to_string(), |text| {
@@ -84,6 +83,11 @@ pub(super) fn read(
         calls_per_15_minutes: calls_per_15_minutes?,
         limits: limits?,
     })
+}
+
+/// `MIMECAST_TYPES`
+pub(super) fn event_types(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Vec<&'static str>> {
+    reader.optional("MIMECAST_TYPES", &raw.mimecast_types, &EVENT_TYPES.join(","), types)
 }
 
 pub(super) fn limits(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<FileLimits> {

@@ -1,7 +1,7 @@
 //! Environment variables and flags → settings that are valid.
 //!
-//! [`RawSettings`] is what was given. [`Settings`], [`DryRunSettings`], [`ReplaySettings`] and
-//! [`StateSettings`] are what a command needs, and exist only if all of it is right. Otherwise
+//! [`RawSettings`] is what was given. [`Settings`], [`DryRunSettings`], [`ReplaySettings`],
+//! [`StatusSettings`] and [`StateSettings`] are what a command needs, and exist only if all of it is right. Otherwise
 //! [`SettingsFaults`] report everything that is wrong at once. An empty value is unset, everywhere.
 
 mod azure;
@@ -13,6 +13,7 @@ mod reader;
 mod run;
 mod state;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::{NaiveDate, TimeDelta};
@@ -49,6 +50,8 @@ pub struct Settings {
     pub quarantine_max_bytes: u64,
     /// When to pull.
     pub schedule: Schedule,
+    /// Where the status page is shown outside of Azure Functions.
+    pub listen: Option<SocketAddr>,
     /// After this time a run posts nothing new.
     pub run_time_limit: Duration,
     /// After so many rows a run ends.
@@ -87,6 +90,17 @@ pub struct ReplaySettings {
     pub max_rows: u64,
 }
 
+/// What `status` needs.
+#[derive(Clone, Debug)]
+pub struct StatusSettings {
+    /// Where run history, checkpoints and quarantine are kept.
+    pub state: StateSettings,
+    /// When `serve` pulls.
+    pub schedule: Schedule,
+    /// The streams that are pulled.
+    pub types: Vec<&'static str>,
+}
+
 /// What commands that look at checkpoints and quarantine need.
 #[derive(Clone, Debug)]
 pub struct StateSettings {
@@ -109,6 +123,7 @@ impl Settings {
         let on_loopback = base_url.as_ref().is_none_or(is_loopback);
         let mimecast = mimecast::read(raw, base_url, today, &mut reader);
         let schedule = run::schedule(raw, &mut reader);
+        let listen = run::listen(raw, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
@@ -128,6 +143,7 @@ impl Settings {
                 state: state?,
                 quarantine_max_bytes: quarantine_max_bytes?,
                 schedule: schedule?,
+                listen: listen?,
                 run_time_limit: run_time_limit?,
                 max_rows: max_rows?,
                 give_up_after: give_up_after?,
@@ -190,7 +206,30 @@ impl ReplaySettings {
     }
 }
 
+impl StatusSettings {
+    /// Checks what `status` needs; see [`Settings::resolve`].
+    pub fn resolve(
+        raw: &RawSettings,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsFaults> {
+        let mut reader = Reader::new(env);
+        let types = mimecast::event_types(raw, &mut reader);
+        let schedule = run::schedule(raw, &mut reader);
+        run::log_level(raw, &mut reader);
+        let state = state_settings(raw, &mut reader);
+        if !state.as_ref().is_some_and(StateSettings::is_folder) {
+            proxy::check(&mut reader);
+        }
+        let settings = || Some(Self { state: state?, schedule: schedule?, types: types? });
+        reader.finish(settings())
+    }
+}
+
 impl StateSettings {
+    fn is_folder(&self) -> bool {
+        matches!(self.location, StateLocation::Folder(_))
+    }
+
     /// Checks what commands on checkpoints and quarantine need; see [`Settings::resolve`].
     pub fn resolve(
         raw: &RawSettings,
@@ -199,8 +238,7 @@ impl StateSettings {
         let mut reader = Reader::new(env);
         run::log_level(raw, &mut reader);
         let settings = state_settings(raw, &mut reader);
-        let location = settings.as_ref().map(|settings| &settings.location);
-        if !matches!(location, Some(StateLocation::Folder(_))) {
+        if !settings.as_ref().is_some_and(Self::is_folder) {
             proxy::check(&mut reader);
         }
         reader.finish(settings)

@@ -76,6 +76,10 @@ pub struct RawSettings {
     /// How much to log: ERROR, WARNING, INFO, DEBUG or TRACE [default: INFO]
     #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL", help_heading = RUN)]
     pub log_level: Option<String>,
+    /// Where `serve` shows the status page outside of Azure Functions, e.g. 127.0.0.1:8080; it asks
+    /// nobody who they are [default: nowhere]
+    #[arg(long, env = "LISTEN", hide_env_values = true, value_name = "ADDRESS:PORT", help_heading = RUN)]
+    pub listen: Option<String>,
     /// Where checkpoints and quarantine are kept: a folder, file:///… or the URL of a blob container; a
     /// URL with a SAS only in the environment [default: ./mimecast-sentinel-state; required in
     /// Azure Functions]
@@ -94,6 +98,10 @@ pub struct RawSettings {
     /// Stream of the data collection rule [default: Custom-Cloud_Integrated]
     #[arg(long, env = "LOGS_INGESTION_STREAM", hide_env_values = true, value_name = "NAME", help_heading = AZURE)]
     pub logs_ingestion_stream: Option<String>,
+    /// Stream of the same rule for rows of health; `off` sends none [default:
+    /// Custom-MimecastConnectorHealth]
+    #[arg(long, env = "HEALTH_STREAM", hide_env_values = true, value_name = "NAME", help_heading = AZURE)]
+    pub health_stream: Option<String>,
     /// How hard to compress what is sent, 0 to 9 [default: 2]
     #[arg(long, env = "GZIP_LEVEL", hide_env_values = true, value_name = "LEVEL", help_heading = AZURE)]
     pub gzip_level: Option<String>,

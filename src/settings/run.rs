@@ -1,5 +1,6 @@
 //! When a run starts, how long it may take, and how much it logs.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,6 +31,19 @@ pub(super) fn schedule(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Sch
         }
         Ok(schedule)
     })
+}
+
+/// `LISTEN`: an address of this machine and a port.
+pub(super) fn listen(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Option<SocketAddr>> {
+    let Some(text) = given(&raw.listen) else { return Some(None) };
+    let address = text.parse().map(Some).or_else(|_| {
+        wrong(
+            format!("{text:?} is not an address and a port"),
+            "Give an IP address of this machine and a port, e.g. 127.0.0.1:8080, or [::]:8080 for \
+             all addresses.",
+        )
+    });
+    address.map_err(|wrong| reader.fault("LISTEN", wrong)).ok()
 }
 
 pub(super) fn log_level(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Level> {

@@ -10,6 +10,7 @@ mod column_start;
 mod describe;
 mod event_id;
 mod field_index;
+mod health;
 mod json;
 mod row;
 
@@ -19,10 +20,11 @@ pub use cloud_integrated::CLOUD_INTEGRATED;
 use column_start::ColumnStart;
 pub use event_id::{EventId, EventIdHasher};
 use field_index::FieldIndex;
+pub use health::HEALTH;
 pub use row::{MAX_COLUMN_BYTES, RejectReason, Row};
 
 /// Every table that rows are posted to.
-pub static TABLES: &[&Table] = &[&CLOUD_INTEGRATED];
+pub static TABLES: &[&Table] = &[&CLOUD_INTEGRATED, &HEALTH];
 
 /// One table of a Log Analytics workspace and the stream of the data collection rule that feeds it.
 pub struct Table {

@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use futures::FutureExt as _;
+use mimecast_sentinel::functions::{Pages, Shown};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -729,4 +732,10 @@ async fn collect(pipe: impl AsyncRead + Unpin, from_stderr: bool, lines: Lines) 
 fn unused_port() -> u16 {
     let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     listener.expect("a port").local_addr().expect("its address").port()
+}
+
+/// Pages of a handler that is not asked for them.
+pub fn no_pages() -> Pages {
+    let show = |_| async { Shown::whole(StatusCode::NOT_FOUND, String::new()) }.boxed();
+    Pages { show: Arc::new(show), policy: String::new() }
 }

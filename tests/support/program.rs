@@ -58,6 +58,8 @@ impl Program {
             .set("IDENTITY_ENDPOINT", &simulator.identity_endpoint())
             .set("IDENTITY_HEADER", simulator.identity_header())
             .set("CHECKPOINT_URL", &state)
+            // So that a test which counts posts counts those of events.
+            .set("HEALTH_STREAM", "off")
     }
 
     pub fn set(mut self, name: &str, value: &str) -> Self {

@@ -1,0 +1,66 @@
+//! One run as `pull` and `serve` make it: with its record in the history, and what it says of each
+//! stream in the health table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::{Depth, History, Named, Reporter, Status};
+use crate::pipeline::{Connector, Live, RunSummary};
+use crate::settings::{Settings, process_env};
+use crate::sources::mimecast::SOURCE;
+
+/// How long the rows of health may take after a run, whose function must end in time.
+const HEALTH_TIME: Duration = Duration::from_secs(15);
+
+/// The name of the function app, which its platform sets.
+const SITE_NAME: &str = "WEBSITE_SITE_NAME";
+
+/// A connector, and who is told what it does.
+pub(super) struct Runner {
+    pub(super) connector: Connector,
+    /// How its streams are looked at.
+    pub(super) named: Named,
+    /// None where `HEALTH_STREAM` is `off`.
+    pub(super) reporter: Option<Reporter>,
+}
+
+impl Runner {
+    pub(super) fn new(connector: Connector, settings: &Settings) -> Self {
+        let schedule = settings.schedule.clone();
+        let named = Named { source: SOURCE, streams: settings.mimecast.types.clone(), schedule };
+        let reporter = settings.ingestion.health_stream.as_ref().map(|_| {
+            let app = process_env(SITE_NAME).unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
+            Reporter::new(Arc::clone(&connector.store), Arc::clone(&connector.sink), app)
+        });
+        Self { connector, named, reporter }
+    }
+
+    /// One run; see [`Connector::run`].
+    pub(super) async fn run(&self, summaries: &[Live], stop: &CancellationToken) -> RunSummary {
+        let Self { connector, named, .. } = self;
+        let history = History::new(Arc::clone(&connector.store), named.source);
+        let begun = connector.begin();
+        history.begin(&begun, &connector.policy, named.streams.iter().copied()).await;
+        let summary = connector.run(begun, summaries, stop).await;
+        history.end(&summary).await;
+        if timeout(HEALTH_TIME, self.tell()).await.is_err() {
+            tracing::debug!("there was no time for rows of health");
+        }
+        summary
+    }
+
+    async fn tell(&self) {
+        let Self { connector, named, reporter } = self;
+        let Some(reporter) = reporter else { return };
+        let now = connector.clock.now();
+        let named = std::slice::from_ref(named);
+        match Status::read(&connector.store, named, Depth::Glance, now).await {
+            Ok(status) => reporter.streams(&status).await,
+            // Where the store cannot be read, the run has said so.
+            Err(error) => tracing::debug!("there are no rows of health: {error}"),
+        }
+    }
+}

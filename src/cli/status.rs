@@ -1,0 +1,158 @@
+//! `status`: how each stream is.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::{Arg, Args};
+use indicatif::HumanCount;
+
+use super::logs::{self, Stdout};
+use super::output::{note, say, say_json};
+use super::state::failed;
+use super::wiring::Wiring;
+use super::{CommandError, DONE, NOTHING_DONE, SOME_FAILED};
+use crate::health::page::Page;
+use crate::health::{Depth, Named, Status, StreamStatus, length};
+use crate::settings::{RawSettings, StatusSettings, process_env};
+use crate::sources::mimecast::SOURCE;
+
+/// Say how each stream is: its state and why, the last success, the next run, the rows
+#[derive(Args, Debug)]
+#[command(mut_args = only_status, after_help = HELP)]
+pub(super) struct StatusCommand {
+    /// Print it as one JSON document on stdout, and nothing else there
+    #[arg(long, conflicts_with = "html")]
+    json: bool,
+    /// Write it as one HTML page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    settings: RawSettings,
+}
+
+const HELP: &str = "\
+It reads what runs have left in CHECKPOINT_URL, and asks neither Mimecast nor Azure: `check` does.
+States:
+  Connected     the last run succeeded, also if there was nothing new
+  Connecting    it reads a backlog
+  Degraded      a failure that may pass, a batch file that is left aside, or files in spill
+  Disconnected  a failure that a person must fix or that lasts for an hour; or no run
+  Unavailable   no run has succeeded yet
+
+Exit codes:
+  0  all streams are Connected or Connecting
+  1  none is
+  2  the settings are wrong
+  3  some are";
+
+fn only_status(arg: Arg) -> Arg {
+    let id = arg.get_id().as_str();
+    let matters =
+        ["checkpoint_url", "log_level", "json", "html", "schedule", "mimecast_types"].contains(&id);
+    let matters = matters || id.starts_with("azure_");
+    arg.hide(!matters)
+}
+
+impl StatusCommand {
+    pub(super) async fn run(self) -> Result<u8, CommandError> {
+        logs::start(self.settings.log_level(), Stdout::Taken);
+        let settings = StatusSettings::resolve(&self.settings, &process_env)?;
+        let wiring = Wiring::new(false)?;
+        let store = wiring.store(&settings.state.location)?;
+        let named = named(&settings);
+        let now = wiring.clock.now();
+        let status = Status::read(&store, &[named], Depth::Whole, now).await.map_err(failed)?;
+        if let Some(file) = &self.html {
+            let page = Page { status: Ok(&status), faults: Vec::new(), now, has_test: false };
+            std::fs::write(file, page.whole()).map_err(|error| {
+                CommandError::Failed(format!("{} cannot be written: {error}", file.display()))
+            })?;
+            note(&format!("written to {}", file.display()));
+        } else if self.json {
+            say_json(&serde_json::to_string(&status).map_err(failed)?)?;
+        } else {
+            say(&text(&status))?;
+        }
+        let fine = status.streams.iter().filter(|stream| stream.state.is_fine()).count();
+        Ok(match fine {
+            all if all == status.streams.len() => DONE,
+            0 => NOTHING_DONE,
+            _ => SOME_FAILED,
+        })
+    }
+}
+
+/// What these settings name.
+pub(super) fn named(settings: &StatusSettings) -> Named {
+    let (streams, schedule) = (settings.types.clone(), settings.schedule.clone());
+    Named { source: SOURCE, streams, schedule }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.format("%F %R UTC").to_string()
+}
+
+fn ago(at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> String {
+    at.map_or_else(|| "never".to_owned(), |at| format!("{}, {} ago", time(at), length(now - at)))
+}
+
+/// A few lines for each stream.
+fn text(status: &Status) -> String {
+    let mut lines: Vec<String> =
+        status.streams.iter().map(|stream| of_stream(stream, status.read_at)).collect();
+    lines.push(format!("read from {}", status.state_at));
+    lines.join("\n")
+}
+
+fn of_stream(of: &StreamStatus, now: DateTime<Utc>) -> String {
+    let mut lines = vec![format!("{:<10} {}", of.stream, of.state.as_str())];
+    let mut add = |name: &str, value: String| lines.push(format!("  {name:<14} {value}"));
+    if let Some(reason) = &of.reason {
+        add("why", reason.clone());
+    }
+    if let Some(fix) = &of.fix {
+        add("fix", fix.clone());
+    }
+    if let Some(held_up) = &of.held_up {
+        let passed = held_up.passed_at.map(|at| format!(", passed at {}", time(at)));
+        let command = held_up.command.as_ref().map(|command| format!(" or by `{command}`"));
+        add(
+            "held up by",
+            format!(
+                "{}, since {}{}{}",
+                held_up.what,
+                time(held_up.since),
+                passed.unwrap_or_default(),
+                command.unwrap_or_default()
+            ),
+        );
+    }
+    add("last success", ago(of.last_success, now));
+    if let Some(failure) = &of.last_failure {
+        add(
+            "last failure",
+            format!("{}: {} ({})", time(failure.at), failure.message, failure.code),
+        );
+    }
+    match of.running_since {
+        Some(since) => add("running", format!("since {}", time(since))),
+        None => add("next run", of.next_run.map_or_else(|| "never".to_owned(), time)),
+    }
+    add("last rows", ago(of.last_row, now));
+    if let Some(lag) = of.lag_seconds {
+        add("newest event", format!("{} old", length(TimeDelta::seconds(lag))));
+    }
+    add(
+        "rows",
+        format!("{} in 24 hours, {} in 30 days", HumanCount(of.rows_24h), HumanCount(of.rows_30d)),
+    );
+    let reasons: Vec<String> =
+        of.quarantine.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let reasons =
+        if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+    add("quarantine", format!("{}{reasons}", HumanCount(of.quarantine.records)));
+    if of.files_waiting > 0 {
+        add("files waiting", HumanCount(of.files_waiting).to_string());
+    }
+    lines.join("\n")
+}

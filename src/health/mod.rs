@@ -1,0 +1,14 @@
+//! How it goes: what each run did, what that says of each stream, and who is told.
+//!
+//! [`History`] keeps a record of each run in the store. [`Status`] is made of the records, the
+//! checkpoints and quarantine, and is what `status` prints, what the page shows ([`page`]) and what the
+//! health table is told ([`Reporter`]). None of it ever ends a run.
+
+mod history;
+pub mod page;
+mod report;
+mod status;
+
+pub use history::{Failure, History, RunRecord, StreamRecord};
+pub use report::{Reporter, Verdict};
+pub use status::{Depth, LastFailure, Named, Quarantined, State, Status, StreamStatus, length};

@@ -1,0 +1,286 @@
+//! The status page: one HTML document without a script and with nothing from elsewhere.
+//!
+//! It is made in three pieces, so that what a connection test finds can be sent as it comes.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use chrono::{DateTime, TimeDelta, Utc};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use sha2::{Digest as _, Sha256};
+
+use super::report::Verdict;
+use super::status::{State, Status, StreamStatus, length};
+
+/// Its looks. Colours have a contrast of 4.5 at least to what is behind them, in dark and in light.
+const STYLE: &str = include_str!("page.css");
+
+/// What is shown.
+#[derive(Debug)]
+pub struct Page<'a> {
+    /// How the streams are, or why that is not known.
+    pub status: Result<&'a Status, String>,
+    /// What is wrong with the settings, a line each.
+    pub faults: Vec<String>,
+    /// When it is made.
+    pub now: DateTime<Utc>,
+    /// Whether the connection can be tested from here: only where the page is served.
+    pub has_test: bool,
+}
+
+/// The page's `Content-Security-Policy`: no script, no font, no image, and of styles its own alone.
+pub fn content_security_policy() -> String {
+    let style = BASE64.encode(Sha256::digest(STYLE));
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; base-uri 'none'; \
+         frame-ancestors 'none'"
+    )
+}
+
+impl Page<'_> {
+    /// The whole page, without a connection test.
+    pub fn whole(&self) -> String {
+        let form = if self.has_test { test_form().into_string() } else { String::new() };
+        format!("{}{form}{}", self.begin(), end())
+    }
+
+    /// The document's beginning, with how the streams are.
+    pub fn begin(&self) -> String {
+        let head = html! {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            meta name="color-scheme" content="light dark";
+            // A page that was saved has no headers. (Frames cannot be forbidden here.)
+            meta http-equiv="Content-Security-Policy"
+                content=(content_security_policy().replace("; frame-ancestors 'none'", ""));
+            title { (self.title()) }
+            style { (PreEscaped(STYLE)) }
+        };
+        let body = html! {
+            header {
+                h1 { "Mimecast connector" }
+                p.summary { (self.summary()) }
+                p.small {
+                    "Read at " (time(self.now)) ", version " (env!("CARGO_PKG_VERSION"))
+                    @if let Ok(status) = &self.status { ", state in " code { (status.state_at) } }
+                }
+            }
+            @if !self.faults.is_empty() {
+                section.bad aria-labelledby="settings" {
+                    h2 id="settings" { "The settings are wrong" }
+                    p { "No run begins until they are corrected and the program is started again." }
+                    ul { @for fault in &self.faults { li { (fault) } } }
+                }
+            }
+            @match &self.status {
+                Ok(status) => {
+                    @for stream in &status.streams { (self.stream(stream)) }
+                }
+                Err(why) => {
+                    section.bad aria-labelledby="unknown" {
+                        h2 id="unknown" { "How the streams are cannot be read" }
+                        p { (why) }
+                    }
+                }
+            }
+        };
+        let (doctype, head, body) = (DOCTYPE.into_string(), head.into_string(), body.into_string());
+        format!("{doctype}<html lang=\"en\"><head>{head}</head><body><main>{body}")
+    }
+
+    fn title(&self) -> String {
+        let word = match &self.status {
+            Ok(status) if self.faults.is_empty() && status.is_fine() => "works",
+            _ => "needs attention",
+        };
+        format!("Mimecast connector: {word}")
+    }
+
+    fn summary(&self) -> String {
+        let Ok(status) = &self.status else { return "Nothing is known.".to_owned() };
+        let all = status.streams.len();
+        let fine = status.streams.iter().filter(|stream| stream.state.is_fine()).count();
+        match fine == all {
+            true => format!("All {all} streams work."),
+            false => format!("{} of {all} streams need attention.", all - fine),
+        }
+    }
+
+    fn stream(&self, of: &StreamStatus) -> Markup {
+        let class = if of.state.is_fine() { "good" } else { "bad" };
+        html! {
+            section class=(class) aria-labelledby=(of.stream) {
+                h2 id=(of.stream) { (of.stream) " " span.state { (mark(of.state)) " " (of.state.as_str()) } }
+                @if let Some(reason) = &of.reason { p { (reason) } }
+                @if let Some(fix) = &of.fix { p { strong { "What to do: " } (fix) } }
+                @if let Some(held_up) = &of.held_up {
+                    p {
+                        "Held up by " (held_up.what) " since " (time(held_up.since)) ", tried in "
+                        (held_up.tries) " runs."
+                        @if let Some(at) = held_up.passed_at {
+                            " It is passed into quarantine at " (time(at)) "."
+                        }
+                        @if let Some(command) = &held_up.command {
+                            " This passes it at the next run: " code { (command) }
+                        }
+                    }
+                }
+                dl {
+                    (fact("Last success", self.ago(of.last_success)))
+                    (fact("Next run", html! {
+                        @if let Some(since) = of.running_since { "in progress since " (time(since)) }
+                        @else { (self.ago(of.next_run)) }
+                    }))
+                    (fact("Last rows", self.ago(of.last_row)))
+                    (fact("Newest event", html! {
+                        @match of.lag_seconds {
+                            Some(lag) => { (length(TimeDelta::seconds(lag))) " old" }
+                            None => "none yet"
+                        }
+                    }))
+                    (fact("Files waiting", html! { (grouped(of.files_waiting)) }))
+                    (fact("In quarantine", quarantine(of)))
+                    @if let Some(failure) = &of.last_failure {
+                        (fact("Last failure", html! {
+                            (self.ago(Some(failure.at))) ": " (failure.message) " (" code { (failure.code) } ")"
+                        }))
+                    }
+                }
+                div.charts {
+                    (chart("hour", "24 hours", &of.rows_by_hour, of.rows_24h))
+                    (chart("day", "30 days", &of.rows_by_day, of.rows_30d))
+                }
+            }
+        }
+    }
+
+    fn ago(&self, at: Option<DateTime<Utc>>) -> Markup {
+        let Some(at) = at else { return html! { "never" } };
+        let ago = self.now - at;
+        html! {
+            (time(at)) " ("
+            @if ago < TimeDelta::zero() { "in " (length(-ago)) } @else { (length(ago)) " ago" }
+            ")"
+        }
+    }
+}
+
+/// The form that begins a connection test.
+pub fn test_form() -> Markup {
+    html! {
+        section aria-labelledby="test" {
+            h2 id="test" { "Connection" }
+            p { "Tries everything that a run needs. It changes nothing and reads no event. It may take a minute." }
+            // To the address of this page, which may have a key in it.
+            form method="post" { button type="submit" { "Test connection" } }
+        }
+    }
+}
+
+/// What stands before the verdicts of a connection test.
+pub fn test_begin() -> String {
+    "<section aria-labelledby=\"test\"><h2 id=\"test\">Connection test</h2><ol class=\"rungs\">"
+        .to_owned()
+}
+
+/// One verdict.
+pub fn test_verdict(of: &Verdict) -> String {
+    let item = html! {
+        li class=(of.verdict) {
+            span.state { (of.verdict) } " " strong { (of.rung) } " "
+            @if !of.tried.is_empty() { (of.tried) ": " }
+            (of.answer)
+            @if let Some(fix) = &of.fix { br; strong { "What to do: " } (fix) }
+        }
+    };
+    item.into_string()
+}
+
+/// What stands behind them. `why` says why there is none, or no more.
+pub fn test_end(why: Option<&str>) -> String {
+    let after = html! {
+        @if let Some(why) = why { p { (why) } }
+        p { a href="?" { "Show the status again" } }
+    };
+    format!("</ol>{}</section>", after.into_string())
+}
+
+/// The document's end.
+pub fn end() -> &'static str {
+    "</main></body></html>\n"
+}
+
+/// A sign beside the word, for those who see no colours.
+fn mark(state: State) -> &'static str {
+    match state {
+        State::Connected => "✓",
+        State::Connecting => "…",
+        State::Degraded => "!",
+        State::Disconnected | State::Unavailable => "✗",
+    }
+}
+
+fn fact(name: &str, value: Markup) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+fn quarantine(of: &StreamStatus) -> Markup {
+    let reasons: Vec<String> =
+        of.quarantine.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let read: u64 = of.quarantine.reasons.values().sum();
+    html! {
+        (grouped(of.quarantine.records))
+        @if !reasons.is_empty() {
+            " (" @if read < of.quarantine.records { "of the first " (read) ": " } (reasons.join(", ")) ")"
+        }
+    }
+}
+
+fn time(at: DateTime<Utc>) -> Markup {
+    html! { time datetime=(at.format("%FT%TZ")) { (at.format("%F %R UTC")) } }
+}
+
+/// With a space between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut shown = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            shown.push('\u{202f}');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
+/// The rows of each `unit`, the last on the right.
+fn chart(unit: &str, span: &str, rows: &[u64], sum: u64) -> Markup {
+    const WIDTH: u64 = 240;
+    const HEIGHT: u64 = 48;
+    let most = rows.iter().copied().max().unwrap_or_default();
+    let step = WIDTH / rows.len().max(1) as u64;
+    let bars = rows.iter().enumerate().map(|(at, rows)| {
+        // A bar that stands for any row is seen.
+        let height = match most {
+            0 => 0,
+            most => (u128::from(*rows) * u128::from(HEIGHT)).div_ceil(u128::from(most)) as u64,
+        };
+        (at as u64 * step, height)
+    });
+    let label = format!(
+        "Rows of the last {span}: {}; at most {} in one {unit}, and {} in the last",
+        grouped(sum),
+        grouped(most),
+        grouped(rows.last().copied().unwrap_or_default())
+    );
+    html! {
+        figure {
+            figcaption { strong { (grouped(sum)) } " rows in " (span) }
+            svg role="img" aria-label=(label) viewBox=(format!("0 0 {WIDTH} {}", HEIGHT + 1)) {
+                @for (x, height) in bars {
+                    rect x=(x) y=(HEIGHT - height) width=(step - 1) height=(height) {}
+                }
+                line x1="0" y1=(HEIGHT) x2=(WIDTH) y2=(HEIGHT) {}
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Rows for the health table: of each stream hourly while it stays as it is, and at once when it
+//! changes; of each verdict of the connection test once a day, and when it changes.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::status::{PATIENCE, State, Status, StreamStatus};
+use crate::pipeline::sink::PostError;
+use crate::pipeline::{Interrupt, Sink};
+use crate::seams::Deadline;
+use crate::store::{Store, StoreError};
+use crate::table::{EventId, HEALTH};
+
+/// A row comes so long after the one before while nothing changes: an hour, less what the runs of an
+/// hourly schedule may differ by.
+const EVERY: TimeDelta = TimeDelta::minutes(55);
+
+/// How long posting may take.
+const POST_TIME: Duration = Duration::from_secs(10);
+
+/// Posts the rows.
+#[derive(Clone)]
+pub struct Reporter {
+    store: Arc<dyn Store>,
+    sink: Arc<dyn Sink>,
+    /// The name of the function app, or else of this program.
+    app: String,
+}
+
+/// One verdict of the connection test.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// What was tested, e.g. `mimecast/token`.
+    pub rung: String,
+    /// The source that needs it, if not all do.
+    pub source: Option<&'static str>,
+    /// How it was tested; empty if it was not.
+    pub tried: String,
+    /// What came of it: `ok`, `warn`, `fail`, `inconclusive` or `skipped`.
+    pub verdict: String,
+    /// What came back.
+    pub answer: String,
+    /// What to do.
+    pub fix: Option<String>,
+}
+
+/// What was told, in `health/told.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Told {
+    /// Of each stream.
+    #[serde(default)]
+    streams: BTreeMap<String, ToldOfStream>,
+    /// Of each rung, its verdict.
+    #[serde(default)]
+    verdicts: BTreeMap<String, String>,
+    /// The day of the last connection test.
+    #[serde(default)]
+    tested_on: Option<NaiveDate>,
+    /// When rows could not be posted: the next are tried an hour later.
+    #[serde(default)]
+    refused_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ToldOfStream {
+    state: State,
+    code: Option<String>,
+    at: DateTime<Utc>,
+    /// When the newest run ended that delivered rows: it may be of long ago.
+    last_row: Option<DateTime<Utc>>,
+}
+
+const TOLD: &str = "health/told.json";
+
+impl Reporter {
+    /// Posts to `sink`, and notes in `store` what was told. `app` names this connector among others.
+    pub fn new(store: Arc<dyn Store>, sink: Arc<dyn Sink>, app: String) -> Self {
+        Self { store, sink, app }
+    }
+
+    /// Tells of the streams what is due. What fails is logged, and ends nothing.
+    pub async fn streams(&self, status: &Status) {
+        let mut told = self.told().await;
+        let now = status.read_at;
+        let due: Vec<_> = status
+            .streams
+            .iter()
+            .filter(|stream| is_due(stream, told.streams.get(stream.stream), now))
+            .collect();
+        let last_row = |of: &StreamStatus| {
+            of.last_row.or_else(|| told.streams.get(of.stream).and_then(|told| told.last_row))
+        };
+        let due: Vec<_> = due.into_iter().map(|stream| (stream, last_row(stream))).collect();
+        let rows = due.iter().map(|(stream, last_row)| self.row_of_stream(stream, *last_row));
+        if self.post(rows.collect(), &mut told, now).await {
+            for (StreamStatus { stream, state, code, .. }, last_row) in due {
+                let of = ToldOfStream { state: *state, code: code.clone(), at: now, last_row };
+                told.streams.insert((*stream).to_owned(), of);
+            }
+            self.note(&told).await;
+        }
+    }
+
+    /// Whether no connection test was told of on this day.
+    pub async fn is_test_due(&self, today: NaiveDate) -> bool {
+        self.told().await.tested_on != Some(today)
+    }
+
+    /// Tells of a connection test: the first of a day whole, others as far as a verdict has changed.
+    pub async fn verdicts(&self, verdicts: &[Verdict], now: DateTime<Utc>) {
+        let mut told = self.told().await;
+        let is_first = told.tested_on != Some(now.date_naive());
+        let changed = |of: &&Verdict| told.verdicts.get(&of.rung) != Some(&of.verdict);
+        let due: Vec<_> = verdicts.iter().filter(|of| is_first || changed(of)).collect();
+        let rows = due.iter().map(|verdict| self.row_of_verdict(verdict)).collect();
+        // Also if they cannot be posted: a test is not made at each tick for it.
+        told.tested_on = Some(now.date_naive());
+        if self.post(rows, &mut told, now).await {
+            told.verdicts =
+                verdicts.iter().map(|of| (of.rung.clone(), of.verdict.clone())).collect();
+        }
+        self.note(&told).await;
+    }
+
+    /// Whether all rows were taken. There may be none.
+    async fn post(&self, rows: Vec<Value>, told: &mut Told, now: DateTime<Utc>) -> bool {
+        if rows.is_empty() {
+            return false;
+        }
+        if told.refused_at.is_some_and(|at| now >= at && now - at < EVERY) {
+            return false;
+        }
+        let posted = self.sink.post(&HEALTH, body(&rows, now), Deadline::after(POST_TIME));
+        let why = match timeout(POST_TIME, posted).await.map(|posted| posted.answer) {
+            Ok(Ok(())) => {
+                told.refused_at = None;
+                return true;
+            }
+            Ok(Err(error)) => words(&error),
+            Err(_) => format!("no answer within {} s", POST_TIME.as_secs()),
+        };
+        tracing::warn!(
+            table = HEALTH.name,
+            fix = "deploy the template of this release, whose rule has the stream for it; or set \
+                   HEALTH_STREAM to `off`",
+            "a row of the health table was not accepted; it is tried again in an hour: {why}"
+        );
+        told.refused_at = Some(now);
+        self.note(told).await;
+        false
+    }
+
+    fn row_of_stream(&self, of: &StreamStatus, last_row: Option<DateTime<Utc>>) -> Value {
+        let latest = of.latest.as_ref();
+        let description = of.reason.clone().unwrap_or_else(|| match of.state {
+            State::Connecting => "it reads what was there before it was connected".to_owned(),
+            _ => "it works".to_owned(),
+        });
+        json!({
+            "OperationName": "Data fetch status change",
+            "SentinelResourceName": format!("{}/{}", self.app, of.stream),
+            "SentinelResourceKind": KIND,
+            "Status": if of.state.is_fine() { "Success" } else { "Failure" },
+            "Reason": of.code,
+            "Description": description,
+            "State": of.state,
+            "Source": of.source,
+            "Stream": of.stream,
+            "Version": env!("CARGO_PKG_VERSION"),
+            "LagSeconds": of.lag_seconds,
+            "LastRow": last_row.map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+            "Verdict": null,
+            "Fix": of.fix,
+            "Summary": {
+                "rows_delivered": latest.map(|latest| latest.rows_delivered),
+                "rows_quarantined": latest.map(|latest| latest.rows_quarantined),
+                "rows_24h": of.rows_24h,
+                "quarantine": of.quarantine.records,
+                "files_waiting": of.files_waiting,
+                "held_up": of.held_up,
+            },
+        })
+    }
+
+    fn row_of_verdict(&self, of: &Verdict) -> Value {
+        json!({
+            "OperationName": "Connection test",
+            "SentinelResourceName": format!("{}/{}", self.app, of.rung),
+            "SentinelResourceKind": KIND,
+            "Status": if of.verdict == "fail" { "Failure" } else { "Success" },
+            "Reason": if of.verdict == "fail" { of.rung.as_str() } else { "" },
+            "Description": of.answer,
+            "State": null,
+            "Source": of.source,
+            "Stream": null,
+            "Version": env!("CARGO_PKG_VERSION"),
+            "LagSeconds": null,
+            "LastRow": null,
+            "Verdict": of.verdict,
+            "Fix": of.fix,
+            "Summary": null,
+        })
+    }
+
+    /// What cannot be read counts as nothing: a row too much is told.
+    async fn told(&self) -> Told {
+        let read = self.store.read(TOLD).await.ok().flatten();
+        read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    async fn note(&self, told: &Told) {
+        let bytes = serde_json::to_vec(told).unwrap_or_default();
+        let written: Result<(), StoreError> = self.store.write(TOLD, bytes.into()).await;
+        if let Err(error) = written {
+            tracing::debug!("{TOLD} is not written, so rows of health come again: {error}");
+        }
+    }
+}
+
+const KIND: &str = "mimecast-sentinel";
+
+/// Whether a row of a stream is due, of which this was told.
+fn is_due(of: &StreamStatus, told: Option<&ToldOfStream>, now: DateTime<Utc>) -> bool {
+    let Some(told) = told else { return true };
+    // A clock that was ahead must not hold it back.
+    if now < told.at || now - told.at >= EVERY {
+        return true;
+    }
+    if (told.state, &told.code) == (of.state, &of.code) {
+        return false;
+    }
+    let may_pass = !of.state.is_fine() && !of.person;
+    !may_pass || of.since.is_some_and(|since| now - since >= PATIENCE)
+}
+
+fn words(error: &PostError) -> String {
+    match error {
+        PostError::RowRefused(words) => words.clone(),
+        PostError::TooLarge => "it is too large (413)".to_owned(),
+        PostError::Interrupt(Interrupt::OutOfTime) => "there was no time for it".to_owned(),
+        PostError::Interrupt(Interrupt::Fault(fault) | Interrupt::Destination(fault)) => {
+            fault.message.clone()
+        }
+    }
+}
+
+/// The body of these rows. Their values are ours, so each is a row of the table.
+fn body(rows: &[Value], now: DateTime<Utc>) -> Bytes {
+    let mut body = Vec::from(b"[");
+    for (at, row) in rows.iter().enumerate() {
+        if at > 0 {
+            body.push(b',');
+        }
+        let row = row.to_string();
+        // It has no column for an id.
+        drop(HEALTH.write_row(row.as_bytes(), EventId::of(b""), now, &mut body));
+    }
+    body.push(b']');
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory does not fail.
+    packed.write_all(&body).and_then(|()| packed.finish()).unwrap_or_default().into()
+}
+
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reporter").field("app", &self.app).finish_non_exhaustive()
+    }
+}

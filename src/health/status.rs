@@ -1,0 +1,492 @@
+//! How each stream is, by what is in the store.
+//!
+//! | state | when |
+//! |---|---|
+//! | `Unavailable` | no run has succeeded yet |
+//! | `Connecting` | it reads a backlog: no run of the last two days has come to its end |
+//! | `Connected` | the last run succeeded, also if there was nothing new |
+//! | `Degraded` | a failure that may pass, for less than an hour; a batch file that is left aside; files that wait in spill |
+//! | `Disconnected` | a failure that a person must fix, or that lasts for an hour; no run though the schedule has one |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Days, TimeDelta, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+
+use super::history::{Failure, History, KEPT_DAYS, RunRecord, StreamRecord};
+use crate::checkpoint::Checkpoint;
+use crate::codes::Code;
+use crate::pipeline::{Hold, Outcome, checkpoint_name};
+use crate::quarantine::{Quarantine, in_quarantine, is_record};
+use crate::schedule::Schedule;
+use crate::store::{Store, StoreError};
+
+/// After this time what may pass counts as not passing, and a run that the schedule has as missing.
+pub(super) const PATIENCE: TimeDelta = TimeDelta::minutes(60);
+
+/// So many days are enough to see how a stream is.
+const RECENT_DAYS: u64 = 2;
+
+/// The most objects of quarantine that are counted of a stream.
+const MOST_COUNTED: usize = 10_000;
+/// Of so many the reason is read.
+const MOST_READ: usize = 200;
+/// So many at once.
+const AT_ONCE: usize = 16;
+
+/// A source, as it is looked at.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Its name.
+    pub source: &'static str,
+    /// Its streams.
+    pub streams: Vec<&'static str>,
+    /// When it runs.
+    pub schedule: Schedule,
+}
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// The last two days, and no reasons of quarantine: enough for each state. A run does it at its
+    /// end.
+    Glance,
+    /// All that is kept.
+    Whole,
+}
+
+/// How all streams are.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: &'static str,
+    /// When this was read.
+    pub read_at: DateTime<Utc>,
+    /// Where the state is.
+    pub state_at: String,
+    /// One for each stream.
+    pub streams: Vec<StreamStatus>,
+}
+
+/// How a stream is.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamStatus {
+    /// Its source.
+    pub source: &'static str,
+    /// Its name.
+    pub stream: &'static str,
+    /// In one word.
+    pub state: State,
+    /// Why it is not `Connected`.
+    pub reason: Option<String>,
+    /// What to do about it.
+    pub fix: Option<String>,
+    /// The code of the reason.
+    pub code: Option<String>,
+    /// When the newest run ended that did its work.
+    pub last_success: Option<DateTime<Utc>>,
+    /// The newest failure of the last 30 days, also if runs succeeded since.
+    pub last_failure: Option<LastFailure>,
+    /// When the newest run ended that delivered rows.
+    pub last_row: Option<DateTime<Utc>>,
+    /// When the run began that is in progress.
+    pub running_since: Option<DateTime<Utc>>,
+    /// When the next one begins.
+    pub next_run: Option<DateTime<Utc>>,
+    /// Now less the time of the newest event that was delivered, in seconds.
+    pub lag_seconds: Option<i64>,
+    /// Rows delivered by runs that ended in the last 24 hours.
+    pub rows_24h: u64,
+    /// The same of the last 30 days.
+    pub rows_30d: u64,
+    /// `rows_24h` by hour, the last hour last.
+    pub rows_by_hour: [u64; 24],
+    /// `rows_30d` by 24 hours, the last last.
+    pub rows_by_day: [u64; 30],
+    /// What is in quarantine.
+    pub quarantine: Quarantined,
+    /// Batch files that wait in spill.
+    pub files_waiting: u64,
+    /// What keeps it from going on.
+    pub held_up: Option<Hold>,
+    /// Since when what is the reason lasts.
+    #[serde(skip)]
+    pub(super) since: Option<DateTime<Utc>>,
+    /// Whether a person must act.
+    #[serde(skip)]
+    pub(super) person: bool,
+    /// What the newest run did that has ended.
+    #[serde(skip)]
+    pub(super) latest: Option<StreamRecord>,
+}
+
+/// A stream in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub enum State {
+    /// No run has succeeded yet.
+    Unavailable,
+    /// It reads its first backlog.
+    Connecting,
+    /// It works.
+    Connected,
+    /// It works in part, or did a short while ago.
+    Degraded,
+    /// It does not work.
+    Disconnected,
+}
+
+/// A failure and its time.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastFailure {
+    /// When the run ended that failed so; of one that was killed, when it began.
+    pub at: DateTime<Utc>,
+    /// One stable word.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// What is in quarantine of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Quarantined {
+    /// How many records there are; counted to 10,000.
+    pub records: u64,
+    /// How many there are for each reason, of the first 200.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+impl State {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "Unavailable",
+            Self::Connecting => "Connecting",
+            Self::Connected => "Connected",
+            Self::Degraded => "Degraded",
+            Self::Disconnected => "Disconnected",
+        }
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_fine(self) -> bool {
+        matches!(self, Self::Connecting | Self::Connected)
+    }
+}
+
+impl Status {
+    /// Reads how these sources are.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn read(
+        store: &Arc<dyn Store>,
+        sources: &[Named],
+        depth: Depth,
+        now: DateTime<Utc>,
+    ) -> Result<Self, StoreError> {
+        let days = Days::new(if depth == Depth::Glance { RECENT_DAYS } else { KEPT_DAYS });
+        let first = now.date_naive().checked_sub_days(days).unwrap_or_default();
+        let mut streams = Vec::new();
+        for named in sources {
+            let runs = History::new(Arc::clone(store), named.source).since(first).await?;
+            let runs = Runs { all: runs, named, now };
+            for stream in &named.streams {
+                let has_delivered = has_delivered(store.as_ref(), stream).await?;
+                let quarantine = quarantined(store, stream, depth).await?;
+                streams.push(runs.of(stream, has_delivered).status(quarantine));
+            }
+        }
+        let state_at = store.location();
+        Ok(Self { version: env!("CARGO_PKG_VERSION"), read_at: now, state_at, streams })
+    }
+
+    /// Whether nothing is wrong with any stream.
+    pub fn is_fine(&self) -> bool {
+        self.streams.iter().all(|stream| stream.state.is_fine())
+    }
+}
+
+/// Whether its checkpoint has rows that were delivered. One that cannot be read has them: then a run
+/// says what is wrong with it.
+async fn has_delivered(store: &dyn Store, stream: &str) -> Result<bool, StoreError> {
+    let Some(bytes) = store.read(&checkpoint_name(stream)).await? else { return Ok(false) };
+    Ok(Checkpoint::parse(&bytes).map_or(true, |found| found.totals.rows_delivered > 0))
+}
+
+async fn quarantined(
+    store: &Arc<dyn Store>,
+    stream: &str,
+    depth: Depth,
+) -> Result<Quarantined, StoreError> {
+    let quarantine = Quarantine::new(Arc::clone(store));
+    let folder = in_quarantine(Some(stream));
+    let names = quarantine.names(&folder).try_filter(|name| std::future::ready(is_record(name)));
+    let mut names: Vec<String> = names.take(MOST_COUNTED).try_collect().await?;
+    let records = names.len() as u64;
+    names.truncate(if depth == Depth::Glance { 0 } else { MOST_READ });
+    let mut reasons = BTreeMap::new();
+    let mut found = stream::iter(names).map(|name| quarantine.read(name)).buffer_unordered(AT_ONCE);
+    while let Some(found) = found.try_next().await? {
+        let Some(found) = found else { continue };
+        let reason = found.record.map_or_else(|_| "unreadable".into(), |record| record.reason);
+        *reasons.entry(reason.into_owned()).or_insert(0) += 1;
+    }
+    Ok(Quarantined { records, reasons })
+}
+
+/// The runs of a source.
+struct Runs<'a> {
+    all: Vec<RunRecord>,
+    named: &'a Named,
+    now: DateTime<Utc>,
+}
+
+/// What goes wrong since when.
+#[derive(Clone)]
+struct Trouble {
+    since: DateTime<Utc>,
+    failure: Failure,
+}
+
+/// What the runs say of a stream, one after the other.
+struct Seen<'a> {
+    named: &'a Named,
+    now: DateTime<Utc>,
+    stream: &'static str,
+    has_delivered: bool,
+    last_begin: Option<DateTime<Utc>>,
+    running_since: Option<DateTime<Utc>>,
+    last_success: Option<DateTime<Utc>>,
+    last_row: Option<DateTime<Utc>>,
+    last_failure: Option<LastFailure>,
+    /// The failures since the last success.
+    trouble: Option<Trouble>,
+    /// Whether a recent run has come to the end of what there is.
+    caught_up: bool,
+    latest: Option<StreamRecord>,
+    by_hour: [u64; 24],
+    by_day: [u64; 30],
+}
+
+impl<'a> Runs<'a> {
+    fn of(&self, stream: &'static str, has_delivered: bool) -> Seen<'a> {
+        let mut seen = Seen {
+            named: self.named,
+            now: self.now,
+            stream,
+            has_delivered,
+            last_begin: None,
+            running_since: None,
+            last_success: None,
+            last_row: None,
+            last_failure: None,
+            trouble: None,
+            caught_up: false,
+            latest: None,
+            by_hour: [0; 24],
+            by_day: [0; 30],
+        };
+        for run in &self.all {
+            if let Some(record) = run.streams.iter().find(|record| record.stream == stream) {
+                seen.add(run, record);
+            }
+        }
+        seen
+    }
+}
+
+impl Seen<'_> {
+    fn add(&mut self, run: &RunRecord, record: &StreamRecord) {
+        self.last_begin = self.last_begin.max(Some(run.started_at));
+        let Some(finished) = run.finished_at else {
+            if self.now <= run.ends_by {
+                self.running_since = Some(run.started_at);
+            } else {
+                self.fail(run.started_at, killed(run));
+            }
+            return;
+        };
+        match (record.outcome, &record.error) {
+            // Another one does the work, and has a record of its own.
+            (Some(Outcome::Busy) | None, _) => return,
+            (Some(Outcome::Failed | Outcome::Partial), Some(failure)) => {
+                self.fail(finished, failure.clone());
+            }
+            (Some(outcome), _) => {
+                self.last_success = Some(finished);
+                self.trouble = None;
+                let is_recent = self.now - finished < TimeDelta::days(RECENT_DAYS as i64);
+                self.caught_up |= outcome == Outcome::CaughtUp && is_recent;
+            }
+        }
+        self.count(finished, record.rows_delivered);
+        self.latest = Some(record.clone());
+    }
+
+    fn fail(&mut self, at: DateTime<Utc>, failure: Failure) {
+        let Failure { code, message, fix, .. } = failure.clone();
+        self.last_failure = Some(LastFailure { at, code, message, fix });
+        let since = self.trouble.as_ref().map_or(at, |before| before.since);
+        self.trouble = Some(Trouble { since, failure });
+    }
+
+    fn count(&mut self, finished: DateTime<Utc>, rows: u64) {
+        if rows > 0 {
+            self.last_row = Some(finished);
+        }
+        // A clock that was ahead counts as now.
+        let ago = (self.now - finished).max(TimeDelta::zero());
+        for (bucket, of) in [
+            (ago.num_hours(), self.by_hour.as_mut_slice()),
+            (ago.num_days(), self.by_day.as_mut_slice()),
+        ] {
+            let bucket =
+                usize::try_from(bucket).ok().and_then(|ago| (of.len() - 1).checked_sub(ago));
+            if let Some(sum) = bucket.and_then(|at| of.get_mut(at)) {
+                *sum += rows;
+            }
+        }
+    }
+
+    fn has_worked(&self) -> bool {
+        self.last_success.is_some() || self.has_delivered
+    }
+
+    /// Its state, and why.
+    fn state(&self) -> (State, Option<Trouble>) {
+        if let Some(missing) = self.missing_run() {
+            return (State::Disconnected, Some(missing));
+        }
+        let latest = self.latest.as_ref();
+        let held_up = latest.and_then(|latest| latest.held_up.as_ref());
+        // The rest of its page is delivered, and it will be passed.
+        let is_left_aside = held_up.is_some_and(|held_up| held_up.passed_at.is_some());
+        match &self.trouble {
+            Some(trouble) => {
+                let lasts = self.now - trouble.since >= PATIENCE;
+                let state = match self.has_worked() {
+                    _ if is_left_aside => State::Degraded,
+                    false => State::Unavailable,
+                    true if trouble.failure.person || lasts => State::Disconnected,
+                    true => State::Degraded,
+                };
+                (state, Some(trouble.clone()))
+            }
+            None if !self.has_worked() => (State::Unavailable, None),
+            None => match latest.map_or(0, |latest| latest.files_waiting) {
+                0 if self.caught_up => (State::Connected, None),
+                0 => (State::Connecting, None),
+                waiting => (State::Degraded, Some(self.spilled(waiting))),
+            },
+        }
+    }
+
+    /// The schedule had two runs since the last one, and the second is overdue.
+    fn missing_run(&self) -> Option<Trouble> {
+        let failure = |message| Failure {
+            code: Code::NoRun.to_string(),
+            message,
+            fix:
+                "check that the function app is running, that its function CloudIntegrated is not \
+                  disabled and that SCHEDULE is set, and look into its log; elsewhere, that \
+                  `mimecast-sentinel serve` runs"
+                    .to_owned(),
+            person: true,
+        };
+        let Some(last) = self.last_begin else {
+            let message = "no run is recorded".to_owned();
+            let since = self.now;
+            return self.has_delivered.then(|| Trouble { since, failure: failure(message) });
+        };
+        let after = |time: DateTime<Utc>| self.named.schedule.after(time);
+        let since = after(last)?;
+        let overdue = after(since)?.checked_add_signed(PATIENCE)? < self.now;
+        let message = || {
+            let last = last.format("%F %R");
+            format!("no run has begun since {last} UTC; the schedule is `{}`", self.named.schedule)
+        };
+        (overdue && self.running_since.is_none())
+            .then(|| Trouble { since, failure: failure(message()) })
+    }
+
+    fn spilled(&self, waiting: u64) -> Trouble {
+        let failure = Failure {
+            code: Code::FilesWaiting.to_string(),
+            message: format!("{waiting} batch files were kept while the destination was down"),
+            fix: "nothing is lost: the next runs deliver them before anything new".to_owned(),
+            person: false,
+        };
+        Trouble { since: self.last_success.unwrap_or(self.now), failure }
+    }
+
+    fn status(self, quarantine: Quarantined) -> StreamStatus {
+        let (state, trouble) = self.state();
+        let (failure, since) = trouble.map(|Trouble { since, failure }| (failure, since)).unzip();
+        let person = failure.as_ref().is_some_and(|failure| failure.person);
+        let (reason, fix, code) = match failure {
+            Some(Failure { code, message, fix, .. }) => (Some(message), Some(fix), Some(code)),
+            None if self.running_since.is_some() && state == State::Unavailable => {
+                (Some("its first run is in progress".to_owned()), None, None)
+            }
+            None if state == State::Unavailable => {
+                let fix = "start one with `mimecast-sentinel pull`, or wait for the next tick; if \
+                           there should be some, check CHECKPOINT_URL";
+                (Some("no run is recorded".to_owned()), Some(fix.to_owned()), None)
+            }
+            None => (None, None, None),
+        };
+        let newest = self.latest.as_ref().and_then(|latest| latest.newest_event);
+        StreamStatus {
+            source: self.named.source,
+            stream: self.stream,
+            state,
+            reason,
+            fix,
+            code,
+            last_success: self.last_success,
+            last_failure: self.last_failure,
+            last_row: self.last_row,
+            running_since: self.running_since,
+            next_run: self.named.schedule.after(self.now),
+            lag_seconds: newest.map(|newest| (self.now - newest).num_seconds()),
+            rows_24h: self.by_hour.iter().sum(),
+            rows_30d: self.by_day.iter().sum(),
+            rows_by_hour: self.by_hour,
+            rows_by_day: self.by_day,
+            quarantine,
+            files_waiting: self.latest.as_ref().map_or(0, |latest| latest.files_waiting),
+            held_up: self.latest.as_ref().and_then(|latest| latest.held_up.clone()),
+            since,
+            person,
+            latest: self.latest,
+        }
+    }
+}
+
+/// A length of time in its largest unit that it has two of.
+pub fn length(time: TimeDelta) -> String {
+    let seconds = time.num_seconds().max(0);
+    let (count, unit) = match seconds {
+        0..120 => (seconds, "second"),
+        120..7_200 => (seconds / 60, "minute"),
+        7_200..172_800 => (seconds / 3_600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+fn killed(run: &RunRecord) -> Failure {
+    let began = run.started_at.format("%F %T");
+    Failure {
+        code: Code::RunKilled.to_string(),
+        message: format!("the run that began at {began} UTC has left no end: it was killed"),
+        fix: "nothing is lost; if it comes again, look into the log of the host and of this machine \
+              for why: too little memory, a function timeout below RUN_TIME_LIMIT_SECONDS, a restart"
+            .to_owned(),
+        person: false,
+    }
+}
