@@ -801,6 +801,8 @@ async fn a_demo_is_deaf_to_the_environment() {
         ("START_DATE", "nonsense"),
         ("SCHEDULE", "nonsense"),
         ("LOG_LEVEL", "nonsense"),
+        ("LISTEN", "nonsense"),
+        ("HEALTH_STREAM", "nonsense"),
         ("GZIP_LEVEL", "nonsense"),
         ("RUN_TIME_LIMIT_SECONDS", "nonsense"),
         ("MAX_ROWS_PER_RUN", "nonsense"),
@@ -908,7 +910,7 @@ async fn the_help_says_where_to_begin() {
 }
 
 /// What the help of a run says of each setting.
-const SETTINGS: [(&str, &str); 25] = [
+const SETTINGS: [(&str, &str); 27] = [
     ("MIMECAST_BASE_URL", "[default: https://api.services.mimecast.com]"),
     ("MIMECAST_CLIENT_ID", "required"),
     ("MIMECAST_TYPES", "[default: entities,mailflow,urlclick]"),
@@ -919,6 +921,7 @@ const SETTINGS: [(&str, &str); 25] = [
     ("SCHEDULE", "[default: 0 */15 * * * *, every 15 minutes]"),
     ("RUN_TIME_LIMIT_SECONDS", "[default: 540, which is 9 minutes]"),
     ("MAX_ROWS_PER_RUN", "[default: 20000000]"),
+    ("LISTEN", "[default: nowhere]"),
     ("LOG_LEVEL", "[default: INFO]"),
     ("CHECKPOINT_URL", "[default: ./mimecast-sentinel-state; required in Azure Functions]"),
     ("QUARANTINE_MAX_BYTES", "[default: 20000000000, which is 20 GB]"),
@@ -928,6 +931,7 @@ const SETTINGS: [(&str, &str); 25] = [
     ("LOGS_INGESTION_ENDPOINT", "required"),
     ("LOGS_INGESTION_RULE_ID", "required"),
     ("LOGS_INGESTION_STREAM", "[default: Custom-Cloud_Integrated]"),
+    ("HEALTH_STREAM", "[default: Custom-MimecastConnectorHealth]"),
     ("GZIP_LEVEL", "[default: 2]"),
     ("AZURE_CLOUD", "[default: public]"),
     ("AZURE_AUTHORITY_HOST", "[default: that of AZURE_CLOUD]"),

@@ -329,7 +329,7 @@ async fn a_replay_delivers_what_the_release_kept() {
 }
 
 /// Every setting of the release, with values that it took.
-const SETTINGS: [(&str, &[&str]); 22] = [
+const SETTINGS: [(&str, &[&str]); 24] = [
     ("MIMECAST_CLIENT_ID", &["AbC123"]),
     (
         "MIMECAST_BASE_URL",
@@ -357,6 +357,7 @@ const SETTINGS: [(&str, &[&str]); 22] = [
     ),
     ("LOGS_INGESTION_RULE_ID", &["dcr-0123456789abcdef0123456789ABCDEF"]),
     ("LOGS_INGESTION_STREAM", &["Custom-Cloud_Integrated", "Custom-Mine_CL"]),
+    ("HEALTH_STREAM", &["Custom-MimecastConnectorHealth", "off", "Custom-Mine_CL"]),
     ("GZIP_LEVEL", &["2", "0", "9"]),
     (
         "CHECKPOINT_URL",
@@ -371,6 +372,7 @@ const SETTINGS: [(&str, &[&str]); 22] = [
     ("SCHEDULE", &["0 */15 * * * *", "0 0 */2 * * *", "0 30 9 * * 1-5"]),
     ("RUN_TIME_LIMIT_SECONDS", &["540", "60", "86400"]),
     ("MAX_ROWS_PER_RUN", &["20000000", "1000", "1000000000"]),
+    ("LISTEN", &["127.0.0.1:8080", "[::]:8080"]),
     ("LOG_LEVEL", &["ERROR", "WARNING", "Warning", "INFO", "debug", "TRACE"]),
     ("AZURE_CLOUD", &["public", "usgov", "china"]),
     ("AZURE_AUTHORITY_HOST", &["https://login.microsoftonline.com/"]),

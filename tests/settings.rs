@@ -10,7 +10,7 @@ use mimecast_sentinel::settings::{
     AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT,
     RawSettings, Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
 };
-use mimecast_sentinel::table::CLOUD_INTEGRATED;
+use mimecast_sentinel::table::{CLOUD_INTEGRATED, HEALTH};
 use secrecy::ExposeSecret;
 use tracing::Level;
 
@@ -106,6 +106,8 @@ fn the_least_settings_give_the_documented_defaults() {
     assert_eq!(settings.schedule.to_string(), "0 */15 * * * *");
     assert_eq!(settings.run_time_limit, Duration::from_secs(540));
     assert_eq!(settings.ingestion.stream, CLOUD_INTEGRATED.stream);
+    assert_eq!(settings.ingestion.health_stream.as_deref(), Some(HEALTH.stream));
+    assert_eq!(settings.listen, None);
     assert_eq!(settings.ingestion.rule_id, RULE);
     assert_eq!(settings.ingestion.gzip_level, 2);
     assert_eq!(settings.ingestion.cloud, AzureCloud::Public);
@@ -143,6 +145,9 @@ fn good_values_are_taken() {
     assert_eq!(with("SPILL_AFTER_HOURS", "168").spill_after, Some(TimeDelta::days(7)));
     assert_eq!(with("SPILL_AFTER_HOURS", "Never").spill_after, None);
     assert_eq!(with("SPILL_MAX_BYTES", "1000000").spill_max_bytes, 1_000_000);
+    assert_eq!(with("HEALTH_STREAM", "Off").ingestion.health_stream, None);
+    let listen = with("LISTEN", "[::1]:8080").listen.unwrap();
+    assert_eq!((listen.port(), listen.ip().is_loopback()), (8080, true));
     assert_eq!(with("SCHEDULE", "0 */10 * * * *").schedule.to_string(), "0 */10 * * * *");
     assert_eq!(with("RUN_TIME_LIMIT_SECONDS", "60").run_time_limit, Duration::from_secs(60));
     assert_eq!(with("RUN_TIME_LIMIT_SECONDS", "86400").run_time_limit, Duration::from_secs(86_400));
@@ -195,6 +200,8 @@ const BAD: &[(&str, &str, &str)] = &[
     ("SCHEDULE", "0 */7 * * * *", "240 seconds apart"),
     ("SCHEDULE", "0 2,55 0,23 */2 * *", "420 seconds apart"),
     ("SCHEDULE", "0 0 0 31 2 *", "never fires"),
+    ("LISTEN", "8080", "an address and a port"),
+    ("LISTEN", "localhost:8080", "an IP address"),
     ("LOG_LEVEL", "verbose", "WARNING"),
     ("RUN_TIME_LIMIT_SECONDS", "59", "from 60"),
     ("RUN_TIME_LIMIT_SECONDS", "86401", "to 86400"),
@@ -215,6 +222,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ("LOGS_INGESTION_STREAM", "Cloud_Integrated", "not a custom stream"),
     ("LOGS_INGESTION_STREAM", "Custom-", "not a custom stream"),
     ("LOGS_INGESTION_STREAM", "Custom-a/b", "not a custom stream"),
+    ("HEALTH_STREAM", "MimecastConnectorHealth_CL", "not a custom stream"),
     ("AZURE_CLOUD", "germany", "public, usgov or china"),
     ("AZURE_AUTHORITY_HOST", "http://login.microsoftonline.com", "not https"),
     ("AZURE_AUTHORITY_HOST", "login.microsoftonline.com", "https://"),
@@ -697,5 +705,5 @@ fn every_setting_has_a_flag_of_its_name_but_secrets_have_none() {
         assert!(arg.get_help().is_some(), "{name}");
         assert!(!["secret", "header"].iter().any(|word| name.contains(word)), "{name}");
     }
-    assert_eq!(command.get_arguments().count(), 25);
+    assert_eq!(command.get_arguments().count(), 27);
 }

@@ -151,7 +151,7 @@ impl Serve {
     ) -> Result<(), CommandError> {
         let Some(address) = settings.listen else { return Ok(()) };
         let listener = TcpListener::bind(address).await.map_err(|error| {
-            CommandError::Failed(format!(
+            CommandError::Usage(format!(
                 "LISTEN is {address}, which cannot be listened on: {error}"
             ))
         })?;

@@ -1,0 +1,392 @@
+//! `status`, and what it is made of: each state by the runs that lead to it, and the run history.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mimecast_sentinel::health::{Depth, History, Named, State, Status};
+use mimecast_sentinel::pipeline::{Begun, Policy, RunSummary, StreamSummary};
+use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
+use mimecast_sentinel::schedule::Schedule;
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan};
+use mimecast_sentinel::store::{FolderStore, Store};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::support::doubles::MemoryStore;
+use crate::support::program::{Program, STREAMS, signal, simulator};
+
+/// The schedule is every 15 minutes.
+fn now() -> DateTime<Utc> {
+    "2026-11-29T21:05:00Z".parse().unwrap()
+}
+
+fn minutes(ago: i64) -> DateTime<Utc> {
+    now() - TimeDelta::minutes(ago)
+}
+
+fn named(streams: &[&'static str]) -> Named {
+    let schedule = Schedule::parse("0 */15 * * * *").unwrap();
+    Named { source: "cloud-integrated", streams: streams.to_vec(), schedule }
+}
+
+/// A run of one stream that began so many minutes ago, and took one.
+fn run(ago: i64, stream: Value) -> Value {
+    let mut of = json!({ "stream": "mailflow" });
+    of.as_object_mut().unwrap().extend(stream.as_object().unwrap().clone());
+    json!({
+        "run_id": format!("{ago:032}"),
+        "version": "0.1.0",
+        "started_at": minutes(ago),
+        "ends_by": minutes(ago - 11),
+        "finished_at": minutes(ago - 1),
+        "streams": [of],
+    })
+}
+
+fn well(ago: i64) -> Value {
+    run(ago, json!({ "outcome": "caught_up" }))
+}
+
+fn failed(ago: i64, person: bool) -> Value {
+    let error =
+        json!({ "code": "store-failed", "message": "It broke", "fix": "fix it", "person": person });
+    run(ago, json!({ "outcome": "failed", "error": error }))
+}
+
+fn without_end(ago: i64) -> Value {
+    let mut run = run(ago, json!({}));
+    run["finished_at"] = Value::Null;
+    run
+}
+
+/// A store in which these runs are recorded, each in its day.
+async fn store(runs: &[Value]) -> Arc<dyn Store> {
+    let store = Arc::new(MemoryStore::default());
+    let mut days = std::collections::BTreeMap::<String, Vec<&Value>>::new();
+    for run in runs {
+        days.entry(run["started_at"].as_str().unwrap()[..10].to_owned()).or_default().push(run);
+    }
+    for (day, runs) in days {
+        let bytes = json!({ "runs": runs }).to_string();
+        store.write(&format!("runs/cloud-integrated/{day}.json"), bytes.into()).await.unwrap();
+    }
+    store
+}
+
+async fn status(store: &Arc<dyn Store>) -> Status {
+    Status::read(store, &[named(&["mailflow"])], Depth::Whole, now()).await.unwrap()
+}
+
+async fn state(runs: &[Value]) -> (State, Option<String>) {
+    let status = status(&store(runs).await).await;
+    let [stream] = status.streams.as_slice() else { panic!("{status:#?}") };
+    assert_eq!(status.is_fine(), stream.state.is_fine());
+    assert_eq!(stream.state.is_fine(), stream.reason.is_none(), "{stream:#?}");
+    (stream.state, stream.code.clone())
+}
+
+#[tokio::test]
+async fn each_state_by_the_runs_that_lead_to_it() {
+    use State::{Connected, Connecting, Degraded, Disconnected, Unavailable};
+    let rows = |ago, outcome| run(ago, json!({ "outcome": outcome, "rows_delivered": 5 }));
+    let held_up = |passed_at: Option<DateTime<Utc>>| {
+        let mut run = failed(5, true);
+        run["streams"][0]["held_up"] = json!({
+            "what": "file f", "since": minutes(300), "tries": 20, "passed_at": passed_at,
+            "command": null,
+        });
+        run
+    };
+    let waiting = run(5, json!({ "outcome": "caught_up", "files_waiting": 3 }));
+    let busy = |ago| run(ago, json!({ "outcome": "busy" }));
+    let cases: &[(&str, Vec<Value>, State, Option<&str>)] = &[
+        ("nothing", vec![], Unavailable, None),
+        ("the first run is in progress", vec![without_end(5)], Unavailable, None),
+        ("a quiet night", vec![well(20), well(5)], Connected, None),
+        ("one of the rows", vec![rows(20, "time_limit"), rows(5, "caught_up")], Connected, None),
+        ("a dead connector", vec![well(200), well(185)], Disconnected, Some("no-run")),
+        ("one that is late", vec![well(75)], Connected, None),
+        ("a backlog", vec![rows(20, "time_limit"), rows(5, "time_limit")], Connecting, None),
+        ("a short failure", vec![well(20), failed(5, false)], Degraded, Some("store-failed")),
+        ("it passed", vec![failed(20, false), well(5)], Connected, None),
+        (
+            "a long failure",
+            vec![well(95), failed(80, false), failed(65, false), failed(5, false)],
+            Disconnected,
+            Some("store-failed"),
+        ),
+        ("a person must act", vec![well(20), failed(5, true)], Disconnected, Some("store-failed")),
+        (
+            "it never worked",
+            vec![failed(20, true), failed(5, true)],
+            Unavailable,
+            Some("store-failed"),
+        ),
+        ("a kill", vec![well(35), without_end(20)], Degraded, Some("run-killed")),
+        ("a kill, and all is well", vec![without_end(20), well(5)], Connected, None),
+        ("a run in progress", vec![well(20), without_end(5)], Connected, None),
+        (
+            "a file is left aside",
+            vec![well(320), held_up(Some(minutes(-1000)))],
+            Degraded,
+            Some("store-failed"),
+        ),
+        (
+            "the destination holds it up",
+            vec![well(320), held_up(None)],
+            Disconnected,
+            Some("store-failed"),
+        ),
+        ("files wait", vec![well(20), waiting], Degraded, Some("files-waiting")),
+        ("another does the work", vec![well(20), busy(6), busy(5)], Connected, None),
+        ("another alone", vec![busy(20), busy(5)], Unavailable, None),
+    ];
+    for (what, runs, expected, code) in cases {
+        assert_eq!(state(runs).await, (*expected, code.map(str::to_owned)), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_delivered_once_is_remembered_without_history() {
+    let store = store(&[]).await;
+    let checkpoint = json!({
+        "version": 1, "owner": {}, "destination": "d", "cursor": {"token": "t"},
+        "backfill_from": null, "files": {}, "updated_at": minutes(50_000),
+        "totals": {"pages": 1, "files": 1, "rows_delivered": 10, "rows_quarantined": 0},
+    });
+    store.write("checkpoints/mailflow.json", checkpoint.to_string().into()).await.unwrap();
+    let status = status(&store).await;
+    assert_eq!(status.streams[0].state, State::Disconnected);
+    assert_eq!(status.streams[0].code.as_deref(), Some("no-run"));
+}
+
+#[tokio::test]
+async fn rows_are_counted_by_hour_and_by_day() {
+    let rows = |ago, rows: u64| run(ago, json!({ "outcome": "caught_up", "rows_delivered": rows }));
+    let day = 24 * 60;
+    let store = store(&[
+        rows(31 * day, 1),
+        rows(29 * day + 30, 20),
+        rows(day + 30, 300),
+        rows(90, 4_000),
+        rows(30, 50_000),
+        rows(5, 0),
+    ])
+    .await;
+    let stream = &status(&store).await.streams[0];
+    assert_eq!((stream.rows_24h, stream.rows_30d), (54_000, 54_320));
+    assert_eq!(stream.rows_by_hour[22..], [4_000, 50_000]);
+    assert_eq!(stream.rows_by_day[28..], [300, 54_000]);
+    assert_eq!(stream.rows_by_day[0], 20);
+    assert_eq!(stream.last_row, Some(minutes(29)));
+    assert_eq!(stream.last_success, Some(minutes(4)));
+}
+
+#[tokio::test]
+async fn quarantine_is_counted_by_reason() {
+    let store = store(&[well(5)]).await;
+    let quarantine = Quarantine::new(Arc::clone(&store));
+    for line in 1..=3 {
+        let rejection = Rejection {
+            position: FilePosition { stream: "mailflow".to_owned(), file: "f".to_owned(), line },
+            event_id: format!("{line:032}"),
+            reason: if line == 1 { "row-refused" } else { "not-json" },
+            detail: "no".to_owned(),
+            delivered: false,
+            kept: Kept::Nothing,
+        };
+        quarantine.keep(&rejection).await.unwrap();
+    }
+    let stream = &status(&store).await.streams[0];
+    assert_eq!(stream.quarantine.records, 3);
+    let reasons = [("not-json".to_owned(), 2), ("row-refused".to_owned(), 1)];
+    assert_eq!(stream.quarantine.reasons, reasons.into());
+    assert_eq!(stream.state, State::Connected, "the rest is delivered");
+}
+
+fn begun(id: u64, at: DateTime<Utc>) -> Begun {
+    Begun { run_id: format!("{id:032x}"), started_at: at }
+}
+
+fn ended(begun: Begun, rows_delivered: u64) -> RunSummary {
+    let at = begun.started_at + TimeDelta::seconds(1);
+    let stream =
+        StreamSummary { stream: "mailflow".to_owned(), rows_delivered, ..StreamSummary::default() };
+    RunSummary::new(begun, at, "memory".to_owned(), vec![stream])
+}
+
+/// Both find the other's record, however their writes fall.
+#[tokio::test]
+async fn two_connectors_lose_no_run_of_each_other() {
+    let folder = TempDir::new().unwrap();
+    let history = || {
+        let store: Arc<dyn Store> = Arc::new(FolderStore::new(folder.path()));
+        History::new(store, "cloud-integrated")
+    };
+    let policy = Policy::default();
+    let runs = async |first: u64| {
+        let history = history();
+        for n in 0..10 {
+            let begun = begun(first + n, minutes(5));
+            history.begin(&begun, &policy, ["mailflow"]).await;
+            history.end(&ended(begun, 1)).await;
+        }
+    };
+    tokio::join!(runs(0), runs(100));
+    let found = history().since(now().date_naive()).await.unwrap();
+    assert_eq!(found.len(), 20);
+    assert!(found.iter().all(|run| run.finished_at.is_some()), "{found:#?}");
+}
+
+#[tokio::test]
+async fn runs_are_kept_for_30_days_and_no_day_grows_without_end() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let history = History::new(Arc::clone(&store), "cloud-integrated");
+    let policy = Policy::default();
+    for ago in (0..40).rev() {
+        let begun = begun(ago, now() - TimeDelta::days(ago as i64));
+        history.begin(&begun, &policy, ["mailflow"]).await;
+        history.end(&ended(begun, 1)).await;
+    }
+    let days = store.list("runs/").await.unwrap();
+    assert_eq!(days.len(), 31, "{days:?}");
+    assert_eq!(days[0], "runs/cloud-integrated/2026-10-30.json");
+    // Of somebody who pulls without a pause.
+    for n in 100..1_200 {
+        history.end(&ended(begun(n, now()), 1)).await;
+    }
+    let today = history.since(now().date_naive()).await.unwrap();
+    assert_eq!(today.len(), 1_000);
+    let rows: u64 = today.iter().flat_map(|run| &run.streams).map(|of| of.rows_delivered).sum();
+    assert_eq!(rows, 1_101, "what a day delivered stays true");
+}
+
+#[tokio::test]
+async fn a_history_that_cannot_be_read_is_begun_anew() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let name = "runs/cloud-integrated/2026-11-29.json";
+    for bytes in ["", "{", "[]", "{\"runs\":[{}]}", "\u{0}"] {
+        store.write(name, bytes.to_owned().into()).await.unwrap();
+        assert_eq!(status(&store).await.streams[0].state, State::Unavailable, "{bytes:?}");
+        let history = History::new(Arc::clone(&store), "cloud-integrated");
+        history.end(&ended(begun(1, minutes(5)), 1)).await;
+        assert_eq!(status(&store).await.streams[0].state, State::Connected, "{bytes:?}");
+    }
+}
+
+fn runs_in(state: &Path) -> Vec<Value> {
+    let Ok(days) = std::fs::read_dir(state.join("runs/cloud-integrated")) else { return vec![] };
+    let paths =
+        days.map(|day| day.unwrap().path()).filter(|path| path.extension().unwrap() == "json");
+    paths
+        .flat_map(|path| {
+            let day: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            day["runs"].as_array().unwrap().clone()
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_how_pulls_went() {
+    let simulator = simulator(1, FaultPlan::none(), Duration::ZERO).await;
+    let program = Program::of(&simulator);
+    let before = program.run(&["status"]).await;
+    before.assert_code(1);
+    assert!(before.stdout.contains("Unavailable"), "{before:#?}");
+    assert!(before.stdout.contains("no run is recorded"), "{before:#?}");
+    assert!(!program.state().exists(), "it only reads");
+
+    program.run(&["pull"]).await.assert_code(0);
+    let after = program.run(&["status", "--json"]).await;
+    after.assert_code(0);
+    let status = after.json();
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["state_at"], program.state().display().to_string());
+    for (stream, name) in status["streams"].as_array().unwrap().iter().zip(STREAMS) {
+        assert_eq!((&stream["stream"], &stream["state"]), (&json!(name), &json!("Connected")));
+        assert_eq!((&stream["rows_24h"], &stream["rows_30d"]), (&json!(20), &json!(20)));
+        assert_eq!(stream["source"], "cloud-integrated");
+        assert!(stream["lag_seconds"].as_i64().unwrap() > 0);
+    }
+
+    // Nothing new, then a secret that was changed at Mimecast.
+    let program = program.set("MIMECAST_CLIENT_SECRET", "another");
+    program.run(&["pull"]).await.assert_code(2);
+    let broken = program.run(&["status"]).await;
+    broken.assert_code(1);
+    assert_eq!(broken.stdout.matches("Disconnected").count(), 3, "{broken:#?}");
+    assert!(broken.stdout.contains("MIMECAST_CLIENT_SECRET"), "the fix: {broken:#?}");
+    assert!(!broken.stdout.contains("another"), "{broken:#?}");
+    assert_eq!(runs_in(&program.state()).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stream_of_three_that_fails_is_told_from_the_others() {
+    let refused = FaultPlan::none().matching(
+        "type=urlclick",
+        usize::MAX,
+        Endpoint::Listing,
+        Fault::Forbidden,
+    );
+    let simulator = simulator(1, refused, Duration::ZERO).await;
+    let program = Program::of(&simulator);
+    program.run(&["pull"]).await.assert_code(3);
+    let status = program.run(&["status", "--json"]).await;
+    status.assert_code(3);
+    let status = status.json();
+    let states: Vec<_> = status["streams"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|of| of["state"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["Connected", "Connected", "Unavailable"]);
+    assert_eq!(status["streams"][2]["code"], "mimecast-forbidden");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_has_no_end_and_one_that_is_stopped_has() {
+    let simulator = simulator(40, FaultPlan::none(), Duration::from_millis(100)).await;
+    let program = Program::of(&simulator);
+    for (name, ended) in [("KILL", false), ("TERM", true)] {
+        let before = runs_in(&program.state()).len();
+        let mut child = program.command(&["pull"]).spawn().unwrap();
+        while runs_in(&program.state()).len() == before {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let status = program.run(&["status"]).await;
+        assert!(status.stdout.contains("running        since"), "{status:#?}");
+        signal(&child, name);
+        child.wait().await.unwrap();
+        let runs = runs_in(&program.state());
+        let last = runs.iter().max_by_key(|run| run["started_at"].as_str()).unwrap();
+        assert_eq!(!last["finished_at"].is_null(), ended, "{last:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_leaves_no_history() {
+    let simulator = simulator(1, FaultPlan::none(), Duration::ZERO).await;
+    let program = Program::of(&simulator);
+    program.run(&["pull", "--dry-run"]).await.assert_code(0);
+    assert!(!program.state().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_written_to_a_file_and_a_place_that_is_not_there_is_said() {
+    let simulator = simulator(1, FaultPlan::none(), Duration::ZERO).await;
+    let program = Program::of(&simulator);
+    program.run(&["pull"]).await.assert_code(0);
+    program.run(&["status", "--html", "page.html"]).await.assert_code(0);
+    let page = std::fs::read_to_string(program.folder.path().join("page.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"), "{page}");
+    assert!(page.contains("All 3 streams work."), "{page}");
+    assert!(!page.contains("<form"), "there is nothing behind it");
+    let nowhere = program.run(&["status", "--html", "no/such/page.html"]).await;
+    nowhere.assert_code(1).assert_stderr(&["no/such/page.html cannot be written"]);
+    let both = program.run(&["status", "--html", "page.html", "--json"]).await;
+    both.assert_code(2);
+}
