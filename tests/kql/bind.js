@@ -11,14 +11,17 @@ const content = require('./content');
 const SENTINEL = path.resolve(__dirname, '../../sentinel');
 const TABLE = 'Cloud_Integrated_CL';
 const PARSER = 'MimecastCloudIntegrated';
+const HEALTH = 'MimecastConnectorHealth_CL';
 
-const rule = JSON.parse(content.read(path.join(SENTINEL, 'schema/rule.json')));
-const schema = JSON.parse(content.read(path.join(SENTINEL, 'schema/Cloud_Integrated_CL.kusto.json')));
+const described = (file) => JSON.parse(content.read(path.join(SENTINEL, 'schema', file)));
+// Of each table: its stream and transform in the rule, and its columns.
+const rules = { [TABLE]: described('rule.json'), [HEALTH]: described(`${HEALTH}.rule.json`) };
+const schemas = { [TABLE]: described(`${TABLE}.kusto.json`), [HEALTH]: described(`${HEALTH}.kusto.json`) };
 const generations = JSON.parse(content.read(path.join(__dirname, 'generations.json')));
 const others = JSON.parse(content.read(path.join(__dirname, 'tables.json')));
 const parser = content.read(path.join(SENTINEL, `parser/${PARSER}.kql`));
 const documented = content.documentedColumns(path.join(SENTINEL, 'parser/README.md'));
-const ours = kusto.tableSchema(schema);
+const ours = kusto.tableSchema(schemas[TABLE]);
 
 function report(name, faults) {
   console.log(faults.length === 0 ? `ok   ${name}` : `FAIL ${name}\n     ${faults.join('\n     ')}`);
@@ -35,7 +38,8 @@ function differences(actual, expected) {
   return faults.length === 0 && is.join() !== should.join() ? ['the order differs'] : faults;
 }
 
-const scope = kusto.workspace({ ...others, [TABLE]: ours }, { [PARSER]: parser });
+const tables = { ...others, [TABLE]: ours, [HEALTH]: kusto.tableSchema(schemas[HEALTH]) };
+const scope = kusto.workspace(tables, { [PARSER]: parser });
 
 /** What is wrong with a query of rules, hunting, workbook or connector. */
 function queryFaults({ query, uses }) {
@@ -45,19 +49,21 @@ function queryFaults({ query, uses }) {
   return [...faults, ...absent.map((column) => `the file uses the column ${column}, which the query does not give`)];
 }
 
-function transformFaults(transform) {
-  const [{ columns }] = Object.values(rule.streamDeclarations);
+function transformFaults(transform, table = TABLE) {
+  const [{ columns }] = Object.values(rules[table].streamDeclarations);
   const types = { boolean: 'bool' };
   const source = `(${columns.map(({ name, type }) => `${name}:${types[type] ?? type}`).join(', ')})`;
   const { faults, columns: result } = kusto.bind(transform, kusto.workspace({ source }));
-  const expected = schema.Properties.map(({ Name, Type }) => ({ name: Name, type: Type }));
+  const expected = schemas[table].Properties.map(({ Name, Type }) => ({ name: Name, type: Type }));
   const inAnyOrder = (list) => [...list].sort((a, b) => a.name.localeCompare(b.name));
   return [...kusto.transformFaults(transform), ...faults,
     ...differences(inAnyOrder(result), inAnyOrder(expected))];
 }
 
-function checkTransform() {
-  report('the rule\'s transform makes the table\'s columns', transformFaults(rule.transformKql));
+function checkTransforms() {
+  for (const [table, { transformKql }] of Object.entries(rules)) {
+    report(`the rule's transform makes the columns of ${table}`, transformFaults(transformKql, table));
+  }
 }
 
 /** The parser against the table as each of the connectors made it, alone and one after another. */
@@ -86,8 +92,8 @@ function otherTableFaults() {
   const found = parser.split(leg).length - 1;
   if (found !== 1 || parser.split(TABLE).length !== 2) return [`it has not "${leg}" as its only mention of the table`];
   const both = parser.replace(leg, `${leg},\n    ${leg.replace(TABLE, 'Other_CL')}`);
-  const tables = { Other_CL: ours, [TABLE]: generations['newer, other types'] };
-  const { faults, columns } = kusto.bind(both, kusto.workspace(tables));
+  const two = { Other_CL: ours, [TABLE]: generations['newer, other types'] };
+  const { faults, columns } = kusto.bind(both, kusto.workspace(two));
   return [...faults, ...differences(columns, documented)];
 }
 
@@ -131,7 +137,7 @@ function checkWrongOnes() {
   }
 }
 
-checkTransform();
+checkTransforms();
 checkParser();
 checkContent();
 checkWrongOnes();

@@ -13,12 +13,12 @@ import rows
 
 HERE = Path(__file__).parent
 SENTINEL = HERE.parent.parent / "sentinel"
-TABLE, PARSER = "Cloud_Integrated_CL", "MimecastCloudIntegrated"
+TABLE, PARSER, HEALTH = "Cloud_Integrated_CL", "MimecastCloudIntegrated", "MimecastConnectorHealth_CL"
 
 RULE = json.loads((SENTINEL / "schema/rule.json").read_text())
 [STREAM] = [stream["columns"] for stream in RULE["streamDeclarations"].values()]
-COLUMNS = {column["Name"]: column["Type"] for column in json.loads(
-    (SENTINEL / f"schema/{TABLE}.kusto.json").read_text())["Properties"]}
+COLUMNS, HEALTH_COLUMNS = [{column["Name"]: column["Type"] for column in json.loads(
+    (SENTINEL / f"schema/{table}.kusto.json").read_text())["Properties"]} for table in (TABLE, HEALTH)]
 PARSER_KQL = (SENTINEL / f"parser/{PARSER}.kql").read_text()
 
 _SQL_TYPES = {
@@ -35,7 +35,7 @@ def columns_of(schema):
 GENERATIONS = {name: columns_of(schema) for name, schema in json.loads(
     (HERE / "generations.json").read_text()).items()}
 OTHER_TABLES = {name: columns_of(schema) for name, schema in json.loads(
-    (HERE / "tables.json").read_text()).items()}
+    (HERE / "tables.json").read_text()).items()} | {HEALTH: HEALTH_COLUMNS}
 
 
 _TRANSLATED = {}
