@@ -196,9 +196,13 @@ var tableName = contains(letters, toLower(substring(MimecastCITableName, 0, 1)))
   ))
   ? endsWith(toLower(MimecastCITableName), '_cl')
       ? fail('MimecastCITableName is given without the _CL that Azure adds.')
-      : '${MimecastCITableName}_CL'
+      : toLower('${MimecastCITableName}_CL') == toLower(healthTableName)
+          ? fail('MimecastCITableName is the name of the table that the connector reports its health to; give another.')
+          : '${MimecastCITableName}_CL'
   : fail('MimecastCITableName has a letter first, then letters, digits and underscores.')
 var streamName = 'Custom-${MimecastCITableName}'
+var healthTableName = 'MimecastConnectorHealth_CL'
+var healthStreamName = 'Custom-MimecastConnectorHealth'
 var blobUri = 'https://${storageName}.blob.${environment().suffixes.storage}/'
 var packageContainer = 'app-package'
 var checkpointContainer = 'checkpoints'
@@ -247,6 +251,18 @@ module table 'modules/table.bicep' = {
     appName: appName
     workspaceName: workspace.name
     tableName: tableName
+    columns: loadJsonContent('../sentinel/schema/table.json').columns
+  }
+}
+
+module healthTable 'modules/table.bicep' = {
+  name: '${appName}-health'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    appName: '${appName}-health'
+    workspaceName: workspace.name
+    tableName: healthTableName
+    columns: loadJsonContent('../sentinel/schema/MimecastConnectorHealth_CL.table.json').columns
   }
 }
 
@@ -259,8 +275,10 @@ module rule 'modules/rule.bicep' = {
     workspaceId: workspaceId
     streamName: streamName
     tableName: tableName
+    healthStreamName: healthStreamName
+    healthTableName: healthTableName
   }
-  dependsOn: [table]
+  dependsOn: [table, healthTable]
 }
 
 module app 'modules/app.bicep' = {
@@ -291,6 +309,7 @@ module app 'modules/app.bicep' = {
         LOGS_INGESTION_ENDPOINT: rule.outputs.endpoint
         LOGS_INGESTION_RULE_ID: rule.outputs.immutableId
         LOGS_INGESTION_STREAM: streamName
+        HEALTH_STREAM: healthStreamName
         CHECKPOINT_URL: '${blobUri}${checkpointContainer}'
       },
       useAppRegistration ? { AZURE_CLIENT_ID: AzureClientID, AZURE_TENANT_ID: AzureTenantID } : {}
@@ -323,7 +342,7 @@ module content 'modules/content.bicep' = {
     deployWorkbook: DeployWorkbook
     deployConnectorPage: DeployConnectorPage
   }
-  dependsOn: [table]
+  dependsOn: [table, healthTable]
 }
 
 // Microsoft Sentinel checks a rule's query when it is made, and has refused rules whose function was

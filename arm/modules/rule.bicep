@@ -1,4 +1,4 @@
-// The data collection rule, which takes the rows and writes the table, in the workspace's region.
+// The data collection rule, which takes the rows and writes the tables, in the workspace's region.
 
 param location string
 param tags object
@@ -6,8 +6,11 @@ param name string
 param workspaceId string
 param streamName string
 param tableName string
+param healthStreamName string
+param healthTableName string
 
 var schema = loadJsonContent('../../sentinel/schema/rule.json')
+var healthSchema = loadJsonContent('../../sentinel/schema/MimecastConnectorHealth_CL.rule.json')
 
 resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
   name: name
@@ -15,9 +18,10 @@ resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
   tags: tags
   kind: 'Direct'
   properties: {
-    description: 'Takes Mimecast Cloud Integrated events from mimecast-sentinel.'
+    description: 'Takes Mimecast Cloud Integrated events, and how the connector is, from mimecast-sentinel.'
     streamDeclarations: {
       '${streamName}': { columns: schema.streamDeclarations['Custom-Cloud_Integrated'].columns }
+      '${healthStreamName}': { columns: healthSchema.streamDeclarations['Custom-MimecastConnectorHealth'].columns }
     }
     destinations: {
       logAnalytics: [{ name: 'workspace', workspaceResourceId: workspaceId }]
@@ -28,6 +32,12 @@ resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
         destinations: ['workspace']
         transformKql: schema.transformKql
         outputStream: 'Custom-${tableName}'
+      }
+      {
+        streams: [healthStreamName]
+        destinations: ['workspace']
+        transformKql: healthSchema.transformKql
+        outputStream: 'Custom-${healthTableName}'
       }
     ]
   }

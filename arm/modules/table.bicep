@@ -1,10 +1,10 @@
-// The table, in the workspace: made if it is missing, else given the columns that it lacks.
+// A table, in the workspace: made if it is missing, else given the columns that it lacks.
 
+@description('How the names of its deployments begin.')
 param appName string
 param workspaceName string
 param tableName string
-
-var columns = loadJsonContent('../../sentinel/schema/table.json').columns
+param columns array
 
 module ifMissing 'table-if-missing.bicep' = {
   name: '${appName}-table-if-missing'

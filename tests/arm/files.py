@@ -72,10 +72,12 @@ def short_texts(node):
 
 
 def deployment(name, template=TEMPLATE):
-    """The nested deployment whose name ends so."""
-    (found,) = [resource for resource, _ in resources(template)
-                if resource["type"] == DEPLOYMENTS and f"-{name}'" in resource["name"]]
-    return found
+    """The nested deployment whose name ends so. Both tables are made by the same ones: the first."""
+    first, *others = [resource for resource, _ in resources(template)
+                      if resource["type"] == DEPLOYMENTS and f"-{name}'" in resource["name"]]
+    for other in others:
+        assert other["properties"]["template"] == first["properties"]["template"], name
+    return first
 
 
 def nested(name, template=TEMPLATE):

@@ -30,12 +30,14 @@ class Order(unittest.TestCase):
         for name in FILES:
             self.assertEqual(checks.order(TEMPLATE, given(name)), [], name)
 
-    def test_the_table_is_made_then_read_then_written_then_named_by_the_rule(self):
-        missing, as_it_is, columns = (self.deployment(f"-table{step}") for step in (
-            "-if-missing", "-as-it-is", "-columns"))
-        self.assert_waits(as_it_is, missing)
-        self.assert_waits(columns, as_it_is)
-        self.assertEqual(len(self.all.of_type(TABLES)), 2)
+    def test_each_table_is_made_then_read_then_written_then_named_by_the_rule(self):
+        steps = ([sorted(self.all.of_type("Microsoft.Resources/deployments", f"-table{step}"),
+                         key=lambda node: node.id) for step in ("-if-missing", "-as-it-is", "-columns")])
+        self.assertEqual([len(step) for step in steps], [2, 2, 2])
+        for missing, as_it_is, columns in zip(*steps):
+            self.assert_waits(as_it_is, missing)
+            self.assert_waits(columns, as_it_is)
+        self.assertEqual(len(self.all.of_type(TABLES)), 4)
         self.assert_waits(self.one("Microsoft.Insights/dataCollectionRules"),
                           *self.all.of_type(TABLES))
 

@@ -53,6 +53,8 @@ class Refused(unittest.TestCase):
             self.refused("MimecastCITableName has a letter first", MimecastCITableName=name)
         for name in ("Cloud_Integrated_CL", "x_cl"):
             self.refused("without the _CL", MimecastCITableName=name)
+        self.refused("MimecastCITableName is the name of the table that the connector reports its",
+                     MimecastCITableName="mimecastConnectorHealth")
 
     def test_a_network_that_cannot_be_divided(self):
         for prefix in ("10.0.0.0/25", "10.0.0.0/32", "10.0.0.0", "", "fd00::/64", "10.0.0/24", "x/24"):

@@ -208,7 +208,7 @@ class Document(unittest.TestCase):
                                r"Alert|Package|Hosting|Azure|Start|VirtualNetwork|Vault)"
                                r"[A-Z]\w+)\b", self.text))
         gone = {"WorkspaceID", "WorkspaceKey"}
-        others = {"MimecastCloudIntegrated", "AzureWebJobsStorage",
+        others = {"MimecastCloudIntegrated", "MimecastConnectorHealth_CL", "AzureWebJobsStorage",
                   "WorkspaceSubscriptionId"}  # a column of make-parameters
         self.assertEqual(named - set(TEMPLATE["parameters"]) - gone - others, set())
 

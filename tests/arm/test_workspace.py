@@ -13,7 +13,15 @@ ALERT_RULES = "Microsoft.SecurityInsights/alertRules"
 SEARCHES = "Microsoft.OperationalInsights/workspaces/savedSearches"
 TABLES = "Microsoft.OperationalInsights/workspaces/tables"
 WORKSPACE = f"{engine.GROUP}/providers/Microsoft.OperationalInsights/workspaces/contoso-sentinel"
+HEALTH = "MimecastConnectorHealth_CL"
 ELSEWHERE = "/subscriptions/00000000-0000-0000-0000-000000000002/resourceGroups/soc/"
+
+
+def new_table(made, name):
+    """What the table of this name is made of, where it is missing."""
+    (found,) = [table["properties"] for table in made.of_type(TABLES)
+                if table["name"].endswith(f"/{name}") and isinstance(table["properties"], dict)]
+    return found
 
 
 @engine.needed
@@ -42,19 +50,19 @@ class Placement(unittest.TestCase):
                              r"^\[reference\('/subscriptions/[^']*/contoso-sentinel', "
                              r"'[\d-]+', '[Ff]ull'\)\.location\]$")
 
-    def test_stream_transform_and_table_fit_together(self):
+    def test_streams_transforms_and_tables_fit_together(self):
         for name in ("minimal", "everything"):
             made = deployed(name)
-            rule, table = made.one(RULES)["properties"], made.of_type(TABLES)[0]["properties"]
-            (flow,) = rule["dataFlows"]
-            (stream,) = rule["streamDeclarations"]
-            self.assertEqual([stream], flow["streams"])
+            rule = made.one(RULES)["properties"]
             settings = made.one("Microsoft.Web/sites/config")["properties"]
-            self.assertEqual(stream, settings["LOGS_INGESTION_STREAM"])
-            self.assertEqual(flow["outputStream"], f"Custom-{table['schema']['name']}")
-            self.assertEqual(made.outputs["table"], table["schema"]["name"])
-            self.assertEqual([c["name"] for c in rule["streamDeclarations"][stream]["columns"]],
-                             [c["name"] for c in table["schema"]["columns"]])
+            streams = {settings["LOGS_INGESTION_STREAM"]: made.outputs["table"],
+                       settings["HEALTH_STREAM"]: HEALTH}
+            self.assertEqual(streams.keys(), rule["streamDeclarations"].keys())
+            self.assertEqual({flow["streams"][0]: flow["outputStream"] for flow in rule["dataFlows"]},
+                             {stream: f"Custom-{table}" for stream, table in streams.items()})
+            for stream, table in streams.items():
+                self.assertEqual([c["name"] for c in rule["streamDeclarations"][stream]["columns"]],
+                                 [c["name"] for c in new_table(made, table)["schema"]["columns"]])
 
     def test_what_the_rule_drops_is_recorded_in_the_workspace(self):
         (errors,) = [r for r in deployed().of_type("Microsoft.Insights/diagnosticSettings")
@@ -94,12 +102,14 @@ class Table(unittest.TestCase):
             self.assertEqual((table["plan"], table["totalRetentionInDays"]), (plan, 365))
 
     def test_a_new_table_takes_the_workspaces_plan_and_retention(self):
-        made, again = (table["properties"] for table in deployed().of_type(TABLES))
-        self.assertEqual(list(made), ["schema"])
-        columns = [column["name"] for column in made["schema"]["columns"]]
-        self.assertIn("EventId", columns)
-        # Of the table that was read: only a deployment has it.
-        self.assertRegex(again, r"reference\('[^']*/tables/Cloud_Integrated_CL'")
+        for name, column in (("Cloud_Integrated_CL", "EventId"), (HEALTH, "ExtendedProperties")):
+            made = new_table(deployed(), name)
+            self.assertEqual(list(made), ["schema"])
+            self.assertIn(column, [one["name"] for one in made["schema"]["columns"]])
+            # Of the table that was read: only a deployment has it.
+            (again,) = [table["properties"] for table in deployed().of_type(TABLES)
+                        if table["name"].endswith(name) and isinstance(table["properties"], str)]
+            self.assertRegex(again, rf"reference\('[^']*/tables/{name}'")
 
     def test_no_request_to_a_table_that_may_exist_leaves_out_its_retention(self):
         for resource, _ in resources():
