@@ -5,6 +5,7 @@ var files = [
   loadYamlContent('../../sentinel/rules/AuthenticationFailedDelivered.yaml')
   loadYamlContent('../../sentinel/rules/BlockedUrlClick.yaml')
   loadYamlContent('../../sentinel/rules/ClickAfterDelivery.yaml')
+  loadYamlContent('../../sentinel/rules/ConnectorDegradedOrSilent.yaml')
   loadYamlContent('../../sentinel/rules/InternalSenderThreat.yaml')
   loadYamlContent('../../sentinel/rules/LookalikeSenderDomain.yaml')
   loadYamlContent('../../sentinel/rules/NewSenderAttachmentThenThreat.yaml')

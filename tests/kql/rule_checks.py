@@ -13,7 +13,10 @@ from workspace import OTHER_TABLES, PARSER, STREAM, Workspace
 _TRIGGERS = {"gt": operator.gt, "lt": operator.lt, "eq": operator.eq, "ne": operator.ne}
 LEAST = {"must_fire": 1, "must_not_fire": 2}
 # Rules that report a state, and so fire in more than one run; all others fire in exactly one.
-STATES = {"StreamSilent": "it fires in three runs, so that a skipped one loses no silence"}
+STATES = {
+    "ConnectorDegradedOrSilent": "it fires in three runs, so that a skipped one loses no failure",
+    "StreamSilent": "it fires in three runs, so that a skipped one loses no silence",
+}
 
 
 def load(folder):
@@ -120,8 +123,12 @@ class Case:
         return _TRIGGERS[self.rule["triggerOperator"]](len(found), self.rule["triggerThreshold"]), found
 
     def others(self, table):
-        """The case's rows of a table that is not the connector's."""
+        """The case's rows of a table that is not of events; `_ingested`, `_repeat` and `_every` are
+        as in an event."""
         for written in self.case.get("tables", {}).get(table, []):
             row = {name: rows.moment(value) if re.fullmatch(r"now(-\d+[smhd])?", str(value)) else value
                    for name, value in written.items()}
-            yield {"_ingestion_time": row["TimeGenerated"]} | row
+            arrival, every = row.pop("_ingested", row["TimeGenerated"]), rows.span(row.pop("_every", "0s"))
+            for number in range(row.pop("_repeat", 1)):
+                older = number * every
+                yield row | {"TimeGenerated": row["TimeGenerated"] - older, "_ingestion_time": arrival - older}
