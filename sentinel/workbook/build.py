@@ -17,6 +17,7 @@ of text, and each `## ` a tile: the question that is its title, and its query. T
               commas
     when=P    shown only once parameter P has a value; several by commas
     from=logs asks the workspace of the connector's logs
+    empty=…   what is shown where there are no rows
 
 tabs/0-shared.md holds `let` statements, each put in front of the queries that use its name.
 tabs/9-message.md is at the foot of all tabs of a workbook in which a click chooses a message, by
@@ -66,7 +67,7 @@ def sections(path):
             raise SystemExit(f"{path.name}: build.py describes no tile of this form:\n{tile}")
         question, settings, query = match.groups()
         settings = dict(word.split("=", 1) for word in shlex.split(settings))
-        unknown = set(settings) - {"name", "show", "tile", "width", "click", "when", "from"}
+        unknown = set(settings) - {"name", "show", "tile", "width", "click", "when", "from", "empty"}
         if unknown:
             raise SystemExit(f"{path.name}: {question}: {', '.join(unknown)} means nothing")
         found.append((question, settings, query.rstrip("\n")))
@@ -104,7 +105,7 @@ def tile(question, settings, query, lets):
         "query": whole(query, lets),
         "size": 3 if show in ("tiles", "piechart", "map") else 0,
         "title": question,
-        "noDataMessage": "Nothing in this time range.",
+        "noDataMessage": settings.get("empty", "Nothing in this time range."),
         "timeContextFromParameter": "TimeRange",
         "showRefreshButton": True,
         "showExportToExcel": True,

@@ -32,6 +32,21 @@ OUTCOME = colours(
     ("partial", "orange"),
     ("failed", "redBright"),
 )
+HEALTH = colours(
+    ("Connected", "green"),
+    ("Connecting", "blue"),
+    ("Degraded", "orange"),
+    ("Disconnected", "redBright"),
+    ("Unavailable", "redBright"),
+    ("Silent", "redBright"),
+)
+VERDICT = colours(
+    ("ok", "green"),
+    ("warn", "yellow"),
+    ("fail", "redBright"),
+    ("inconclusive", "orange"),
+    ("skipped", "gray"),
+)
 CHECK = colours(("pass", "green"), ("fail", "redBright"), ("none", "gray"))
 # How columns of these names look, in every table.
 COLUMNS = {
@@ -46,6 +61,8 @@ COLUMNS = {
     "State": STATE,
     "Threat State": STATE,
     "Outcome": OUTCOME,
+    "Health": HEALTH,
+    "Verdict": VERDICT,
     "Spf": CHECK,
     "Dkim": CHECK,
     "Dmarc": CHECK,

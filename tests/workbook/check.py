@@ -23,8 +23,8 @@ ITEMS = {
 }
 VISUALIZATIONS = {"table", "tiles", "timechart", "barchart", "piechart", "map"}
 TIME_RANGE, TEXT, CHOICE, RESOURCE = 4, 1, 2, 5
-# A table of a connector's own, or the stream that is named like ours.
-TABLE = re.compile(r"\b\w+_CL\b|Custom-Cloud_Integrated", re.IGNORECASE)
+# A table of a connector's events, or the stream that is named like ours.
+TABLE = re.compile(r"\b(?!MimecastConnectorHealth_CL\b)\w+_CL\b|Custom-Cloud_Integrated", re.IGNORECASE)
 # Parameters whose values Mimecast or the connector chooses, or that are hex digits; so is each that
 # ends in Key.
 SAFE_AS_TEXT = {
@@ -74,7 +74,7 @@ def tile_faults(workbook):
         if content.get("timeContextFromParameter") != "TimeRange":
             yield f"{name}: the scan is not bound to the time range"
         times = re.findall(r"where (.+?) \{TimeRange:query\}", query)
-        of_logs = {"AppTraces", "DCRLogErrors"} & set(re.findall(r"\w+", query))
+        of_logs = {"AppTraces", "DCRLogErrors", "MimecastConnectorHealth_CL"} & set(re.findall(r"\w+", query))
         allowed = ["EventTime", "TimeGenerated"] if of_logs else ["EventTime"]
         if not times or any(time not in allowed for time in times):
             yield f"{name}: it does not filter event time by the time range"
@@ -233,6 +233,9 @@ def broken(books):
     yield "no item has the type", change("tags", lambda item: item.update(type=4))
     yield "names the table", swap(
         "health-repeats", "query", "MimecastCloudIntegrated", "Cloud_Integrated_CL"
+    )
+    yield "names the table", swap(
+        "health-tests", "query", "MimecastConnectorHealth_CL", "MimecastConnectorHealth_CL, Mimecast_CL"
     )
     yield "names the table", swap(
         "health-rule-errors", "query", "'Custom-'", "'Custom-Cloud_Integrated'"

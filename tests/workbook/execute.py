@@ -20,6 +20,7 @@ from parts import REFERENCE, WORKBOOKS, walk
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "expected.json"
+HEALTH = "MimecastConnectorHealth_CL"
 NOW = "datetime(2026-01-10T04:00:00)"
 TYPES = {
     "string": "VARCHAR",
@@ -55,7 +56,9 @@ def every_column():
 def schemas():
     readme = (HERE / "../../sentinel/parser/README.md").read_text(encoding="utf-8")
     others = read("../kql/tables.json")
+    health = read(f"../../sentinel/schema/{HEALTH}.kusto.json")["Properties"]
     return {
+        HEALTH: [(column["Name"], column["Type"]) for column in health],
         "MimecastCloudIntegrated": re.findall(r"^\| `([^`]+)` \| (\w+) \|", readme, flags=re.M),
         **{name: re.findall(r"(\w+):(\w+)", columns) for name, columns in others.items()},
     }
@@ -94,6 +97,7 @@ def workspace(given):
         "MimecastCloudIntegrated": events,
         "AppTraces": runs + given["traces"],
         "DCRLogErrors": given["ruleErrors"],
+        HEALTH: given["health"],
     }
     connection = duckdb_kql.connect()
     for table, rows in filled.items():
@@ -147,6 +151,10 @@ def linked(given):
     for run in given["runs"]:
         for error in (stream["error"] for stream in run["streams"] if stream["error"]):
             error |= {"message": error["message"] + LINKS, "fix": error["fix"] + LINKS}
+    for report in given["health"]:
+        properties = report["ExtendedProperties"]
+        report["Description"] += LINKS
+        properties["Fix"] = properties["Fix"] and properties["Fix"] + LINKS
     for line in given["traces"] + given["ruleErrors"]:
         text = line["Message"]
         line["Message"] = text.replace('broke"', f'broke{LINKS}"').replace("not", f"{LINKS} not")
