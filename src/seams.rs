@@ -1,5 +1,6 @@
 //! Time and randomness: the only places where the program asks the machine for either, so that a
-//! test can put its own in. (The third seam, I/O, is sockets and the [`Store`] trait.)
+//! test can put its own in. (The third seam, I/O, is sockets and the [`Store`] trait.) And tasks
+//! beside the caller, whose log lines are the caller's.
 //!
 //! Wall-clock time is only ever *recorded* (summaries, the day a backfill starts, rows without
 //! a time of their own). Everything that waits or expires uses the monotonic
@@ -12,7 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 /// The wall clock, in UTC.
 #[derive(Clone)]
@@ -102,4 +105,18 @@ impl Deadline {
     pub fn instant(self) -> Instant {
         self.0
     }
+}
+
+/// Starts a task. Its log lines are in the caller's span, and so have the id of the invocation that
+/// they belong to; those of a bare [`tokio::spawn`] have none.
+pub fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(task.in_current_span())
+}
+
+/// The same for work that blocks.
+pub fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
 }

@@ -26,7 +26,7 @@ const MAY_USE: [(&str, &str); 18] = [
     ("quarantine", "checkpoint, store"),
     ("spill", "checkpoint, store"),
     ("checkpoint", "–"),
-    ("store", "–"),
+    ("store", "seams"),
     ("settings", "schedule"),
     ("schedule", "–"),
     ("simulator", "table, seams"),
@@ -125,6 +125,17 @@ fn no_room_uses_one_above_it() {
             let below = MAY_USE.iter().position(|(name, _)| name == used).unwrap();
             assert!(below > at, "{used} is above {room} in the table");
         }
+    }
+}
+
+/// A bare one loses the id of the invocation that its lines belong to.
+#[test]
+fn no_room_that_a_run_goes_through_starts_a_task_without_the_span_it_is_in() {
+    let rooms = ["check", "sources", "azure", "pipeline", "quarantine", "spill", "store", "http"];
+    for (file, source) in sources() {
+        let bare = ["tokio::spawn(", "task::spawn"].iter().any(|call| source.contains(call));
+        let of_a_run = rooms.contains(&file.split('/').next().unwrap());
+        assert!(!(bare && of_a_run), "src/{file}: use seams::spawn or seams::spawn_blocking");
     }
 }
 

@@ -12,7 +12,9 @@ use futures::FutureExt as _;
 use mimecast_sentinel::functions::{Job, Run, RunEnd, serve};
 use mimecast_sentinel::pipeline::checkpoint_name;
 use mimecast_sentinel::seams::Clock;
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, Simulator};
+use mimecast_sentinel::simulator::{
+    Endpoint, Fault, FaultPlan, MadeUp, Moment, Simulator, SimulatorOptions,
+};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +30,7 @@ use crate::support::program::{
     EXE, Program, STREAMS, assert_no_secret, ended, events, landed, signal, simulator, until, world,
 };
 use crate::support::rig::{Rig, run};
+use crate::support::scenario::page_of;
 
 const FUNCTION: &str = "CloudIntegrated";
 const ALWAYS: usize = usize::MAX;
@@ -150,6 +153,52 @@ async fn a_tick_pulls_and_hands_back_the_summary() {
         assert!(id.starts_with("6f1d7a52-"), "the host's own id: {record}");
         let summary: Value = serde_json::from_str(record["summary"].as_str().unwrap()).unwrap();
         assert_eq!(summary["streams"].as_array().unwrap().len(), 3);
+    }
+}
+
+/// A listing and a post that are tried again, which are tasks of their own; the limit of rows, which the
+/// thread that reads comes to; a file that is downloaded again; a damaged one.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_a_tick_has_the_hosts_id_of_it_also_from_tasks_and_threads_of_the_run() {
+    let plan = FaultPlan::none()
+        .once(Endpoint::Listing, Fault::ServerError)
+        .once(Endpoint::Post, Fault::Unavailable)
+        .once(Endpoint::File, Fault::CutShort(100))
+        .matching("2-0.json.gz", 3, Endpoint::File, Fault::Corrupt(200));
+    let mut made_up = MadeUp::new(9);
+    let lines: Vec<String> = (0..1_000).map(|n| made_up.event("mailflow", n)).collect();
+    let world = world(4).page("mailflow", page_of("many.json.gz", &lines));
+    let simulator = Simulator::start(world, plan, SimulatorOptions::default()).await.unwrap();
+    let program = Program::of(&simulator).set("MAX_ROWS_PER_RUN", "1000");
+    let mut host = host(&program).await;
+    succeeded(host.tick(FUNCTION).await);
+
+    let lines = host.scale_in().await;
+    let records: Vec<Value> = records(&lines).into_iter().map(|(_, record)| record).collect();
+    let at = |words: &str| {
+        let found = records.iter().find(|record| record["message"] == words);
+        found.unwrap()["timestamp"].as_str().unwrap().to_owned()
+    };
+    let (start, finish) = (at("run started"), at("run finished"));
+    let of_the_run = records.iter().filter(|record| {
+        let time = record["timestamp"].as_str().unwrap();
+        (start.as_str()..=finish.as_str()).contains(&time)
+    });
+    let mut said = String::new();
+    for record in of_the_run {
+        let id = &record["span"]["invocation_id"];
+        assert_eq!(id, "6f1d7a52-0000-4000-8000-000000000001", "{record}");
+        said += &format!("{record}\n");
+    }
+    for words in [
+        "failed; trying again",
+        "\"call\":\"the listing",
+        "\"call\":\"the post",
+        "MAX_ROWS_PER_RUN",
+        "downloading the file again",
+        "corrupt-file",
+    ] {
+        assert!(said.contains(words), "no {words} in {said}");
     }
 }
 

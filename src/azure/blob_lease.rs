@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::blob::BlobStore;
 use super::blob_errors::{has_code, is_unmet_condition};
+use crate::seams::spawn;
 use crate::store::{Lease, LeaseWatch, Store, StoreError, most_bytes};
 
 /// How long Azure keeps a lease without a renewal: the longest it grants.
@@ -65,7 +66,7 @@ impl BlobLease {
                 }
             }
         };
-        let renewals = tokio::spawn(keep(Arc::clone(&term), renew)).abort_handle();
+        let renewals = spawn(keep(Arc::clone(&term), renew)).abort_handle();
         Self { store, name: name.to_owned(), blob, id, etag, term, renewals }
     }
 

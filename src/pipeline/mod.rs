@@ -42,7 +42,7 @@ pub use source::Source;
 pub use summary::{Begun, Gap, Hold, Live, Outcome, RunSummary, StreamSummary};
 
 use crate::quarantine::Quarantine;
-use crate::seams::{Clock, Deadline, Random};
+use crate::seams::{Clock, Deadline, Random, spawn};
 use crate::spill::SpilledFiles;
 use crate::store::Store;
 use crate::table::Table;
@@ -148,7 +148,7 @@ impl Run {
         let deadline = Deadline::after(policy.run_time_limit);
         let stop = stop.child_token();
         let at_limit = stop.clone();
-        let limit = tokio::spawn(async move {
+        let limit = spawn(async move {
             sleep_until(deadline.instant()).await;
             at_limit.cancel();
         });

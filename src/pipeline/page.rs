@@ -19,6 +19,7 @@ use super::stream::StreamPull;
 use crate::checkpoint::{Cursor, FileProgress, FileVersion, HeldUp, Position};
 use crate::codes::Code;
 use crate::quarantine::Kept;
+use crate::seams::spawn;
 use crate::spill::SpilledFiles;
 use crate::store::LeaseWatch;
 
@@ -261,7 +262,7 @@ impl<'a> PageReader<'a> {
         let opening = parts.into_iter().map(|part| {
             let pull = pull.clone();
             // A task of its own goes on while the parts before it are read.
-            AbortOnDropHandle::new(tokio::spawn(async move {
+            AbortOnDropHandle::new(spawn(async move {
                 let open = pull.open(&part).await;
                 (part, open)
             }))

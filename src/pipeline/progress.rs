@@ -19,7 +19,7 @@ use super::summary::Live;
 use crate::checkpoint::{Checkpoint, Position, Spill};
 use crate::codes::Code;
 use crate::quarantine::Kept;
-use crate::seams::Clock;
+use crate::seams::{Clock, spawn};
 use crate::store::Lease;
 
 /// A stream's checkpoint in a run, and what writes it.
@@ -100,7 +100,7 @@ impl Progress {
                             self.save().await?;
                         }
                         let gives_up = std::mem::take(&mut gives_up);
-                        let settling = tokio::spawn(Arc::clone(&poster).settle(body, gives_up));
+                        let settling = spawn(Arc::clone(&poster).settle(body, gives_up));
                         in_flight.push_back(AbortOnDropHandle::new(settling));
                     }
                     None => more = false,

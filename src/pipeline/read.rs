@@ -18,6 +18,7 @@ use super::stream::StreamPull;
 use super::summary::Live;
 use crate::checkpoint::{FileProgress, FileVersion, Position};
 use crate::quarantine::{FilePosition, Kept, Quarantine, Rejection};
+use crate::seams::spawn_blocking;
 use crate::store::Keeping;
 use crate::table::{EventId, EventIdHasher};
 
@@ -96,7 +97,7 @@ impl Filler {
     /// if not for want of bytes.
     pub(super) async fn work(filler: &Arc<Mutex<Self>>) -> Result<Option<ReadError>, Interrupt> {
         let filler = Arc::clone(filler);
-        let working = tokio::task::spawn_blocking(move || {
+        let working = spawn_blocking(move || {
             let mut filler = Self::lock(&filler);
             let read = filler.read();
             filler.count();

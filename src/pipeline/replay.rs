@@ -29,6 +29,7 @@ use crate::quarantine::{
     FilePosition, Kept, Quarantine, QuarantineRecord, Rejection, in_quarantine, is_kept_file,
     is_kept_line, is_record,
 };
+use crate::seams::spawn;
 use crate::store::{ByteStream, Lease, Store, StoreError};
 use crate::table::{EventIdHasher, Stream};
 
@@ -353,7 +354,7 @@ impl Resend<'_> {
     /// Posts the body in hand, once not too many are in flight.
     async fn post(&mut self) -> Result<(), Interrupt> {
         if let Some(body) = self.builder.take().map_err(internal)? {
-            let settling = tokio::spawn(Arc::clone(&self.poster).settle(body, false));
+            let settling = spawn(Arc::clone(&self.poster).settle(body, false));
             self.in_flight.push(AbortOnDropHandle::new(settling));
         }
         self.settle(AT_ONCE - 1).await

@@ -13,6 +13,7 @@ use super::source::{Content, OpenPart, Opened, Page, Part};
 use super::summary::{Gap, Hold, Live, Outcome, StreamSummary};
 use super::{Connector, Run};
 use crate::checkpoint::{Checkpoint, Cursor};
+use crate::seams::spawn;
 use crate::table::Stream;
 
 /// One stream in one run.
@@ -88,7 +89,7 @@ impl StreamPull {
     /// Lists the page at a cursor.
     pub(super) fn list(&self, at: Option<Cursor>) -> AbortOnDropHandle<Result<Page, Interrupt>> {
         let Self { connector, stream, run, .. } = self.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        AbortOnDropHandle::new(spawn(async move {
             let page = connector.source.page(&stream, at.as_ref(), run.deadline);
             run.in_time(page).await.flatten()
         }))

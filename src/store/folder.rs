@@ -14,6 +14,7 @@ use super::files::warning;
 use super::files::{AtPath, Draft, Unfit, Version, entries, open, piece, read, remove, replace};
 use super::lock::Lock;
 use super::{ByteStream, Lease, LeaseWatch, Names, Store, StoreError, is_name, most_bytes, probe};
+use crate::seams::{spawn, spawn_blocking};
 
 /// Objects as files of a folder, readable by their owner alone.
 ///
@@ -86,7 +87,7 @@ impl FolderStore {
         action: String,
         work: impl FnOnce() -> AtPath<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        match tokio::task::spawn_blocking(work).await {
+        match spawn_blocking(work).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err((path, error))) => Err(self.refused_or_failed(action, &path, &error)),
             Err(error) => Err(self.failed(action, error.to_string())),
@@ -142,7 +143,7 @@ impl Store for FolderStore {
         let path = self.path(name, &action)?;
         let Some(file) = self.run(action, move || open(&path)).await? else { return Ok(None) };
         let pieces = stream::try_unfold(file, |mut file| async move {
-            let read = tokio::task::spawn_blocking(move || piece(&mut file).map(|p| (p, file)));
+            let read = spawn_blocking(move || piece(&mut file).map(|p| (p, file)));
             let (piece, file) = read.await.map_err(io::Error::other)??;
             Ok(piece.map(|piece| (piece, file)))
         });
@@ -200,7 +201,7 @@ impl Store for FolderStore {
         let taken = self.run(action, take).await?;
         Ok(taken.map(|(lock, seen)| -> Box<dyn Lease> {
             let (store, name, lock) = (self.clone(), name.to_owned(), Arc::new(lock));
-            let watching = tokio::spawn(Lock::watch(Arc::downgrade(&lock)));
+            let watching = spawn(Lock::watch(Arc::downgrade(&lock)));
             let watching = AbortOnDropHandle::new(watching);
             Box::new(FolderLease { store, name, lock, seen, _watching: watching })
         }))

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Area, KeepError, StoreError};
+use crate::seams::spawn;
 
 /// An object that is being kept. It is there once [`Keeping::finish`] returns; otherwise nothing
 /// is.
@@ -48,7 +49,7 @@ impl Area {
         });
         let (area, object) = (self.clone(), name.clone());
         let writing = async move { area.write_stream(&object, arriving.boxed()).await };
-        let writing = AbortOnDropHandle::new(tokio::spawn(writing));
+        let writing = AbortOnDropHandle::new(spawn(writing));
         let location = self.store.location();
         Keeping { name, location, packing, ends_in_cr: false, writing, pieces }
     }

@@ -8,10 +8,10 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::files::{At, AtPath, Unfit, ensure_folder_of, file_id, open_file, owners_alone};
+use crate::seams::spawn_blocking;
 
 /// How often a lock is taken again since its file is no longer the one on disk.
 const TRIES: u32 = 10;
