@@ -1,16 +1,19 @@
 //! Nothing is silent: what a run cannot deliver is in its log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime};
+use mimecast_sentinel::pipeline::{Outcome, checkpoint_name};
 use mimecast_sentinel::simulator::{BatchFile, Endpoint, Fault, FaultPlan, MadeUp, Page, World};
-use mimecast_sentinel::store::FolderStore;
+use mimecast_sentinel::store::{FolderStore, Store as _};
 use mimecast_sentinel::table::EventId;
 use serde_json::{Value, json};
 use tracing::Level;
 
 use crate::support::doubles::{Act, WatchedStore, run_or_die};
 use crate::support::log::Log;
+use crate::support::program::{self, Program, STREAMS};
 use crate::support::rig::Rig;
 
 /// 2027-01-15T08:00:00Z.
@@ -133,4 +136,87 @@ async fn a_damaged_file_is_logged_with_its_name_line_and_place() {
         assert!(lines[0].contains(part), "{part} is not in {log}");
     }
     assert!(lines[0].contains(rig.state().to_str().unwrap()), "{log}");
+}
+
+/// The lines of these levels on stderr, where a person reads them.
+fn on_stderr<'a>(stderr: &'a str, level: &str) -> Vec<&'a str> {
+    stderr.lines().filter(|line| line.contains(&format!(" {level} "))).collect()
+}
+
+const ALL: &str = "streams=\"entities, mailflow, urlclick\"";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_all_streams_share_is_one_line_with_their_names() {
+    let cases: [(Endpoint, &str); 2] =
+        [(Endpoint::MimecastToken, "mimecast-credentials"), (Endpoint::AzureToken, "azure-credential")];
+    for (endpoint, code) in cases {
+        let refuses = Fault::Says(400, br#"{"error":"invalid_client"}"#.to_vec());
+        let plan = FaultPlan::none().times(usize::MAX, endpoint, refuses);
+        let simulator = program::simulator(1, plan, Duration::ZERO).await;
+        let run = Program::of(&simulator).run(&["pull"]).await;
+        let errors = on_stderr(&run.stderr, "ERROR");
+        assert_eq!(errors.len(), 1, "{run:#?}");
+        for part in [ALL, &format!("code=\"{code}"), "fix="] {
+            assert!(errors[0].contains(part), "no {part} in {}", errors[0]);
+        }
+    }
+}
+
+/// Its name in each stands for the name of any.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_streams_share_but_for_their_names_is_one_line_too() {
+    let simulator = program::simulator(1, FaultPlan::none(), Duration::ZERO).await;
+    let program = Program::of(&simulator);
+    program.run(&["pull"]).await.assert_code(0);
+    let run = program.set("MIMECAST_CLIENT_ID", "another").run(&["pull"]).await;
+    run.assert_code(2);
+    let errors = on_stderr(&run.stderr, "ERROR");
+    assert_eq!(errors.len(), 1, "{run:#?}");
+    for part in [ALL, "checkpoints/<stream>.json in ", "state reset <stream>"] {
+        assert!(errors[0].contains(part), "no {part} in {}", errors[0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_that_differ_are_lines_of_their_own() {
+    let plan = FaultPlan::none()
+        .matching("entities", usize::MAX, Endpoint::Listing, Fault::Forbidden)
+        .matching("urlclick", usize::MAX, Endpoint::Listing, Fault::NotFound);
+    let simulator = program::simulator(1, plan, Duration::ZERO).await;
+    let run = Program::of(&simulator).run(&["pull"]).await;
+    run.assert_code(3);
+    let errors = on_stderr(&run.stderr, "ERROR");
+    assert_eq!(errors.len(), 2, "{run:#?}");
+    for stream in ["entities", "urlclick"] {
+        let stream = format!("stream=\"{stream}\"");
+        assert_eq!(errors.iter().filter(|line| line.contains(&stream)).count(), 1, "{run:#?}");
+    }
+}
+
+/// Without the wait, a person would take it for a program that hangs.
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_lease_is_reported_and_that_it_was_in_vain_once_for_all_streams() {
+    let log = Log::default();
+    let _guard = log.listen(Level::INFO);
+    let mut rig = Rig::new(World::default(), FaultPlan::none()).await;
+    (rig.policy.lease_wait, rig.policy.lease_poll) =
+        (Duration::from_secs(60), Duration::from_secs(1));
+    let store = FolderStore::new(rig.state());
+    let mut leases = Vec::new();
+    for stream in STREAMS {
+        leases.push(store.lease(&checkpoint_name(stream)).await.unwrap().unwrap());
+    }
+
+    assert_eq!(rig.pull().await.outcome, Outcome::Busy);
+
+    let waits = logged(&log, "waiting for the lease");
+    assert_eq!(waits.len(), STREAMS.len(), "{waits:?}");
+    for (line, stream) in waits.iter().zip(STREAMS) {
+        let checkpoint = format!("checkpoints/{stream}.json in {}", rig.state().display());
+        assert_eq!(line["checkpoint"], checkpoint);
+        assert_eq!(line["waits_at_most_seconds"], 55);
+    }
+    let busy = logged(&log, "another connector holds the lease");
+    assert_eq!(busy[busy.len() - 1]["streams"], "entities, mailflow, urlclick");
+    assert_eq!(busy.iter().filter(|line| line["code"] == "busy").count(), 1, "{busy:?}");
 }

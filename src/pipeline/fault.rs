@@ -42,10 +42,47 @@ impl Fault {
         Self { code, message: message.into(), fix: fix.into(), settings: true }
     }
 
-    /// Logs that a stream failed so.
-    pub(super) fn log(&self, stream: &str) {
-        let Self { code, message, fix, .. } = self;
-        tracing::error!(stream, code = code.as_str(), fix, "{message}");
+    /// The same fault as it would be said of any stream.
+    fn of_any(&self, stream: &str) -> Self {
+        let [message, fix] =
+            [&self.message, &self.fix].map(|text| text.replace(stream, "<stream>"));
+        Self { message, fix, ..self.clone() }
+    }
+
+    /// Logs that it kept these streams, one at least, from their work.
+    fn log(&self, streams: &[&str]) {
+        let (stream, all) = match streams {
+            [stream] => (Some(*stream), None),
+            streams => (None, Some(streams.join(", "))),
+        };
+        let (streams, code) = (all.as_deref(), self.code.as_str());
+        let Self { message, fix, .. } = self;
+        // No error: the Functions host at times has two handlers for a while.
+        if self.code == Code::Busy {
+            tracing::warn!(stream, streams, code, fix, "{message}");
+        } else {
+            tracing::error!(stream, streams, code, fix, "{message}");
+        }
+    }
+}
+
+/// Logs what kept streams of a run from their work: one line for what is the same but for the stream's
+/// name, as a token that none of them gets.
+pub(super) fn log(faults: &[(&str, Fault)]) {
+    let mut shared: Vec<(Fault, Vec<&str>)> = Vec::new();
+    for (stream, fault) in faults {
+        let is_same = |(other, streams): &&mut (Fault, Vec<&str>)| {
+            other.of_any(streams[0]) == fault.of_any(stream)
+        };
+        match shared.iter_mut().find(is_same) {
+            Some((_, streams)) => streams.push(stream),
+            None => shared.push((fault.clone(), vec![stream])),
+        }
+    }
+    for (fault, mut streams) in shared {
+        let fault = if streams.len() > 1 { fault.of_any(streams[0]) } else { fault };
+        streams.sort_unstable();
+        fault.log(&streams);
     }
 }
 
@@ -101,6 +138,15 @@ impl From<KeepError> for Interrupt {
             .into(),
         }
     }
+}
+
+/// Another has the stream's lease.
+pub(super) fn busy() -> Fault {
+    Fault::passing(
+        Code::Busy,
+        "another connector holds the lease on its checkpoint",
+        "run one connector per checkpoint; nothing is lost",
+    )
 }
 
 pub(super) fn lease_lost() -> Fault {

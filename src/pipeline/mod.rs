@@ -138,6 +138,8 @@ struct Run {
     rows_left: Arc<AtomicU64>,
     /// The names of the tables of which the sink has accepted a row.
     accepted: Arc<Mutex<BTreeSet<&'static str>>>,
+    /// What kept a stream from its work, by the stream's name.
+    faults: Arc<Mutex<Vec<(&'static str, Fault)>>>,
     /// Cancels at the deadline, while it lives.
     _limit: Arc<AbortOnDropHandle<()>>,
 }
@@ -159,6 +161,7 @@ impl Run {
             policy: *policy,
             rows_left: Arc::new(AtomicU64::new(policy.max_rows)),
             accepted: Arc::default(),
+            faults: Arc::default(),
             _limit: Arc::new(AbortOnDropHandle::new(limit)),
         }
     }
@@ -202,6 +205,17 @@ impl Run {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(table.name);
     }
 
+    /// Something kept a stream from its work. It is logged when the run is over: only then is it known
+    /// which streams share it.
+    fn note(&self, stream: &'static str, fault: &Fault) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.push((stream, fault.clone()));
+    }
+
+    fn log_faults(&self) {
+        fault::log(&self.faults.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn has_accepted(&self, table: &Table) -> bool {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).contains(table.name)
     }
@@ -241,6 +255,7 @@ impl Connector {
             StreamPull { connector: self.clone(), stream, run, summary }.run()
         });
         let streams = join_all(pulls).await;
+        run.log_faults();
         RunSummary::new(begun, self.clock.now(), self.store.location(), streams)
     }
 }

@@ -97,7 +97,7 @@ impl Pages {
         match self.read().await {
             Err(Interrupt::Fault(other)) => {
                 // The run ends with the other; both must be fixed.
-                fault.log(stream);
+                self.pull.run.note(stream, &fault);
                 Err(Interrupt::Fault(other))
             }
             _ => Err(Interrupt::Destination(fault)),

@@ -88,6 +88,7 @@ impl Replay {
             self.stream(stream, format, &run)
         });
         let streams: Vec<_> = join_all(streams).await.into_iter().flatten().collect();
+        run.log_faults();
         let outcome = Outcome::of(streams.iter().map(|stream| stream.outcome));
         ReplaySummary { outcome, streams }
     }
@@ -106,7 +107,7 @@ impl Replay {
             Ok(Some(_)) => self.under_lease(stream, format, run, &mut report).await,
             Err(error) => Err(error.into()),
         };
-        (report.outcome, report.error) = Outcome::of_stream(stream.name, ended);
+        (report.outcome, report.error) = Outcome::of_stream(run, stream.name, ended);
         Some(report)
     }
 

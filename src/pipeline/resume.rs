@@ -1,5 +1,7 @@
 //! Where a stream goes on: its lease, and its stored checkpoint, compared with what is configured.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, sleep};
 
 use super::fault::{Fault, Interrupt};
@@ -9,6 +11,9 @@ use crate::codes::Code;
 use crate::store::{Lease, Store};
 use crate::table::Stream;
 
+/// A wait for a lease is reported once it has taken so long.
+const REPORT_WAIT_AFTER: Duration = Duration::from_secs(5);
+
 /// Takes a stream's lease, waiting for it as long as the policy says. `None` if another keeps it
 /// all that time.
 pub(super) async fn lease(
@@ -16,11 +21,21 @@ pub(super) async fn lease(
     stream: &str,
     run: &Run,
 ) -> Result<Option<Box<dyn Lease>>, Interrupt> {
-    let until = Instant::now() + run.policy.lease_wait;
+    let (began, wait) = (Instant::now(), run.policy.lease_wait);
+    let mut reported = false;
     loop {
         let lease = store.lease(&checkpoint_name(stream)).await?;
-        if lease.is_some() || Instant::now() + run.policy.lease_poll > until {
+        if lease.is_some() || began.elapsed() + run.policy.lease_poll > wait {
             return Ok(lease);
+        }
+        if !reported && began.elapsed() >= REPORT_WAIT_AFTER {
+            reported = true;
+            tracing::info!(
+                stream,
+                checkpoint = name_in(store, stream),
+                waits_at_most_seconds = wait.saturating_sub(began.elapsed()).as_secs(),
+                "waiting for the lease, which another connector holds"
+            );
         }
         run.in_time(sleep(run.policy.lease_poll)).await?;
     }

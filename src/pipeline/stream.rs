@@ -30,7 +30,7 @@ impl StreamPull {
     pub(super) async fn run(self) -> StreamSummary {
         let ended = self.pull().await;
         self.connector.source.finished(&self.stream);
-        let ended = Outcome::of_stream(self.stream.name, ended);
+        let ended = Outcome::of_stream(&self.run, self.stream.name, ended);
         self.summary.with(|summary| {
             (summary.outcome, summary.error) = ended;
             summary.clone()

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::fault::{Fault, Interrupt};
+use super::Run;
+use super::fault::{Fault, Interrupt, busy};
 use crate::checkpoint::{Checkpoint, HeldUp};
-use crate::codes::Code;
 
 /// How a stream's run, or a whole run, ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,23 +177,21 @@ impl Outcome {
         matches!(self, Self::CaughtUp | Self::TimeLimit)
     }
 
-    /// The outcome of a stream that ended so, and its fault. Logs why it did not do its work, if it
-    /// did not: each failure once, where it is handled.
-    pub(super) fn of_stream(stream: &str, ended: Result<Self, Interrupt>) -> (Self, Option<Fault>) {
+    /// The outcome of a stream that ended so, and its fault. Why it did not do its work, if it did
+    /// not, is noted in `run`, which logs each failure once.
+    pub(super) fn of_stream(
+        run: &Run,
+        stream: &'static str,
+        ended: Result<Self, Interrupt>,
+    ) -> (Self, Option<Fault>) {
         match ended {
             Err(Interrupt::OutOfTime) => (Self::TimeLimit, None),
             Err(Interrupt::Fault(fault) | Interrupt::Destination(fault)) => {
-                fault.log(stream);
+                run.note(stream, &fault);
                 (Self::Failed, Some(*fault))
             }
             Ok(Self::Busy) => {
-                // No error: the Functions host at times has two handlers for a while.
-                tracing::warn!(
-                    stream,
-                    code = Code::Busy.as_str(),
-                    fix = "run one connector per checkpoint; nothing is lost",
-                    "another connector holds the lease on its checkpoint"
-                );
+                run.note(stream, &busy());
                 (Self::Busy, None)
             }
             Ok(outcome) => (outcome, None),
@@ -257,6 +255,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::codes::Code;
 
     /// How a stream ended.
     #[derive(Clone, Copy, Debug)]
