@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, NaiveTime};
 use futures::FutureExt as _;
 use mimecast_sentinel::seams::Clock;
 use mimecast_sentinel::simulator::{
@@ -397,6 +397,7 @@ async fn all_faults_of_the_settings_are_reported_at_once() {
         .set("START_DATE", "01.02.2026")
         .set("SCHEDULE", "0 */9 * * * *")
         .set("LOG_LEVEL", "chatty")
+        .set("LOG_FORMAT", "xml")
         .set("GZIP_LEVEL", "10")
         .set("AZURE_CLIENT_SECRET", "azure-canary")
         .set("CHECKPOINT_URL", "https://acc.blob.core.windows.net/c?sv=1&notsig=sas-canary");
@@ -413,6 +414,7 @@ async fn all_faults_of_the_settings_are_reported_at_once() {
         "START_DATE",
         "SCHEDULE",
         "LOG_LEVEL",
+        "LOG_FORMAT",
         "LOGS_INGESTION_ENDPOINT",
         "LOGS_INGESTION_RULE_ID",
         "GZIP_LEVEL",
@@ -625,6 +627,27 @@ async fn logs_are_plain_text_with_failures_on_stderr_and_no_secret() {
     assert_eq!(quiet.stdout.lines().count(), 5, "{quiet:#?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_the_log_has_its_date_or_is_json_if_that_is_asked_for() {
+    let plan = FaultPlan::none().once(Endpoint::Post, Fault::ServerError);
+    let simulator = faulty(plan.clone()).await;
+    let program = Program::of(&simulator);
+    let before = Clock::system().now().date_naive();
+    let pulled = program.run(&["pull", "--json"]).await;
+    let days = [before, Clock::system().now().date_naive()].map(|day| day.to_string());
+    let (date, rest) = pulled.stderr.split_once(' ').unwrap();
+    assert!(days.iter().any(|day| day == date), "{pulled:#?}");
+    let time = rest.split_once(' ').unwrap().0;
+    assert!(time.parse::<NaiveTime>().is_ok() && time.len() == 8, "{pulled:#?}");
+
+    let simulator = faulty(plan).await;
+    let program = Program::of(&simulator).set("LOG_FORMAT", "Json");
+    let pulled = program.run(&["pull", "--json"]).await;
+    pulled.assert_code(0);
+    let line: Value = serde_json::from_str(pulled.stderr.trim_end()).unwrap();
+    assert_eq!((&line["level"], &line["call"]), (&json!("INFO"), &json!("the post")));
+}
+
 /// Runs a line of shell on a terminal of 100 columns; `None` where there is no `script`.
 async fn on_a_terminal(program: &Program, line: &str) -> Option<Ended> {
     let version = Command::new("script").arg("--version").output();
@@ -803,6 +826,7 @@ async fn a_demo_is_deaf_to_the_environment() {
         ("LOG_LEVEL", "nonsense"),
         ("LISTEN", "nonsense"),
         ("HEALTH_STREAM", "nonsense"),
+        ("LOG_FORMAT", "nonsense"),
         ("GZIP_LEVEL", "nonsense"),
         ("RUN_TIME_LIMIT_SECONDS", "nonsense"),
         ("MAX_ROWS_PER_RUN", "nonsense"),
@@ -910,7 +934,7 @@ async fn the_help_says_where_to_begin() {
 }
 
 /// What the help of a run says of each setting.
-const SETTINGS: [(&str, &str); 27] = [
+const SETTINGS: [(&str, &str); 28] = [
     ("MIMECAST_BASE_URL", "[default: https://api.services.mimecast.com]"),
     ("MIMECAST_CLIENT_ID", "required"),
     ("MIMECAST_TYPES", "[default: entities,mailflow,urlclick]"),
@@ -923,6 +947,7 @@ const SETTINGS: [(&str, &str); 27] = [
     ("MAX_ROWS_PER_RUN", "[default: 20000000]"),
     ("LISTEN", "[default: nowhere]"),
     ("LOG_LEVEL", "[default: INFO]"),
+    ("LOG_FORMAT", "[default: json in Azure Functions, text elsewhere]"),
     ("CHECKPOINT_URL", "[default: ./mimecast-sentinel-state; required in Azure Functions]"),
     ("QUARANTINE_MAX_BYTES", "[default: 20000000000, which is 20 GB]"),
     ("GIVE_UP_AFTER_HOURS", "[default: 24]"),

@@ -147,8 +147,10 @@ const ALL: &str = "streams=\"entities, mailflow, urlclick\"";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_all_streams_share_is_one_line_with_their_names() {
-    let cases: [(Endpoint, &str); 2] =
-        [(Endpoint::MimecastToken, "mimecast-credentials"), (Endpoint::AzureToken, "azure-credential")];
+    let cases: [(Endpoint, &str); 2] = [
+        (Endpoint::MimecastToken, "mimecast-credentials"),
+        (Endpoint::AzureToken, "azure-credential"),
+    ];
     for (endpoint, code) in cases {
         let refuses = Fault::Says(400, br#"{"error":"invalid_client"}"#.to_vec());
         let plan = FaultPlan::none().times(usize::MAX, endpoint, refuses);

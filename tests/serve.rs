@@ -202,6 +202,35 @@ async fn every_line_of_a_tick_has_the_hosts_id_of_it_also_from_tasks_and_threads
     }
 }
 
+/// An error whose words have "warn" in them, in text, is an error for the host all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_text_is_filed_by_the_host_as_one_of_json_is() {
+    let (code, message) = ("WARNING".to_owned(), "you were warned".to_owned());
+    let refused = Fault::BadRequest { code, message };
+    let plan = FaultPlan::none().matching("mailflow", ALWAYS, Endpoint::Listing, refused);
+    let simulator = simulator(2, plan, Duration::ZERO).await;
+    let mut host = host(&Program::of(&simulator).set("LOG_FORMAT", "text")).await;
+    assert_eq!(host.tick(FUNCTION).await, failed());
+
+    let lines = host.scale_in().await;
+    let of = |level: Level| -> Vec<&str> {
+        lines.iter().filter(|line| line.0 == level).map(|line| line.1.as_str()).collect()
+    };
+    let errors = of(Level::Error);
+    assert_eq!(errors.len(), 1, "{lines:#?}");
+    for part in
+        [" ERROR tick{invocation_id=\"6f1d7a52-", "stream=\"mailflow\"", "you were \\u{77}arned"]
+    {
+        assert!(errors[0].contains(part), "no {part} in {errors:?}");
+    }
+    let warnings = of(Level::Warning);
+    assert!(warnings.iter().all(|line| line.contains(" WARN ")), "{warnings:#?}");
+    let unread = |line: &&&str| line.contains("LOG_FORMAT is text");
+    assert_eq!(warnings.iter().filter(unread).count(), 1, "{warnings:#?}");
+    let normal = of(Level::Information);
+    assert!(normal.iter().any(|line| line.contains("run finished")), "{normal:#?}");
+}
+
 /// All of 127.0.0.0/8 is this machine on Linux, so that its other addresses show what a listener on
 /// all addresses would have taken.
 #[cfg(target_os = "linux")]

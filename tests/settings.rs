@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{NaiveDate, TimeDelta};
 use clap::{Args, Command, FromArgMatches};
 use mimecast_sentinel::settings::{
-    AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT,
+    AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT, LogFormat,
     RawSettings, Settings, SettingsFaults, StateLocation, StateSettings, is_loopback,
 };
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, HEALTH};
@@ -203,6 +203,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ("LISTEN", "8080", "an address and a port"),
     ("LISTEN", "localhost:8080", "an IP address"),
     ("LOG_LEVEL", "verbose", "WARNING"),
+    ("LOG_FORMAT", "xml", "text or json"),
     ("RUN_TIME_LIMIT_SECONDS", "59", "from 60"),
     ("RUN_TIME_LIMIT_SECONDS", "86401", "to 86400"),
     ("RUN_TIME_LIMIT_SECONDS", "9m", "number of seconds"),
@@ -247,6 +248,7 @@ fn all_faults_are_reported_at_once() {
         ("START_DATE", "tomorrow\nor later"),
         ("SCHEDULE", "@hourly"),
         ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
         ("GZIP_LEVEL", "max"),
         ("AZURE_CLIENT_SECRET", CANARY),
         ("CHECKPOINT_URL", "https://acc.blob.core.windows.net"),
@@ -259,6 +261,7 @@ fn all_faults_are_reported_at_once() {
             "START_DATE",
             "SCHEDULE",
             "LOG_LEVEL",
+            "LOG_FORMAT",
             "LOGS_INGESTION_ENDPOINT",
             "LOGS_INGESTION_RULE_ID",
             "GZIP_LEVEL",
@@ -667,6 +670,19 @@ fn the_log_level_is_known_before_the_settings_are() {
 }
 
 #[test]
+fn the_log_format_is_known_before_the_settings_are() {
+    let cases = [
+        ("JSON", Some(LogFormat::Json)),
+        (" Text ", Some(LogFormat::Text)),
+        ("", None),
+        ("xml", None),
+    ];
+    for (text, format) in cases {
+        assert_eq!(Given::new(&[&[("LOG_FORMAT", text)]]).raw.log_format(), format, "{text}");
+    }
+}
+
+#[test]
 fn no_secret_is_ever_shown() {
     let sas = format!("https://acc.blob.core.windows.net/state?sv=1&sig={CANARY}");
     let secrets = [
@@ -705,5 +721,5 @@ fn every_setting_has_a_flag_of_its_name_but_secrets_have_none() {
         assert!(arg.get_help().is_some(), "{name}");
         assert!(!["secret", "header"].iter().any(|word| name.contains(word)), "{name}");
     }
-    assert_eq!(command.get_arguments().count(), 27);
+    assert_eq!(command.get_arguments().count(), 28);
 }

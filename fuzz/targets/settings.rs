@@ -19,7 +19,7 @@ use url::Url;
 
 /// Is in each secret, and replaces `@@` in a value.
 const CANARY: &str = "c4n4ry";
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "MIMECAST_BASE_URL",
     "MIMECAST_CLIENT_ID",
     "MIMECAST_TYPES",
@@ -31,6 +31,7 @@ const NAMES: [&str; 28] = [
     "RUN_TIME_LIMIT_SECONDS",
     "LISTEN",
     "LOG_LEVEL",
+    "LOG_FORMAT",
     "CHECKPOINT_URL",
     "LOGS_INGESTION_ENDPOINT",
     "LOGS_INGESTION_RULE_ID",
@@ -138,6 +139,7 @@ impl Given {
             spill_max_bytes: of("SPILL_MAX_BYTES"),
             listen: of("LISTEN"),
             log_level: of("LOG_LEVEL"),
+            log_format: of("LOG_FORMAT"),
             checkpoint_url: of("CHECKPOINT_URL"),
             logs_ingestion_endpoint: of("LOGS_INGESTION_ENDPOINT"),
             logs_ingestion_rule_id: of("LOGS_INGESTION_RULE_ID"),

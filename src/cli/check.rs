@@ -40,7 +40,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
-        logs::start(self.settings.log_level(), Stdout::Taken);
+        logs::start(&self.settings, Stdout::Taken);
         let report = check(&self.settings, &mut |_| {}).await?;
         if self.json {
             say_json(&serde_json::to_string(&report).unwrap_or_default())?;

@@ -1,5 +1,5 @@
-//! Logs: one line of JSON per record in Functions, plain text elsewhere. Normal lines on stdout,
-//! failures on stderr, which the Functions host takes for errors.
+//! Logs: one line of JSON per record in Functions, plain text elsewhere, unless `LOG_FORMAT` says
+//! otherwise. Normal lines on stdout, failures on stderr, which the Functions host takes for errors.
 //!
 //! Whatever a record holds (a server's words, a key, a setting), it is written as one line that
 //! nothing in it can break up: see [`finished`].
@@ -22,7 +22,7 @@ use tracing_subscriber::prelude::*;
 use super::escape::{escaped_json, printable};
 use super::output::note;
 use super::progress;
-use crate::settings::{FUNCTIONS_PORT, process_env};
+use crate::settings::{FUNCTIONS_PORT, LogFormat, RawSettings, process_env};
 
 /// The target of the line that has a run's summary. It is written at every log level: the alert on
 /// silence and the workbook read it.
@@ -43,21 +43,19 @@ pub(super) enum Stdout {
     Taken,
 }
 
-/// How records are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// For the Functions host.
-    Json,
-    /// For a person; the fields are escaped already.
-    Text,
-}
-
 /// Sends each record where its level belongs.
-struct ByLevel(Stdout, Form);
+struct ByLevel {
+    stdout: Stdout,
+    /// Fields of text are escaped already.
+    form: LogFormat,
+    /// Whether the Functions host reads the lines.
+    for_host: bool,
+}
 
 impl ByLevel {
     fn lines<'a>(&self, out: impl io::Write + 'a, level: Level) -> Lines<'a> {
-        Lines { out: Box::new(out), form: self.1, is_error: level == Level::ERROR }
+        let hides_warn = self.for_host && level == Level::ERROR;
+        Lines { out: Box::new(out), form: self.form, hides_warn }
     }
 }
 
@@ -70,7 +68,7 @@ impl<'a> MakeWriter<'a> for ByLevel {
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
         let level = *meta.level();
-        if level <= Level::WARN || self.0 == Stdout::Taken {
+        if level <= Level::WARN || self.stdout == Stdout::Taken {
             self.lines(io::stderr(), level)
         } else {
             self.lines(io::stdout(), level)
@@ -81,13 +79,13 @@ impl<'a> MakeWriter<'a> for ByLevel {
 /// Takes whole records, and writes each as its line beside the progress bar.
 struct Lines<'a> {
     out: Box<dyn io::Write + 'a>,
-    form: Form,
-    is_error: bool,
+    form: LogFormat,
+    hides_warn: bool,
 }
 
 impl io::Write for Lines<'_> {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let line = finished(&String::from_utf8_lossy(record), self.form, self.is_error);
+        let line = finished(&String::from_utf8_lossy(record), self.form, self.hides_warn);
         progress::aside(|| self.out.write_all(line.as_bytes()))?;
         Ok(record.len())
     }
@@ -97,17 +95,17 @@ impl io::Write for Lines<'_> {
     }
 }
 
-/// The line that a record becomes: none is too long, and under the Functions host nothing in a
-/// failure's line makes it pass for a warning.
-fn finished(record: &str, form: Form, is_error: bool) -> String {
+/// The line that a record becomes: none is too long, and with `hides_warn` nothing in it makes it pass
+/// for a warning with the Functions host.
+fn finished(record: &str, form: LogFormat, hides_warn: bool) -> String {
     let mut record = Cow::Borrowed(record);
     loop {
         let mut line = match form {
-            Form::Json => escaped_json(&record).into_owned(),
-            Form::Text => record.clone().into_owned(),
+            LogFormat::Json => escaped_json(&record).into_owned(),
+            LogFormat::Text => record.clone().into_owned(),
         };
-        if form == Form::Json && is_error {
-            line = without_warn(&line);
+        if hides_warn {
+            line = without_warn(&line, form);
         }
         if line.len() <= MAX_LINE_BYTES {
             return line;
@@ -129,8 +127,8 @@ fn finished(record: &str, form: Form, is_error: bool) -> String {
 }
 
 /// The place of the longest text that may be cut: in JSON the inside of a string.
-fn longest_text(record: &str, form: Form) -> Option<Range<usize>> {
-    if form == Form::Text {
+fn longest_text(record: &str, form: LogFormat) -> Option<Range<usize>> {
+    if form == LogFormat::Text {
         return Some(0..record.trim_end_matches('\n').len());
     }
     let (mut longest, mut start, mut escaped) = (None::<Range<usize>>, None, false);
@@ -153,12 +151,12 @@ fn longest_text(record: &str, form: Form) -> Option<Range<usize>> {
 
 /// The longest beginning of `text` of at most `most` bytes that ends in no character, and in JSON in
 /// no escape.
-fn whole(text: &str, form: Form, most: usize) -> usize {
+fn whole(text: &str, form: LogFormat, most: usize) -> usize {
     let mut end = 0;
     while let Some(c) = text[end..].chars().next() {
         let length = match (form, c, text[end..].chars().nth(1)) {
-            (Form::Json, '\\', Some('u')) => 6,
-            (Form::Json, '\\', Some(_)) => 2,
+            (LogFormat::Json, '\\', Some('u')) => 6,
+            (LogFormat::Json, '\\', Some(_)) => 2,
             _ => c.len_utf8(),
         };
         if end + length > most {
@@ -169,14 +167,17 @@ fn whole(text: &str, form: Form, most: usize) -> usize {
     end
 }
 
-/// The same JSON without the letters "warn" in any case, by which the Functions host takes a line of
-/// stderr for a warning. Read as JSON it means the same.
-fn without_warn(json: &str) -> String {
-    let mut line = String::with_capacity(json.len());
-    for (at, c) in json.char_indices() {
-        let word = json.as_bytes().get(at..at + 4).unwrap_or_default();
+/// The same line without the letters "warn" in any case, by which the Functions host takes a line of
+/// stderr for a warning. Read as JSON it means the same; in text the `w` is shown as its number.
+fn without_warn(text: &str, form: LogFormat) -> String {
+    let mut line = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        let word = text.as_bytes().get(at..at + 4).unwrap_or_default();
         if word.eq_ignore_ascii_case(b"warn") {
-            line.push_str(&format!("\\u{:04x}", u32::from(c)));
+            match form {
+                LogFormat::Json => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+                LogFormat::Text => line.extend(c.escape_unicode()),
+            }
         } else {
             line.push(c);
         }
@@ -202,27 +203,35 @@ fn escaped(text: &str) -> String {
 
 /// Starts logging. Of other crates only warnings and errors are logged: their debug lines may hold
 /// secrets.
-pub(super) fn start(level: Level, stdout: Stdout) {
+pub(super) fn start(settings: &RawSettings, stdout: Stdout) {
+    let level = settings.log_level();
     let filter =
         EnvFilter::new(format!("warn,mimecast_sentinel={level},{RUN_FINISHED}={}", Level::INFO));
     let registry = tracing_subscriber::registry().with(filter);
-    let under_functions = process_env(FUNCTIONS_PORT).is_some();
-    let form = if under_functions { Form::Json } else { Form::Text };
-    let lines = layer().with_writer(ByLevel(stdout, form)).with_target(false);
+    let for_host = process_env(FUNCTIONS_PORT).is_some();
+    let usual = if for_host { LogFormat::Json } else { LogFormat::Text };
+    let form = settings.log_format().unwrap_or(usual);
+    let lines = layer().with_writer(ByLevel { stdout, form, for_host }).with_target(false);
     // A log that nobody reads any more ends nothing.
     let lines = lines.log_internal_errors(false);
-    let started = if under_functions {
+    let started = if form == LogFormat::Json {
         registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
     } else {
         let on_terminal =
             io::stderr().is_terminal() && (stdout == Stdout::Taken || io::stdout().is_terminal());
         let plain = lines.with_ansi(on_terminal).fmt_fields(debug_fn(text_field).delimited(" "));
-        registry.with(plain.with_timer(ChronoUtc::new("%H:%M:%S".to_owned()))).try_init()
+        registry.with(plain.with_timer(ChronoUtc::new("%F %T".to_owned()))).try_init()
     };
     match started {
         // Its own report has several lines, one of them blank, and no level.
         Ok(()) => panic::set_hook(Box::new(|panic| tracing::error!("{panic}"))),
         Err(error) => note(&format!("logging was started before: {error}")),
+    }
+    if for_host && form == LogFormat::Text {
+        tracing::warn!(
+            "LOG_FORMAT is text: the alerts and the workbook read JSON, and see nothing of this \
+             connector's log; unset LOG_FORMAT"
+        );
     }
 }
 
@@ -233,7 +242,7 @@ mod tests {
     use super::*;
 
     fn error_line(record: &Value) -> (String, Value) {
-        let line = finished(&format!("{record}\n"), Form::Json, true);
+        let line = finished(&format!("{record}\n"), LogFormat::Json, true);
         let read = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         (line, read)
     }
@@ -246,8 +255,10 @@ mod tests {
             assert!(!line.to_lowercase().contains("warn"), "{line}");
             assert_eq!(read, record);
         }
+        let line = finished("ERROR a WARNING: x\n", LogFormat::Text, true);
+        assert_eq!(line, "ERROR a \\u{57}ARNING: x\n");
         let warning = r#"{"level":"WARN","message":"warned"}"#;
-        assert_eq!(finished(warning, Form::Json, false), warning);
+        assert_eq!(finished(warning, LogFormat::Json, false), warning);
     }
 
     const HOSTILE: &str = "a\r\n\n\u{0}\u{1b}[2J\u{7f}\u{9b}\u{202e}\u{2066}\u{85}\u{2028}warnz";
@@ -255,7 +266,8 @@ mod tests {
     #[test]
     #[ignore = "the program that the tests below start"]
     fn child() {
-        start(Level::ERROR, Stdout::Logs);
+        let log_level = Some("ERROR".to_owned());
+        start(&RawSettings { log_level, ..RawSettings::default() }, Stdout::Logs);
         tracing::error!(r#where = HOSTILE, detail = %HOSTILE, "{HOSTILE}");
         panic!("made by the test: {HOSTILE}");
     }
@@ -314,7 +326,8 @@ mod tests {
                     None => assert_eq!(message, long),
                 }
                 assert_eq!((&read["level"], &read["fix"]), (&json!("ERROR"), &json!("restart it")));
-                let text = finished(&format!("12:00:00 {}\n", escaped(&long)), Form::Text, true);
+                let text =
+                    finished(&format!("12:00:00 {}\n", escaped(&long)), LogFormat::Text, true);
                 assert!(text.len() <= MAX_LINE_BYTES && text.ends_with('\n'), "{unit:?} {count}");
                 assert!(text.starts_with("12:00:00 ") && text.matches('\n').count() == 1);
             }

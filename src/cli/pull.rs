@@ -33,7 +33,7 @@ pub(super) struct Pull {
 impl Pull {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
         let stdout = if self.json || self.dry_run { Stdout::Taken } else { Stdout::Logs };
-        logs::start(self.settings.log_level(), stdout);
+        logs::start(&self.settings, stdout);
         if self.dry_run { self.dry_run().await } else { self.pull().await }
     }
 

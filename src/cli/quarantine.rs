@@ -89,7 +89,8 @@ Exit codes are those of `pull`. Records that stay are no failure.";
 /// Leaves the settings out of the help that do not matter where nothing is posted.
 fn only_state(arg: Arg) -> Arg {
     let id = arg.get_id().as_str();
-    let matters = ["checkpoint_url", "log_level", "stream", "name", "json"].contains(&id);
+    let matters =
+        ["checkpoint_url", "log_level", "log_format", "stream", "name", "json"].contains(&id);
     let matters = matters || id.starts_with("azure_");
     arg.hide(!matters)
 }
@@ -122,7 +123,7 @@ impl QuarantineCommand {
 }
 
 fn open(settings: &RawSettings) -> Result<Quarantine, CommandError> {
-    logs::start(settings.log_level(), Stdout::Taken);
+    logs::start(settings, Stdout::Taken);
     let state = StateSettings::resolve(settings, &process_env)?;
     Ok(Quarantine::new(Wiring::new(false)?.store(&state.location)?))
 }
@@ -260,7 +261,7 @@ async fn replay(
     stream: Option<&str>,
     json: bool,
 ) -> Result<u8, CommandError> {
-    logs::start(settings.log_level(), if json { Stdout::Taken } else { Stdout::Logs });
+    logs::start(settings, if json { Stdout::Taken } else { Stdout::Logs });
     let settings = ReplaySettings::resolve(settings, &process_env)?;
     let wanted = |name: &&'static str| stream.is_none_or(|stream| stream == *name);
     let streams: Vec<_> = EVENT_TYPES.into_iter().filter(wanted).collect();

@@ -50,7 +50,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
-        logs::start(self.settings.log_level(), Stdout::Logs);
+        logs::start(&self.settings, Stdout::Logs);
         match process_env(FUNCTIONS_PORT) {
             Some(port) => self.handle(&port).await,
             None => self.schedule().await,

@@ -27,7 +27,7 @@ pub(super) struct Skip {
 
 impl Skip {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
-        logs::start(self.settings.log_level(), Stdout::Taken);
+        logs::start(&self.settings, Stdout::Taken);
         let state = StateSettings::resolve(&self.settings, &process_env)?;
         // The argument is about batch files alone.
         let store = Wiring::new(false)?.store(&state.location)?;

@@ -48,7 +48,8 @@ same identity that `pull` uses; `mimecast-sentinel pull --help` says which.";
 
 /// Hides the settings in the help that do not matter here.
 pub(super) fn only_state(arg: Arg) -> Arg {
-    let matters = ["checkpoint_url", "log_level", "yes", "stream"].contains(&arg.get_id().as_str())
+    let matters = ["checkpoint_url", "log_level", "log_format", "yes", "stream"]
+        .contains(&arg.get_id().as_str())
         || arg.get_id().as_str().starts_with("azure_");
     arg.hide(!matters)
 }
@@ -56,7 +57,7 @@ pub(super) fn only_state(arg: Arg) -> Arg {
 impl State {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
         let (Action::Show { settings } | Action::Reset { settings, .. }) = &self.action;
-        logs::start(settings.log_level(), Stdout::Taken);
+        logs::start(settings, Stdout::Taken);
         let state = StateSettings::resolve(settings, &process_env)?;
         // The argument is about batch files alone.
         let store = Wiring::new(false)?.store(&state.location)?;

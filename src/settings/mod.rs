@@ -24,6 +24,7 @@ pub use origin::is_loopback;
 pub use raw::RawSettings;
 use reader::Reader;
 pub use reader::{SettingFault, SettingsFaults};
+pub use run::LogFormat;
 pub use state::{BlobAccessSettings, StateLocation};
 
 use crate::schedule::Schedule;
@@ -127,6 +128,7 @@ impl Settings {
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
+        run::log_format(raw, &mut reader);
         proxy::check(&mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
@@ -169,6 +171,7 @@ impl DryRunSettings {
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
+        run::log_format(raw, &mut reader);
         proxy::check(&mut reader);
         let settings = || {
             Some(Self { mimecast: mimecast?, run_time_limit: run_time_limit?, max_rows: max_rows? })
@@ -190,6 +193,7 @@ impl ReplaySettings {
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
         run::log_level(raw, &mut reader);
+        run::log_format(raw, &mut reader);
         proxy::check(&mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
@@ -237,6 +241,7 @@ impl StateSettings {
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
         run::log_level(raw, &mut reader);
+        run::log_format(raw, &mut reader);
         let settings = state_settings(raw, &mut reader);
         if !settings.as_ref().is_some_and(Self::is_folder) {
             proxy::check(&mut reader);

@@ -80,6 +80,10 @@ pub struct RawSettings {
     /// nobody who they are [default: nowhere]
     #[arg(long, env = "LISTEN", hide_env_values = true, value_name = "ADDRESS:PORT", help_heading = RUN)]
     pub listen: Option<String>,
+    /// How to log: text, or json, a line of JSON for each record [default: json in Azure Functions, text
+    /// elsewhere]
+    #[arg(long, env = "LOG_FORMAT", hide_env_values = true, value_name = "FORMAT", help_heading = RUN)]
+    pub log_format: Option<String>,
     /// Where checkpoints and quarantine are kept: a folder, file:///… or the URL of a blob container; a
     /// URL with a SAS only in the environment [default: ./mimecast-sentinel-state; required in
     /// Azure Functions]

@@ -71,7 +71,37 @@ fn level(text: &str) -> Option<Level> {
     }
 }
 
+/// How a record is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for a person.
+    Text,
+    /// One JSON object on a line.
+    Json,
+}
+
+/// `LOG_FORMAT`. What its default is depends on who started the process.
+pub(super) fn log_format(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<LogFormat> {
+    reader.optional("LOG_FORMAT", &raw.log_format, "text", |text| {
+        let problem = || wrong(format!("{text:?} is not a format"), "Give text or json.");
+        format(text).map_or_else(problem, Ok)
+    })
+}
+
+fn format(text: &str) -> Option<LogFormat> {
+    match text.to_ascii_lowercase().as_str() {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    }
+}
+
 impl RawSettings {
+    /// `LOG_FORMAT`; `None` where it is unset or not a format.
+    pub fn log_format(&self) -> Option<LogFormat> {
+        given(&self.log_format).and_then(format)
+    }
+
     /// `LOG_LEVEL`, or `INFO` where it is unset or not a level.
     pub fn log_level(&self) -> Level {
         given(&self.log_level).and_then(level).unwrap_or(Level::INFO)
