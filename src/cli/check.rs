@@ -15,7 +15,7 @@ use crate::settings::{RawSettings, is_loopback, process_env};
 pub(super) const HELP: &str = "\
 The settings and the secrets are those of `pull`, whose help explains them.
 
-Nothing is changed, and no event is read. Each line has a verdict, what was tried, what came
+Nothing is changed, and no event is read. Each line has a verdict, what was tried, what came \
 back, and what to do:
   ok            it works
   warn          it works, but is probably a mistake

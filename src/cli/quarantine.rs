@@ -70,18 +70,18 @@ enum Action {
 }
 
 const IDENTITY: &str = "\
-A blob container without a SAS is opened as the managed identity, where there is one, or as the
+A blob container without a SAS is opened as the managed identity, where there is one, or as the \
 same identity that `pull` uses; `mimecast-sentinel pull --help` says which.";
 
 const LISTED: &str = "\
 The time is the event's own, where its line can be read. The line itself is printed by `show` alone.
 
-A blob container without a SAS is opened as the managed identity, where there is one, or as the
+A blob container without a SAS is opened as the managed identity, where there is one, or as the \
 same identity that `pull` uses; `mimecast-sentinel pull --help` says which.";
 
 const REPLAYED: &str = "\
-A row keeps its EventId, so a row that comes twice counts once. Records of delivered rows
-(oversize-field) are not sent. It takes the stream's lease, and waits up to a minute for a run
+A row keeps its EventId, so a row that comes twice counts once. Records of delivered rows \
+(oversize-field) are not sent. It takes the stream's lease, and waits up to a minute for a run \
 in progress. It sends to Azure as `pull` does; it needs no connection to Mimecast and no secret of it.
 
 Exit codes are those of `pull`. Records that stay are no failure.";

@@ -43,7 +43,7 @@ enum Action {
 
 /// About the settings that are not shown.
 pub(super) const IDENTITY: &str = "\
-A blob container without a SAS is opened as the managed identity, where there is one, or as the
+A blob container without a SAS is opened as the managed identity, where there is one, or as the \
 same identity that `pull` uses; `mimecast-sentinel pull --help` says which.";
 
 /// Hides the settings in the help that do not matter here.

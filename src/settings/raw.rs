@@ -14,8 +14,8 @@ Secrets, which are read from the environment alone:
   MIMECAST_CLIENT_SECRET  Secret of the Mimecast API 2.0 application; required
   AZURE_CLIENT_SECRET     Secret of the application AZURE_CLIENT_ID
 
-Azure is spoken to as the first of these that is set: AZURE_CLIENT_SECRET,
-AZURE_FEDERATED_TOKEN_FILE, the managed identity (IDENTITY_ENDPOINT, which the platform sets), or
+Azure is spoken to as the first of these that is set: AZURE_CLIENT_SECRET, \
+AZURE_FEDERATED_TOKEN_FILE, the managed identity (IDENTITY_ENDPOINT, which the platform sets), or \
 else the login of `az login`. A flag overrides its variable, and an empty value is unset.";
 
 /// Every setting that is not a secret, from its flag or else from its environment variable.
