@@ -357,6 +357,21 @@ async fn a_full_disk_loses_nothing() {
     std::fs::remove_file(filler).unwrap();
 }
 
+/// Nobody waits for a minute of attempts, or is told to look at Azure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_on_a_full_disk_says_so_at_once() {
+    let Some(disk) = TinyDisk::mount() else {
+        return skipped("a tmpfs cannot be mounted here, so no disk is full");
+    };
+    let folder = disk.folder.path().join("demo");
+    let demo = Program::bare().run(&["demo", "--folder", folder.to_str().unwrap()]).await;
+    demo.assert_code(1).assert_stderr(&[
+        "Cloud_Integrated_CL.ndjson cannot be written to: No space left on device",
+        "free space there, or name another --folder",
+    ]);
+    assert!(!demo.said().contains("Azure"), "{demo:#?}");
+}
+
 /// A file system of its own, as small as it gets.
 struct TinyDisk {
     folder: TempDir,
@@ -382,7 +397,8 @@ impl TinyDisk {
 
 impl Drop for TinyDisk {
     fn drop(&mut self) {
-        Command::new("umount").arg(self.folder.path()).status().unwrap();
+        // A killed process may still be on its way out.
+        Command::new("umount").arg("--lazy").arg(self.folder.path()).status().unwrap();
     }
 }
 
@@ -981,6 +997,21 @@ async fn the_help_states_each_setting_with_its_default() {
             assert!(words.contains(secret), "{command}: no {secret}");
         }
     }
+}
+
+/// What stands below the settings too, whose paragraphs are not broken anywhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_help_is_as_wide_as_the_terminal() {
+    let program = Program::bare().set("NO_COLOR", "1");
+    let Some(help) = on_a_terminal(&program, "stty cols 60; $EXE pull --help").await else {
+        return;
+    };
+    let shown = help.assert_code(0).stdout.replace('\r', "");
+    let widest = shown.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!((50..=60).contains(&widest), "{widest}: {shown}");
+    let last: Vec<&str> = shown.lines().rev().take_while(|line| !line.is_empty()).collect();
+    let full = |line: &&&str| line.chars().count() > 40;
+    assert_eq!(last[1..].iter().filter(full).count(), last.len() - 1, "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{Days, NaiveDate};
 use clap::{Arg, Args};
@@ -14,7 +15,7 @@ use indicatif::HumanCount;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::CommandError;
 use super::output::{note, say};
@@ -32,6 +33,9 @@ const DAYS: u64 = 60;
 
 const EVENTS_PER_STREAM: usize = 3_000;
 const EVENTS_PER_FILE: usize = 50;
+
+/// How often it is looked whether rows can be written.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Where the pull keeps its checkpoints, under the folder.
 const STATE: &str = "demo-state";
@@ -89,7 +93,15 @@ impl Demo {
                 Done { rows, text: format!("{} of {} rows", HumanCount(rows), HumanCount(events)) }
             }
         });
-        let pulled = self.pull(&simulator, start).await;
+        let pulled = tokio::select! {
+            pulled = self.pull(&simulator, start) => pulled,
+            // The pull knows but that the rows are not taken, and would try again for a minute.
+            error = file_error(&simulator) => Err(failed(format!(
+                "the demo cannot go on: {} cannot be written to: {error}; free space there, or name \
+                 another --folder",
+                rows.display()
+            ))),
+        };
         drop(shown);
         let summary = pulled?;
         let seconds = began.elapsed().as_secs_f64();
@@ -194,6 +206,16 @@ impl Demo {
         text.push_str(NEXT);
         say(&text)?;
         Ok(super::DONE)
+    }
+}
+
+/// Waits for a row that cannot be written.
+async fn file_error(simulator: &Simulator) -> String {
+    loop {
+        if let Some(error) = simulator.file_error() {
+            return error;
+        }
+        sleep(LOOK_EVERY).await;
     }
 }
 

@@ -73,6 +73,8 @@ pub(super) struct Landed {
     /// Each with the stream that it was posted to.
     pub(super) rows: Vec<(&'static str, Value)>,
     file: Option<BufWriter<File>>,
+    /// Why the file took no more, if it did not.
+    pub(super) file_error: Option<String>,
 }
 
 impl Landed {
@@ -84,7 +86,7 @@ impl Landed {
             }
             Keep::Memory | Keep::Count => None,
         };
-        Ok(Self { count: 0, rows: Vec::new(), file })
+        Ok(Self { count: 0, rows: Vec::new(), file, file_error: None })
     }
 
     /// Takes the `count` rows of one body to a stream; `rows` is empty where they are only counted.
@@ -96,15 +98,18 @@ impl Landed {
     ) -> io::Result<()> {
         match &mut self.file {
             None => self.rows.extend(rows.into_iter().map(|row| (stream, row))),
-            Some(file) => {
-                for row in &rows {
-                    serde_json::to_writer(&mut *file, row)?;
-                    file.write_all(b"\n")?;
-                }
-                file.flush()?;
-            }
+            Some(file) => append(file, &rows)
+                .inspect_err(|error| self.file_error = Some(error.to_string()))?,
         }
         self.count += count;
         Ok(())
     }
+}
+
+fn append(file: &mut BufWriter<File>, rows: &[Value]) -> io::Result<()> {
+    for row in rows {
+        serde_json::to_writer(&mut *file, row)?;
+        file.write_all(b"\n")?;
+    }
+    file.flush()
 }

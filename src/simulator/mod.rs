@@ -207,6 +207,11 @@ impl Simulator {
         self.state().landed.count
     }
 
+    /// Why the file of [`Keep::File`] took no more rows, if it did not.
+    pub fn file_error(&self) -> Option<String> {
+        self.state().landed.file_error.clone()
+    }
+
     /// Every breach of the strict checks, in order.
     pub fn violations(&self) -> Vec<String> {
         self.state().violations.clone()
