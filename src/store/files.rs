@@ -92,7 +92,8 @@ impl Draft {
             match owners_alone().create_new(true).open(&path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 opened => {
-                    let file = opened.at(&path)?;
+                    // A person knows the object, and not its draft.
+                    let file = opened.at(object)?;
                     return Ok(Self { object: object.to_owned(), path, file });
                 }
             }
@@ -101,12 +102,12 @@ impl Draft {
     }
 
     pub(super) fn with(mut self, bytes: &[u8]) -> AtPath<Self> {
-        self.file.write_all(bytes).at(&self.path)?;
+        self.file.write_all(bytes).at(&self.object)?;
         Ok(self)
     }
 
     pub(super) fn publish(self) -> AtPath<()> {
-        self.file.sync_all().at(&self.path)?;
+        self.file.sync_all().at(&self.object)?;
         fs::rename(&self.path, &self.object).at(&self.object)?;
         sync_folder_of(&self.object)
     }
