@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::codes::Code;
-use crate::store::{KeepError, StoreError};
+use crate::store::{KeepError, Lease, StoreError};
 
 /// What ends a stream's run early.
 #[derive(Clone, Debug)]
@@ -155,6 +155,30 @@ pub(super) fn lease_lost() -> Fault {
         "the lease on the checkpoint was lost",
         "another connector uses the same checkpoint: run one connector per checkpoint; nothing is \
          lost, but rows that were sent and not yet recorded may come again",
+    )
+}
+
+impl Interrupt {
+    /// The same, but for a lease that was lost since the place of the checkpoint is gone: no other
+    /// connector is to blame then.
+    pub(super) fn blame(self, lease: &dyn Lease) -> Self {
+        match (self, lease.gone()) {
+            (Self::Fault(fault) | Self::Destination(fault), Some(place))
+                if fault.code == Code::LeaseLost =>
+            {
+                state_removed(&place).into()
+            }
+            (other, _) => other,
+        }
+    }
+}
+
+fn state_removed(place: &str) -> Fault {
+    Fault::passing(
+        Code::StoreFailed,
+        format!("{place} is gone, or what was in it: it was removed while the run was using it"),
+        "find out what removed it, and put it back if there is a copy; without its checkpoint a stream \
+         begins again, and what the source still keeps comes again",
     )
 }
 

@@ -142,6 +142,7 @@ impl Replay {
             Ok(()) => resend.run().await,
             refused => refused,
         };
+        let ended = ended.map_err(|interrupt| interrupt.blame(&*lease));
         release(stream.name, lease).await;
         ended.map(|()| Outcome::CaughtUp)
     }

@@ -69,6 +69,8 @@ impl StreamPull {
         pages.report_quarantine();
         let mut progress = pages.progress;
         let saved = progress.save().await;
+        let blame = |interrupt: Interrupt| interrupt.blame(&*progress.lease);
+        let (ended, saved) = (ended.map_err(blame), saved.map_err(blame));
         release(stream.name, progress.lease).await;
         let (now, checkpoint) = (connector.clock.now(), progress.checkpoint);
         summary.with(|summary| {

@@ -286,6 +286,10 @@ impl Lease for FolderLease {
         let lock = Arc::clone(&self.lock);
         self.store.run(format!("releasing {}", self.name), move || lock.release()).await
     }
+
+    fn gone(&self) -> Option<String> {
+        self.lock.is_gone().then(|| format!("the folder {}", self.store.location()))
+    }
 }
 
 #[cfg(test)]

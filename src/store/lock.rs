@@ -28,6 +28,8 @@ pub(super) struct Lock {
     path: PathBuf,
     file: File,
     lost: AtomicBool,
+    /// Whether its folder was gone when it was lost.
+    gone: AtomicBool,
 }
 
 impl Lock {
@@ -46,8 +48,8 @@ impl Lock {
             }
             // Somebody may have removed the file before it was locked; then another can lock the
             // next one of that name.
-            let lock =
-                Self { object: object.clone(), path: path.clone(), file, lost: false.into() };
+            let (object, path) = (object.clone(), path.clone());
+            let lock = Self { object, path, file, lost: false.into(), gone: false.into() };
             if lock.look() {
                 return Ok(Some(lock));
             }
@@ -65,8 +67,16 @@ impl Lock {
         if self.held() && self.is_the_file_on_disk() {
             return true;
         }
+        if self.held() && self.object.parent().is_some_and(|folder| !folder.exists()) {
+            self.gone.store(true, Ordering::Relaxed);
+        }
         self.lose();
         false
+    }
+
+    /// Whether it was lost since its folder is gone.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// Looks at it until it is lost or let go.

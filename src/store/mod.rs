@@ -119,6 +119,11 @@ pub trait Lease: Send + Sync {
 
     /// Lets it go, so that another can have it at once. One that was already lost is fine.
     async fn release(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// Where the object was, if it was lost since that place is gone, and not since another has it.
+    fn gone(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Tells whether a [`Lease`] is held.
