@@ -316,9 +316,11 @@ async fn a_checkpoint_of_another_account_is_refused_by_name() {
     let simulator = calm().await;
     let program = Program::of(&simulator);
     program.run(&["pull"]).await.assert_code(0);
+    let program_state = program.state();
     let other = program.set("MIMECAST_CLIENT_ID", "another-client").run(&["pull"]).await;
     let id = simulator.client_id();
-    other.assert_code(2).assert_stderr(&["checkpoint-of-another", "another-client", id]);
+    let place = format!(".json in {}", program_state.display());
+    other.assert_code(2).assert_stderr(&["checkpoint-of-another", "another-client", id, &place]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -345,6 +347,7 @@ async fn a_full_disk_loses_nothing() {
     let filler = disk.fill();
     let full = program.run(&["pull"]).await;
     full.assert_code(1).assert_stderr(&["No space left", "free space", "store-failed"]);
+    assert_eq!(full.stderr.lines().count(), 1, "once for all streams: {full:#?}");
     full.assert_stderr(&[&state.display().to_string()]);
 
     std::fs::remove_file(filler).unwrap();
@@ -732,7 +735,11 @@ async fn state_is_shown_as_json_and_reset_after_a_confirmation() {
     let asked = program.run(&["state", "reset", "mailflow"]).await;
     asked.assert_code(2).assert_stderr(&["--yes", "no terminal"]);
     let unknown = program.run(&["state", "reset", "nonsense", "--yes"]).await;
-    unknown.assert_code(2).assert_stderr(&["checkpoints/nonsense.json", "state show"]);
+    let streams = "the streams are entities, mailflow, urlclick";
+    unknown.assert_code(2).assert_stderr(&["checkpoints/nonsense.json", "state show", streams]);
+    for args in [&["skip", "nonsense"][..], &["skip", "nonsense", "--yes"], &["skip", "../../x"]] {
+        program.run(args).await.assert_code(2).assert_stderr(&["there is no stream", streams]);
+    }
     let outside = program.run(&["state", "reset", "../../x", "--yes"]).await;
     assert_ne!(outside.code, 0, "{outside:#?}");
     assert_eq!(program.run(&["state", "show"]).await.json(), state, "nothing was changed");
@@ -779,6 +786,57 @@ async fn a_run_in_progress_keeps_its_checkpoint() {
     assert_eq!(simulator.landed_count(), events(4));
 }
 
+/// Nobody should look for another connector then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_removed_during_a_run_is_said_to_be_gone() {
+    let simulator = simulator(8, FaultPlan::none(), Duration::from_millis(50)).await;
+    let program = Program::of(&simulator);
+    let pull = program.command(&["pull"]).spawn().unwrap();
+    let checkpoints = program.state().join("checkpoints");
+    until("the checkpoints", || {
+        STREAMS.iter().all(|s| checkpoints.join(format!("{s}.json")).exists())
+    })
+    .await;
+    std::fs::remove_dir_all(program.state()).unwrap();
+    let ended = ended(pull).await;
+    ended.assert_code(1);
+    let gone = format!("the folder {} is gone", program.state().display());
+    ended.assert_stderr(&[&gone, "store-failed", "find out what removed it"]);
+    assert!(!ended.said().contains("another connector"), "{ended:#?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "once for all streams: {ended:#?}");
+}
+
+/// It is probably another place than the connector's.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_there_is_no_checkpoint_is_said_with_its_place() {
+    let empty = Simulator::start(World::default(), FaultPlan::none(), SimulatorOptions::default());
+    let simulator = empty.await.unwrap();
+    let program = Program::of(&simulator);
+    let state = program.state().display().to_string();
+    let none = format!("there are no checkpoints in {state} yet");
+    for args in [
+        &["state", "show"][..],
+        &["quarantine", "list"],
+        &["quarantine", "replay"],
+        &["skip", "entities"],
+    ] {
+        program.run(args).await.assert_code(0).assert_stderr(&[&none]);
+    }
+    let first = format!("no checkpoint was found in {state}");
+    let json = program.run(&["pull", "--json"]).await.json();
+    assert_eq!((&json["first_run"], &json["state_at"]), (&json!(true), &json!(state)));
+    std::fs::remove_dir_all(program.state()).unwrap();
+    // Also where nothing has landed that could come again.
+    let pulled = program.run(&["pull"]).await;
+    assert!(pulled.assert_code(0).stdout.contains(&first), "{pulled:#?}");
+    for args in [&["state", "show"][..], &["quarantine", "list"], &["skip", "entities"]] {
+        let ended = program.run(args).await;
+        assert!(!ended.assert_code(0).stderr.contains("no checkpoints"), "{ended:#?}");
+    }
+    let again = program.run(&["pull"]).await;
+    assert!(!again.said().contains("no checkpoint"), "{again:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_or_newer_checkpoint_is_refused_and_kept() {
     let simulator = calm().await;
@@ -791,8 +849,10 @@ async fn a_damaged_or_newer_checkpoint_is_refused_and_kept() {
     for (bad, word) in [("{", "state reset"), (newer.as_str(), "newer")] {
         std::fs::write(&path, bad).unwrap();
         let pulled = program.run(&["pull"]).await;
-        pulled.assert_code(3).assert_stderr(&["checkpoint-refused", "entities.json", word]);
-        program.run(&["state", "show"]).await.assert_code(2).assert_stderr(&["entities.json"]);
+        let place = format!("checkpoints/entities.json in {}", program.state().display());
+        pulled.assert_code(3).assert_stderr(&["checkpoint-refused", &place, word]);
+        program.run(&["state", "show"]).await.assert_code(2).assert_stderr(&[&place]);
+        program.run(&["skip", "entities"]).await.assert_code(1).assert_stderr(&[&place]);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), bad);
     }
     program.run(&["state", "reset", "entities", "--yes"]).await.assert_code(0);

@@ -1,5 +1,7 @@
 //! `quarantine list`, `show` and `replay`: what could not be delivered, for a person.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, SecondsFormat};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, Args, Subcommand};
@@ -11,6 +13,7 @@ use super::logs::{self, Stdout};
 use super::output::{note, say, say_json};
 use super::report::in_words;
 use super::signals::stop_on_signal;
+use super::state::no_checkpoint;
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
 use crate::pipeline::{Outcome, ReplaySummary, StreamReplay};
@@ -18,6 +21,7 @@ use crate::quarantine::{
     Found, Kept, Quarantine, QuarantineRecord, in_quarantine, is_kept_line, is_record,
 };
 use crate::settings::{EVENT_TYPES, RawSettings, ReplaySettings, StateSettings, process_env};
+use crate::store::Store;
 use crate::table::CLOUD_INTEGRATED;
 
 /// Records that are read at the same time.
@@ -112,9 +116,11 @@ impl QuarantineCommand {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
         match self.action {
             Action::List { stream, json, settings } => {
-                list(&open(&settings)?, stream.as_deref(), json).await
+                list(open(&settings)?, stream.as_deref(), json).await
             }
-            Action::Show { name, json, settings } => show(&open(&settings)?, name, json).await,
+            Action::Show { name, json, settings } => {
+                show(&Quarantine::new(open(&settings)?), name, json).await
+            }
             Action::Replay { stream, json, settings } => {
                 replay(&settings, stream.as_deref(), json).await
             }
@@ -122,10 +128,10 @@ impl QuarantineCommand {
     }
 }
 
-fn open(settings: &RawSettings) -> Result<Quarantine, CommandError> {
+fn open(settings: &RawSettings) -> Result<Arc<dyn Store>, CommandError> {
     logs::start(settings, Stdout::Taken);
     let state = StateSettings::resolve(settings, &process_env)?;
-    Ok(Quarantine::new(Wiring::new(false)?.store(&state.location)?))
+    Wiring::new(false)?.store(&state.location)
 }
 
 /// A record as JSON, with its name and the event's time.
@@ -137,11 +143,8 @@ struct Printed<'a> {
     record: QuarantineRecord<'a>,
 }
 
-async fn list(
-    quarantine: &Quarantine,
-    stream: Option<&str>,
-    json: bool,
-) -> Result<u8, CommandError> {
+async fn list(store: Arc<dyn Store>, stream: Option<&str>, json: bool) -> Result<u8, CommandError> {
+    let quarantine = &Quarantine::new(Arc::clone(&store));
     let folder = in_quarantine(stream);
     let records = quarantine.names(&folder).try_filter(|name| future::ready(is_record(name)));
     let reading = records.map_ok(|name| quarantine.read(name));
@@ -161,11 +164,15 @@ async fn list(
         }
     }
     if unreadable > 0 {
-        let what = format!("{unreadable} records cannot be read; {REMEDY}");
+        let place = location(quarantine, None);
+        let what = format!("{unreadable} records in {place} cannot be read; {REMEDY}");
         return Err(CommandError::Failed(what));
     }
     if listed == 0 {
         note(&format!("nothing is in {}", location(quarantine, stream)));
+        if let Some(nothing) = no_checkpoint(store.as_ref()).await? {
+            note(&nothing);
+        }
     }
     Ok(DONE)
 }
@@ -218,7 +225,8 @@ async fn show(quarantine: &Quarantine, name: String, json: bool) -> Result<u8, C
     }
     let found = quarantine.read(name.clone()).await.map_err(failed)?.ok_or_else(unknown)?;
     let record = found.record.map_err(|why| {
-        let what = format!("{name} cannot be read: {why}; {REMEDY}");
+        let place = location(quarantine, None);
+        let what = format!("{name} in {place} cannot be read: {why}; {REMEDY}");
         CommandError::Failed(printable(what.as_bytes()))
     })?;
     let event_time = event_time(&record);
@@ -271,6 +279,11 @@ async fn replay(
         say_json(&serde_json::to_string(&summary).map_err(failed)?)?;
     } else {
         say(&report(&summary))?;
+    }
+    if summary.streams.is_empty()
+        && let Some(nothing) = no_checkpoint(replay.store.as_ref()).await?
+    {
+        note(&nothing);
     }
     Ok(summary.exit_code())
 }

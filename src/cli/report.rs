@@ -13,7 +13,7 @@ pub(super) fn report(summary: &RunSummary, done: &str) -> String {
     let seconds = (summary.finished_at - summary.started_at).num_milliseconds() as f64 / 1000.0;
     let rows = summary.total(|stream| stream.rows_delivered);
     let unit = if rows == 1 { "row" } else { "rows" };
-    if summary.first_run && rows > 0 && done == "delivered" {
+    if summary.first_run && done == "delivered" {
         lines.push(first_run(summary));
     }
     lines.push(format!("{rows} {unit} {done} in {seconds:.2} s: {}", in_words(summary.outcome)));

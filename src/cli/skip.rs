@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::logs::{self, Stdout};
 use super::output::{note, say};
-use super::state::{IDENTITY, confirmed, failed, lease, only_state};
+use super::state::{IDENTITY, confirmed, failed, lease, no_checkpoint, only_state, streams};
 use super::wiring::Wiring;
 use super::{CommandError, DONE};
 use crate::checkpoint::Checkpoint;
@@ -37,7 +37,14 @@ impl Skip {
 
 async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandError> {
     let name = checkpoint_name(stream);
-    let before = checkpoint(&name, store.read(&name).await.map_err(failed)?)?;
+    let streams = streams(store).await?;
+    if !streams.iter().any(|known| known == stream) {
+        let streams = streams.join(", ");
+        return Err(CommandError::Usage(format!(
+            "there is no stream {stream}; the streams are {streams}"
+        )));
+    }
+    let before = checkpoint(store, &name, store.read(&name).await.map_err(failed)?)?;
     let held_up = before.as_ref().map(Checkpoint::held_up).unwrap_or_default();
     if held_up.is_empty()
         && let Some(down) = before.and_then(|before| before.destination_down)
@@ -52,6 +59,9 @@ async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandE
     }
     if held_up.is_empty() {
         note(&format!("nothing holds {stream} up in {}: nothing was changed", store.location()));
+        if let Some(nothing) = no_checkpoint(store).await? {
+            note(&nothing);
+        }
         return Ok(DONE);
     }
     for (what, held_up) in &held_up {
@@ -65,7 +75,7 @@ async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandE
         return Ok(DONE);
     }
     let mut lease = lease(store, &name).await?;
-    let now = checkpoint(&name, lease.read().await.map_err(failed)?)?;
+    let now = checkpoint(store, &name, lease.read().await.map_err(failed)?)?;
     let Some(mut now) = now.filter(|now| now.held_up() == held_up) else {
         return Err(CommandError::Failed(
             "a run has ended meanwhile, and what is held up has changed: ask again".to_owned(),
@@ -80,7 +90,11 @@ async fn skip(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandE
     Ok(DONE)
 }
 
-fn checkpoint(name: &str, bytes: Option<bytes::Bytes>) -> Result<Option<Checkpoint>, CommandError> {
+fn checkpoint(
+    store: &dyn Store,
+    name: &str,
+    bytes: Option<bytes::Bytes>,
+) -> Result<Option<Checkpoint>, CommandError> {
     let checkpoint = bytes.map(|bytes| Checkpoint::parse(&bytes)).transpose();
-    checkpoint.map_err(|error| CommandError::Failed(format!("{name} {error}")))
+    checkpoint.map_err(|error| failed(format!("{name} in {} {error}", store.location())))
 }

@@ -1,5 +1,6 @@
 //! `state show` and `state reset`: the checkpoints, for a person.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Arg, Args, Subcommand};
@@ -10,7 +11,7 @@ use super::wiring::Wiring;
 use super::{CommandError, DONE};
 use crate::checkpoint::Checkpoint;
 use crate::pipeline::checkpoint_name;
-use crate::settings::{RawSettings, StateSettings, process_env};
+use crate::settings::{EVENT_TYPES, RawSettings, StateSettings, process_env};
 use crate::store::{Lease, Store};
 
 /// Read or clear the checkpoints: how far each stream is
@@ -41,6 +42,9 @@ enum Action {
     },
 }
 
+/// How the names of checkpoints begin.
+const CHECKPOINTS: &str = "checkpoints/";
+
 /// About the settings that are not shown.
 pub(super) const IDENTITY: &str = "\
 A blob container without a SAS is opened as the managed identity, where there is one, or as the \
@@ -70,11 +74,8 @@ impl State {
 
 async fn show(store: &dyn Store) -> Result<u8, CommandError> {
     let (mut checkpoints, mut unreadable) = (serde_json::Map::new(), Vec::new());
-    for name in store.list("checkpoints/").await.map_err(failed)? {
-        let Some(stream) = name.strip_prefix("checkpoints/").and_then(|n| n.strip_suffix(".json"))
-        else {
-            continue;
-        };
+    for name in store.list(CHECKPOINTS).await.map_err(failed)? {
+        let Some(stream) = stream_of(&name) else { continue };
         let Some(bytes) = store.read(&name).await.map_err(failed)? else { continue };
         match Checkpoint::parse(&bytes) {
             Ok(checkpoint) => {
@@ -83,11 +84,14 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
                     serde_json::from_slice(&checkpoint.to_bytes()).map_err(failed)?;
                 checkpoints.insert(stream.to_owned(), checkpoint);
             }
-            Err(error) => unreadable.push(format!("{name} {error}")),
+            Err(error) => unreadable.push(format!("{name} in {} {error}", store.location())),
         }
     }
-    if checkpoints.is_empty() && unreadable.is_empty() {
-        note(&format!("there are no checkpoints in {} yet", store.location()));
+    if checkpoints.is_empty()
+        && unreadable.is_empty()
+        && let Some(nothing) = no_checkpoint(store).await?
+    {
+        note(&nothing);
     }
     say_json(&serde_json::to_string_pretty(&checkpoints).map_err(failed)?)?;
     if unreadable.is_empty() {
@@ -102,9 +106,10 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
 async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandError> {
     let name = checkpoint_name(stream);
     let Some(checkpoint) = store.read(&name).await.map_err(failed)? else {
-        let location = store.location();
+        let (location, streams) = (store.location(), streams(store).await?.join(", "));
         return Err(CommandError::Usage(format!(
-            "there is no {name} in {location}; `mimecast-sentinel state show` prints those there are"
+            "there is no {name} in {location}; `mimecast-sentinel state show` prints those there are; \
+             the streams are {streams}"
         )));
     };
     let question = format!(
@@ -132,6 +137,33 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
     let what = "the next run starts over and delivers again what Mimecast keeps";
     say(&format!("{name} is cleared: {what}"))?;
     Ok(DONE)
+}
+
+/// The names of all streams: those of this release, and those that have a checkpoint.
+pub(super) async fn streams(store: &dyn Store) -> Result<Vec<String>, CommandError> {
+    let stored = store.list(CHECKPOINTS).await.map_err(failed)?;
+    let stored = stored.iter().filter_map(|name| stream_of(name).map(str::to_owned));
+    let known = EVENT_TYPES.into_iter().map(str::to_owned);
+    Ok(stored.chain(known).collect::<BTreeSet<String>>().into_iter().collect())
+}
+
+/// Says that no stream has a checkpoint in `store`, if none has: it is probably another place than
+/// the connector's.
+pub(super) async fn no_checkpoint(store: &dyn Store) -> Result<Option<String>, CommandError> {
+    let names = store.list(CHECKPOINTS).await.map_err(failed)?;
+    let is_there = names.iter().any(|name| stream_of(name).is_some());
+    Ok((!is_there).then(|| {
+        let location = store.location();
+        format!(
+            "there are no checkpoints in {location} yet: no run has kept its state there; is it the \
+             connector's CHECKPOINT_URL?"
+        )
+    }))
+}
+
+/// The stream whose checkpoint has this name.
+fn stream_of(name: &str) -> Option<&str> {
+    name.strip_prefix(CHECKPOINTS)?.strip_suffix(".json")
 }
 
 /// Takes the lease on a checkpoint, unless a connector has it.
