@@ -2,6 +2,7 @@
 import importlib.machinery
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -209,3 +210,46 @@ class Tenants(unittest.TestCase):
                      "give all or none")
         self.refused(f"{header},AzureEntraObjectID\n{first},11111111-1111-4111-8111-111111111111",
                      "AzureEntraObjectID is given without")
+
+    def test_all_faults_are_told_though_a_line_is_short_or_a_column_is_wrong(self):
+        header, first, second = self.example.splitlines()
+        wrong = second.replace("fabrikam,", "fabri/kam,", 1)
+        self.refused("\n".join([header, first.rpartition(",")[0], wrong]),
+                     "line 2: ", "fields, not ", "line 3: Tenant is not letters")
+        self.refused("\n".join([header.replace("StartDate", "StartDay"), first, wrong]),
+                     "line 1: column 'StartDay'", "line 3: Tenant is not letters")
+        self.refused("\n".join([header, first, f"x,{'y' * 200_000}"]), "line 3: it is no CSV")
+
+    def test_the_help_is_no_failure(self):
+        for arguments, code in [(["--help"], 0), (["-h"], 0), ([], 2), (["one"], 2)]:
+            with self.subTest(arguments):
+                done = subprocess.run([sys.executable, SCRIPT, *arguments],
+                                      capture_output=True, text=True)
+                self.assertEqual(done.returncode, code, done.stderr)
+                said, silent = (done.stderr, done.stdout) if code else (done.stdout, done.stderr)
+                self.assertIn("usage: arm/tenants/make-parameters", said)
+                self.assertEqual(silent, "")
+
+    def test_a_reader_of_the_commands_that_goes_away_is_no_failure(self):
+        with tempfile.TemporaryDirectory() as folder:
+            reading, writing = os.pipe()
+            os.close(reading)
+            with open(writing, "w") as gone:
+                done = subprocess.run([sys.executable, SCRIPT, EXAMPLE, folder],
+                                      stdout=gone, stderr=subprocess.PIPE, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertEqual(len(list(Path(folder).iterdir())), 2)
+
+    def test_where_one_file_cannot_be_written_none_is(self):
+        with tempfile.TemporaryDirectory() as folder:
+            taken = Path(folder) / "fabrikam.parameters.json"
+            taken.mkdir()
+            file = Path(folder) / "file"
+            file.write_text("mine")
+            for out in (Path(folder), file, file / "below"):
+                done = subprocess.run([sys.executable, SCRIPT, EXAMPLE, out],
+                                      capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stdout), (1, ""), done.stderr)
+                self.assertIn("it cannot be written: ", done.stderr)
+                self.assertIn("Nothing was written.", done.stderr)
+            self.assertEqual(sorted(Path(folder).iterdir()), [taken, file])
