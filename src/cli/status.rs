@@ -55,7 +55,7 @@ fn only_status(arg: Arg) -> Arg {
 
 impl StatusCommand {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
-        logs::start(self.settings.log_level(), Stdout::Taken);
+        logs::start(&self.settings, Stdout::Taken);
         let settings = StatusSettings::resolve(&self.settings, &process_env)?;
         let wiring = Wiring::new(false)?;
         let store = wiring.store(&settings.state.location)?;

@@ -127,8 +127,7 @@ impl Settings {
         let listen = run::listen(raw, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
-        run::log_level(raw, &mut reader);
-        run::log_format(raw, &mut reader);
+        run::logs(raw, &mut reader);
         proxy::check(&mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
@@ -170,8 +169,7 @@ impl DryRunSettings {
         let mimecast = mimecast::read(raw, base_url, today, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
-        run::log_level(raw, &mut reader);
-        run::log_format(raw, &mut reader);
+        run::logs(raw, &mut reader);
         proxy::check(&mut reader);
         let settings = || {
             Some(Self { mimecast: mimecast?, run_time_limit: run_time_limit?, max_rows: max_rows? })
@@ -192,8 +190,7 @@ impl ReplaySettings {
         let limits = mimecast::limits(raw, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
-        run::log_level(raw, &mut reader);
-        run::log_format(raw, &mut reader);
+        run::logs(raw, &mut reader);
         proxy::check(&mut reader);
         let ingestion = azure::read(raw, on_loopback, &mut reader);
         let state = state_settings(raw, &mut reader);
@@ -219,7 +216,7 @@ impl StatusSettings {
         let mut reader = Reader::new(env);
         let types = mimecast::event_types(raw, &mut reader);
         let schedule = run::schedule(raw, &mut reader);
-        run::log_level(raw, &mut reader);
+        run::logs(raw, &mut reader);
         let state = state_settings(raw, &mut reader);
         if !state.as_ref().is_some_and(StateSettings::is_folder) {
             proxy::check(&mut reader);
@@ -240,8 +237,7 @@ impl StateSettings {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
-        run::log_level(raw, &mut reader);
-        run::log_format(raw, &mut reader);
+        run::logs(raw, &mut reader);
         let settings = state_settings(raw, &mut reader);
         if !settings.as_ref().is_some_and(Self::is_folder) {
             proxy::check(&mut reader);

@@ -46,7 +46,13 @@ pub(super) fn listen(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Optio
     address.map_err(|wrong| reader.fault("LISTEN", wrong)).ok()
 }
 
-pub(super) fn log_level(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Level> {
+/// Checks `LOG_LEVEL` and `LOG_FORMAT`, which logs are started with before anything is checked.
+pub(super) fn logs(raw: &RawSettings, reader: &mut Reader<'_>) {
+    log_level(raw, reader);
+    log_format(raw, reader);
+}
+
+fn log_level(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Level> {
     reader.optional("LOG_LEVEL", &raw.log_level, "INFO", |text| {
         level(text).map_or_else(
             || {
@@ -81,7 +87,7 @@ pub enum LogFormat {
 }
 
 /// `LOG_FORMAT`. What its default is depends on who started the process.
-pub(super) fn log_format(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<LogFormat> {
+fn log_format(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<LogFormat> {
     reader.optional("LOG_FORMAT", &raw.log_format, "text", |text| {
         let problem = || wrong(format!("{text:?} is not a format"), "Give text or json.");
         format(text).map_or_else(problem, Ok)
