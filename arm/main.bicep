@@ -115,6 +115,9 @@ param DeployWorkbook bool = true
 @description('Whether to deploy the page among Microsoft Sentinel\'s data connectors.')
 param DeployConnectorPage bool = true
 
+@description('Whether the function Status answers: a page that shows how each stream is, to whoever has its address with its key.')
+param StatusPage bool = true
+
 @description('Whether a service provider deploys this into a customer\'s subscription through Azure Lighthouse. Roles are then given the way Lighthouse needs it.')
 param DeployedThroughLighthouse bool = false
 
@@ -312,7 +315,9 @@ module app 'modules/app.bicep' = {
         HEALTH_STREAM: healthStreamName
         CHECKPOINT_URL: '${blobUri}${checkpointContainer}'
       },
-      useAppRegistration ? { AZURE_CLIENT_ID: AzureClientID, AZURE_TENANT_ID: AzureTenantID } : {}
+      useAppRegistration ? { AZURE_CLIENT_ID: AzureClientID, AZURE_TENANT_ID: AzureTenantID } : {},
+      // The host's own way of not running a function of the package.
+      StatusPage ? {} : { 'AzureWebJobs.Status.Disabled': 'true' }
     )
   }
   dependsOn: [storage, network]

@@ -9,7 +9,7 @@ from sets import FILES, deployed
 from shown import CONTENT
 
 OF_THE_HOST = re.compile(
-    r"^(AzureWebJobsStorage__\w+|APPLICATIONINSIGHTS_\w+|FUNCTIONS_EXTENSION_VERSION|"
+    r"^(AzureWebJobsStorage__\w+|AzureWebJobs\.Status\.Disabled|APPLICATIONINSIGHTS_\w+|FUNCTIONS_EXTENSION_VERSION|"
     r"FUNCTIONS_WORKER_RUNTIME|WEBSITE_RUN_FROM_PACKAGE)$")
 PACKAGE = "https://packages.contoso.example/mimecast-sentinel.zip"
 LOG_ALERTS = "Microsoft.Insights/scheduledQueryRules"
@@ -50,6 +50,12 @@ class App(unittest.TestCase):
                              ("LOGS_INGESTION_RULE_ID", "immutableId")):
             self.assertRegex(found[name],
                              rf"^\[reference\('[^']*/dataCollectionRules/.*{output}\]$")
+
+    def test_the_status_page_is_switched_off_by_the_hosts_own_setting(self):
+        for name, value in (("minimal", None), ("without-status-page", "true")):
+            for cloud in engine.CLOUDS:
+                found = settings(deployed(name, cloud))
+                self.assertEqual(found.get("AzureWebJobs.Status.Disabled"), value)
 
     def test_flex_consumption_gets_no_setting_that_it_refuses(self):
         refused = {"FUNCTIONS_EXTENSION_VERSION", "FUNCTIONS_WORKER_RUNTIME",

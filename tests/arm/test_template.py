@@ -205,10 +205,10 @@ class Document(unittest.TestCase):
         for role in roles:
             self.assertIn(role, self.text)
         named = set(re.findall(r"`?\b((?:Enable|Deploy|Table|Workspace|Mimecast|Quarantine|Silence|"
-                               r"Alert|Package|Hosting|Azure|Start|VirtualNetwork|Vault)"
+                               r"Alert|Package|Hosting|Azure|Start|Status|VirtualNetwork|Vault)"
                                r"[A-Z]\w+)\b", self.text))
         gone = {"WorkspaceID", "WorkspaceKey"}
-        others = {"MimecastCloudIntegrated", "MimecastConnectorHealth_CL", "AzureWebJobsStorage",
+        others = {"MimecastCloudIntegrated", "MimecastConnectorHealth_CL", "AzureWebJobs", "AzureWebJobsStorage",
                   "WorkspaceSubscriptionId"}  # a column of make-parameters
         self.assertEqual(named - set(TEMPLATE["parameters"]) - gone - others, set())
 
