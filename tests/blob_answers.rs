@@ -120,16 +120,17 @@ async fn nothing_is_posted_that_cannot_be_recorded() {
             assert_eq!(simulator.landed_count(), 0);
         }
     }
-    // A run with nothing new writes nothing more than before.
+    // A run with nothing new writes no checkpoint, and its begin and its end into the history.
     let blobs = FakeBlobs::start(|_, _| None).await;
     let simulator = simulator(1, FaultPlan::none(), Duration::ZERO).await;
     let program = Program::of(&simulator).set("CHECKPOINT_URL", &blobs.url());
     program.run(&["pull"]).await.assert_code(0);
     assert_eq!(landed(&simulator), events(1));
-    let writes = || blobs.asked().iter().filter(|asked| asked.starts_with("write ")).count();
-    let before = writes();
+    let writes = |of: &str| blobs.asked().iter().filter(|asked| asked.starts_with(of)).count();
+    let before = [writes("write checkpoints/"), writes("write runs/")];
     program.run(&["pull"]).await.assert_code(0);
-    assert_eq!(writes(), before, "{:?}", blobs.asked());
+    let after = [writes("write checkpoints/"), writes("write runs/")];
+    assert_eq!(after, [before[0], before[1] + 2], "{:?}", blobs.asked());
 }
 
 /// A body that never ends.

@@ -77,7 +77,7 @@ async fn a_share_whose_locks_cannot_be_relied_on_is_refused_at_once() {
     ] {
         let Some((simulator, program, _library)) = on_share(ways).await else { return };
         let run = program.run(&["pull", "--json"]).await;
-        run.assert_code(2).assert_stderr(&[why, "checkpoints/mailflow.json.lock"]);
+        run.assert_code(2).assert_stderr(&[why, "checkpoints/<stream>.json.lock"]);
         assert_eq!(run.json()["streams"][0]["error"]["code"], "store-refused", "{run:#?}");
         assert_eq!(simulator.landed_count(), 0, "{ways}");
     }

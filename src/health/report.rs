@@ -97,15 +97,18 @@ impl Reporter {
             .iter()
             .filter(|stream| is_due(stream, told.streams.get(stream.stream), now))
             .collect();
-        let last_row = |of: &StreamStatus| {
-            of.last_row.or_else(|| told.streams.get(of.stream).and_then(|told| told.last_row))
-        };
-        let due: Vec<_> = due.into_iter().map(|stream| (stream, last_row(stream))).collect();
-        let rows = due.iter().map(|(stream, last_row)| self.row_of_stream(stream, *last_row));
-        if self.post(rows.collect(), &mut told, now).await {
-            for (StreamStatus { stream, state, code, .. }, last_row) in due {
-                let of = ToldOfStream { state: *state, code: code.clone(), at: now, last_row };
-                told.streams.insert((*stream).to_owned(), of);
+        let rows =
+            due.iter().map(|of| self.row_of_stream(of, told.streams.get(of.stream))).collect();
+        if self.post(rows, &mut told, now).await {
+            for of in due {
+                let before = told.streams.get(of.stream);
+                let next = ToldOfStream {
+                    state: of.state,
+                    code: of.code.clone(),
+                    at: now,
+                    last_row: last_row(of, before),
+                };
+                told.streams.insert(of.stream.to_owned(), next);
             }
             self.note(&told).await;
         }
@@ -160,8 +163,12 @@ impl Reporter {
         false
     }
 
-    fn row_of_stream(&self, of: &StreamStatus, last_row: Option<DateTime<Utc>>) -> Value {
-        let latest = of.latest.as_ref();
+    fn row_of_stream(&self, of: &StreamStatus, told: Option<&ToldOfStream>) -> Value {
+        // Of all runs since the last row, so that rows of health add up.
+        let since = told.map_or(DateTime::UNIX_EPOCH, |told| told.at);
+        let ended = of.ended.iter().filter(|(at, _)| *at > since);
+        let [delivered, quarantined] = ended
+            .fold([0, 0], |[a, b], (_, [delivered, quarantined])| [a + delivered, b + quarantined]);
         let description = of.reason.clone().unwrap_or_else(|| match of.state {
             State::Connecting => "it reads what was there before it was connected".to_owned(),
             _ => "it works".to_owned(),
@@ -178,12 +185,12 @@ impl Reporter {
             "Stream": of.stream,
             "Version": env!("CARGO_PKG_VERSION"),
             "LagSeconds": of.lag_seconds,
-            "LastRow": last_row.map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+            "LastRow": last_row(of, told).map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)),
             "Verdict": null,
             "Fix": of.fix,
             "Summary": {
-                "rows_delivered": latest.map(|latest| latest.rows_delivered),
-                "rows_quarantined": latest.map(|latest| latest.rows_quarantined),
+                "rows_delivered": delivered,
+                "rows_quarantined": quarantined,
                 "rows_24h": of.rows_24h,
                 "quarantine": of.quarantine.records,
                 "files_waiting": of.files_waiting,
@@ -241,6 +248,11 @@ fn is_due(of: &StreamStatus, told: Option<&ToldOfStream>, now: DateTime<Utc>) ->
     }
     let may_pass = !of.state.is_fine() && !of.person;
     !may_pass || of.since.is_some_and(|since| now - since >= PATIENCE)
+}
+
+/// When the newest run ended that delivered rows. It may be of long ago, before what was read.
+fn last_row(of: &StreamStatus, told: Option<&ToldOfStream>) -> Option<DateTime<Utc>> {
+    of.last_row.or_else(|| told.and_then(|told| told.last_row))
 }
 
 fn words(error: &PostError) -> String {

@@ -117,9 +117,9 @@ pub struct StreamStatus {
     /// Whether a person must act.
     #[serde(skip)]
     pub(super) person: bool,
-    /// What the newest run did that has ended.
+    /// When each run ended that is known, and its rows delivered and quarantined.
     #[serde(skip)]
-    pub(super) latest: Option<StreamRecord>,
+    pub(super) ended: Vec<(DateTime<Utc>, [u64; 2])>,
 }
 
 /// A stream in one word.
@@ -268,6 +268,7 @@ struct Seen<'a> {
     /// Whether a recent run has come to the end of what there is.
     caught_up: bool,
     latest: Option<StreamRecord>,
+    ended: Vec<(DateTime<Utc>, [u64; 2])>,
     by_hour: [u64; 24],
     by_day: [u64; 30],
 }
@@ -287,6 +288,7 @@ impl<'a> Runs<'a> {
             trouble: None,
             caught_up: false,
             latest: None,
+            ended: Vec::new(),
             by_hour: [0; 24],
             by_day: [0; 30],
         };
@@ -324,6 +326,7 @@ impl Seen<'_> {
             }
         }
         self.count(finished, record.rows_delivered);
+        self.ended.push((finished, [record.rows_delivered, record.rows_quarantined]));
         self.latest = Some(record.clone());
     }
 
@@ -462,7 +465,7 @@ impl Seen<'_> {
             held_up: self.latest.as_ref().and_then(|latest| latest.held_up.clone()),
             since,
             person,
-            latest: self.latest,
+            ended: self.ended,
         }
     }
 }

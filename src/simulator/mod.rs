@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::seams::Clock;
-use crate::table::{CLOUD_INTEGRATED, Table};
+use crate::table::{CLOUD_INTEGRATED, TABLES, Table};
 
 pub use faults::{Endpoint, Fault, FaultPlan, Moment};
 pub use history::{Calls, Drawn};
@@ -84,7 +84,7 @@ impl Default for SimulatorOptions {
             latency: Duration::ZERO,
             keep: Keep::Memory,
             max_body_bytes: 1_000_000,
-            tables: vec![&CLOUD_INTEGRATED],
+            tables: TABLES.to_vec(),
             any_program: false,
         }
     }

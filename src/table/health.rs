@@ -44,12 +44,13 @@ const COLUMNS: &[Column] = &[
         "ExtendedProperties",
         ColumnType::Dynamic,
         From::Rest,
-        "An object. State of a stream: Unavailable (no run has succeeded yet), Connecting (its first \
-         backlog is being read), Connected, Degraded or Disconnected. Source, Stream, and Version of \
+        "An object. State of a stream: Unavailable (no run has succeeded yet), Connecting (it \
+         reads a backlog), Connected, Degraded or Disconnected. Source, Stream, and Version of \
          the connector. LagSeconds. LastRow: when the newest run that delivered rows did so (RFC \
          3339), or null. Verdict of a connection test: ok, warn, fail, inconclusive or skipped; null \
-         for a stream. Fix: what to do, or null. Summary: the stream's part of the run's summary, \
-         with events_read, rows_delivered, rows_quarantined and so on; null for a verdict.",
+         for a stream. Fix: what to do, or null. Summary: rows_delivered and \
+         rows_quarantined since the stream's row before, rows_24h, quarantine (records in it), \
+         files_waiting and held_up; null for a verdict.",
     ),
 ];
 

@@ -10,6 +10,7 @@ use chrono::{Days, NaiveDate, NaiveTime};
 use mimecast_sentinel::simulator::{
     BatchFile, FaultPlan, MadeUp, Page, Simulator, SimulatorOptions, World,
 };
+use mimecast_sentinel::table::CLOUD_INTEGRATED;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -202,7 +203,7 @@ pub async fn simulator(pages: u32, plan: FaultPlan, latency: Duration) -> Simula
 #[track_caller]
 pub fn landed(simulator: &Simulator) -> u64 {
     assert_eq!(simulator.violations(), Vec::<String>::new());
-    let rows = simulator.landed();
+    let rows = simulator.landed_in(&CLOUD_INTEGRATED);
     let ids: HashSet<_> = rows.iter().map(|row| row["EventId"].as_str().unwrap()).collect();
     ids.len() as u64
 }
