@@ -12,10 +12,8 @@ use tokio::time::{Instant, timeout};
 use super::check::{check, verdict};
 use super::run::Runner;
 use crate::functions::{Asked, Pages, Shown};
-use crate::health::page::{
-    self, Page, content_security_policy, test_begin, test_end, test_verdict,
-};
-use crate::health::{Depth, Named, Status};
+use crate::health::page::{Page, content_security_policy, test_begin, test_end, test_verdict};
+use crate::health::{Depth, Named, Status, Verdict};
 use crate::seams::Clock;
 use crate::settings::RawSettings;
 use crate::store::Store;
@@ -58,10 +56,8 @@ impl StatusPage {
             let this = Arc::clone(&this);
             async move {
                 match asked {
-                    Asked::Status => {
-                        Shown::whole(StatusCode::OK, this.page(|page| page.whole()).await)
-                    }
-                    Asked::Test => this.test().await,
+                    Asked::Status => Shown::whole(StatusCode::OK, this.page().await),
+                    Asked::Test => this.test(),
                 }
             }
             .boxed()
@@ -69,7 +65,7 @@ impl StatusPage {
         Pages { show: Arc::new(show), policy: content_security_policy() }
     }
 
-    async fn page(&self, make: impl FnOnce(Page<'_>) -> String) -> String {
+    async fn page(&self) -> String {
         let now = Clock::system().now();
         let status = match &self.looked_at {
             Ok(LookedAt { store, named }) => {
@@ -83,14 +79,14 @@ impl StatusPage {
             Err(why) => Err(why.clone()),
         };
         let (status, faults) = (status.as_ref().map_err(String::clone), self.faults.clone());
-        make(Page { status, faults, now, has_test: true })
+        Page { status, faults, now, has_test: true }.html()
     }
 
-    /// The page's beginning, then each verdict as it comes, then its end.
-    async fn test(self: Arc<Self>) -> Shown {
-        let begin = self.page(|page| page.begin()).await + &test_begin();
+    /// A page of its own: each verdict as it comes, then what came of it all. It does not show the status
+    /// too, which takes long to read just when something is wrong.
+    fn test(self: Arc<Self>) -> Shown {
         if let Err(why) = self.may_test() {
-            let html = begin + &test_end(Some(&why)) + page::end();
+            let html = test_begin() + &test_end(&why);
             return Shown::whole(StatusCode::TOO_MANY_REQUESTS, html);
         }
         let (sender, verdicts) = mpsc::unbounded();
@@ -101,23 +97,23 @@ impl StatusPage {
                 drop(shown.unbounded_send(test_verdict(&verdict(rung))));
             };
             let ended = timeout(TEST_TIME, check(&self.settings, &mut show)).await;
-            let why = match ended {
+            let result = match ended {
                 Ok(Ok(report)) => {
                     let verdicts: Vec<_> = report.rungs.iter().map(verdict).collect();
                     self.tell(&verdicts).await;
-                    None
+                    counted(&verdicts)
                 }
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some(format!(
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!(
                     "The rest was not tried in {} seconds: `mimecast-sentinel check` has no such limit.",
                     TEST_TIME.as_secs()
-                )),
+                ),
             };
-            drop(sender.unbounded_send(test_end(why.as_deref()) + page::end()));
+            drop(sender.unbounded_send(test_end(&result)));
         });
         // Nothing waits for it: its last piece ends the page.
         drop(tested);
-        let pieces = stream::iter([begin]).chain(verdicts).boxed();
+        let pieces = stream::iter([test_begin()]).chain(verdicts).boxed();
         Shown { status: StatusCode::OK, pieces }
     }
 
@@ -134,9 +130,18 @@ impl StatusPage {
         Ok(())
     }
 
-    async fn tell(&self, verdicts: &[crate::health::Verdict]) {
+    async fn tell(&self, verdicts: &[Verdict]) {
         if let Some(reporter) = self.runner.as_ref().and_then(|runner| runner.reporter.as_ref()) {
             reporter.verdicts(verdicts, Clock::system().now()).await;
         }
     }
+}
+
+/// How many there are of each verdict, those first that matter most.
+fn counted(verdicts: &[Verdict]) -> String {
+    let counts = ["fail", "inconclusive", "warn", "ok", "skipped"].map(|name| {
+        let count = verdicts.iter().filter(|of| of.verdict == name).count();
+        (count > 0).then(|| format!("{count} {name}"))
+    });
+    format!("Done: {}.", counts.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }

@@ -64,7 +64,7 @@ impl StatusCommand {
         let status = Status::read(&store, &[named], Depth::Whole, now).await.map_err(failed)?;
         if let Some(file) = &self.html {
             let page = Page { status: Ok(&status), faults: Vec::new(), now, has_test: false };
-            std::fs::write(file, page.whole()).map_err(|error| {
+            std::fs::write(file, page.html()).map_err(|error| {
                 CommandError::Failed(format!("{} cannot be written: {error}", file.display()))
             })?;
             note(&format!("written to {}", file.display()));

@@ -1,6 +1,6 @@
 //! The status page: one HTML document without a script and with nothing from elsewhere.
 //!
-//! It is made in three pieces, so that what a connection test finds can be sent as it comes.
+//! That of a connection test is made in pieces, so that each verdict can be sent as it comes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -37,24 +37,8 @@ pub fn content_security_policy() -> String {
 }
 
 impl Page<'_> {
-    /// The whole page, without a connection test.
-    pub fn whole(&self) -> String {
-        let form = if self.has_test { test_form().into_string() } else { String::new() };
-        format!("{}{form}{}", self.begin(), end())
-    }
-
-    /// The document's beginning, with how the streams are.
-    pub fn begin(&self) -> String {
-        let head = html! {
-            meta charset="utf-8";
-            meta name="viewport" content="width=device-width, initial-scale=1";
-            meta name="color-scheme" content="light dark";
-            // A page that was saved has no headers. (Frames cannot be forbidden here.)
-            meta http-equiv="Content-Security-Policy"
-                content=(content_security_policy().replace("; frame-ancestors 'none'", ""));
-            title { (self.title()) }
-            style { (PreEscaped(STYLE)) }
-        };
+    /// The whole document.
+    pub fn html(&self) -> String {
         let body = html! {
             header {
                 h1 { "Mimecast connector" }
@@ -82,9 +66,9 @@ impl Page<'_> {
                     }
                 }
             }
+            @if self.has_test { (test_form()) }
         };
-        let (doctype, head, body) = (DOCTYPE.into_string(), head.into_string(), body.into_string());
-        format!("{doctype}<html lang=\"en\"><head>{head}</head><body><main>{body}")
+        begin(&self.title()) + &body.into_string() + END
     }
 
     fn title(&self) -> String {
@@ -164,8 +148,26 @@ impl Page<'_> {
     }
 }
 
+/// The document's beginning, up to what is in it.
+fn begin(title: &str) -> String {
+    let head = html! {
+        meta charset="utf-8";
+        meta name="viewport" content="width=device-width, initial-scale=1";
+        meta name="color-scheme" content="light dark";
+        // A page that was saved has no headers. (Frames cannot be forbidden here.)
+        meta http-equiv="Content-Security-Policy"
+            content=(content_security_policy().replace("; frame-ancestors 'none'", ""));
+        title { (title) }
+        style { (PreEscaped(STYLE)) }
+    };
+    let (doctype, head) = (DOCTYPE.into_string(), head.into_string());
+    format!("{doctype}<html lang=\"en\"><head>{head}</head><body><main>")
+}
+
+const END: &str = "</main></body></html>\n";
+
 /// The form that begins a connection test.
-pub fn test_form() -> Markup {
+fn test_form() -> Markup {
     html! {
         section aria-labelledby="test" {
             h2 id="test" { "Connection" }
@@ -176,37 +178,31 @@ pub fn test_form() -> Markup {
     }
 }
 
-/// What stands before the verdicts of a connection test.
+/// The beginning of the page of a connection test, up to the first verdict.
 pub fn test_begin() -> String {
-    "<section aria-labelledby=\"test\"><h2 id=\"test\">Connection test</h2><ol class=\"rungs\">"
-        .to_owned()
+    begin("Mimecast connector: connection test") + "<h1>Connection test</h1><ul class=\"rungs\">"
 }
 
 /// One verdict.
 pub fn test_verdict(of: &Verdict) -> String {
     let item = html! {
         li class=(of.verdict) {
-            span.state { (of.verdict) } " " strong { (of.rung) } " "
-            @if !of.tried.is_empty() { (of.tried) ": " }
-            (of.answer)
-            @if let Some(fix) = &of.fix { br; strong { "What to do: " } (fix) }
+            p { span.state { (of.verdict) } " " strong { (of.rung) } }
+            p { @if !of.tried.is_empty() { (of.tried) ": " } (of.answer) }
+            @if let Some(fix) = &of.fix { p { strong { "What to do: " } (fix) } }
         }
     };
     item.into_string()
 }
 
-/// What stands behind them. `why` says why there is none, or no more.
-pub fn test_end(why: Option<&str>) -> String {
+/// The end of that page, which says what came of it all.
+pub fn test_end(result: &str) -> String {
     let after = html! {
-        @if let Some(why) = why { p { (why) } }
-        p { a href="?" { "Show the status again" } }
+        p.summary { (result) }
+        // The address is that of the status page, with a key where it has one.
+        p { a href="" { "Show the status" } }
     };
-    format!("</ol>{}</section>", after.into_string())
-}
-
-/// The document's end.
-pub fn end() -> &'static str {
-    "</main></body></html>\n"
+    format!("</ul>{}{END}", after.into_string())
 }
 
 /// A sign beside the word, for those who see no colours.
