@@ -47,6 +47,8 @@ impl Page<'_> {
                     "Read at " (time(self.now)) ", version " (env!("CARGO_PKG_VERSION"))
                     @if let Ok(status) = &self.status { ", state in " code { (status.state_at) } }
                 }
+                @if let Ok(status) = &self.status { (overview(&status.streams)) }
+                @if self.has_test { (test_form()) }
             }
             @if !self.faults.is_empty() {
                 section.bad aria-labelledby="settings" {
@@ -57,7 +59,7 @@ impl Page<'_> {
             }
             @match &self.status {
                 Ok(status) => {
-                    @for stream in &status.streams { (self.stream(stream)) }
+                    @for stream in worst_first(&status.streams) { (self.stream(stream)) }
                 }
                 Err(why) => {
                     section.bad aria-labelledby="unknown" {
@@ -66,7 +68,6 @@ impl Page<'_> {
                     }
                 }
             }
-            @if self.has_test { (test_form()) }
         };
         begin(&self.title()) + &body.into_string() + END
     }
@@ -85,21 +86,23 @@ impl Page<'_> {
         let fine = status.streams.iter().filter(|stream| stream.state.is_fine()).count();
         match fine == all {
             true => format!("All {all} streams work."),
+            false if all - fine == 1 => format!("1 of {all} streams needs attention."),
             false => format!("{} of {all} streams need attention.", all - fine),
         }
     }
 
     fn stream(&self, of: &StreamStatus) -> Markup {
-        let class = if of.state.is_fine() { "good" } else { "bad" };
         html! {
-            section class=(class) aria-labelledby=(of.stream) {
-                h2 id=(of.stream) { (of.stream) " " span.state { (mark(of.state)) " " (of.state.as_str()) } }
-                @if let Some(reason) = &of.reason { p { (reason) } }
-                @if let Some(fix) = &of.fix { p { strong { "What to do: " } (fix) } }
+            section class=(class(of.state)) aria-labelledby=(of.stream) {
+                h2 id=(of.stream) { (of.stream) " " (state_word(of.state)) }
+                @if let Some(reason) = &of.reason {
+                    p { (prose(reason)) @if let Some(code) = &of.code { " " code.at { (code) } } }
+                }
+                @if let Some(fix) = &of.fix { p { strong { "What to do: " } (prose(fix)) } }
                 @if let Some(held_up) = &of.held_up {
                     p {
                         "Held up by " (held_up.what) " since " (time(held_up.since)) ", tried in "
-                        (held_up.tries) " runs."
+                        (held_up.tries) @if held_up.tries == 1 { " run." } @else { " runs." }
                         @if let Some(at) = held_up.passed_at {
                             " It is passed into quarantine at " (time(at)) "."
                         }
@@ -124,26 +127,79 @@ impl Page<'_> {
                     (fact("Files waiting", html! { (grouped(of.files_waiting)) }))
                     (fact("In quarantine", quarantine(of)))
                     @if let Some(failure) = &of.last_failure {
-                        (fact("Last failure", html! {
-                            (self.ago(Some(failure.at))) ": " (failure.message) " (" code { (failure.code) } ")"
-                        }))
+                        div.wide {
+                            dt { "Last failure" }
+                            dd {
+                                (self.ago(Some(failure.at)))
+                                // The reason above is not said twice.
+                                @if of.reason.as_ref() != Some(&failure.message) {
+                                    br; (prose(&failure.message)) " " code.at { (failure.code) }
+                                }
+                            }
+                        }
                     }
                 }
                 div.charts {
-                    (chart("hour", "24 hours", &of.rows_by_hour, of.rows_24h))
-                    (chart("day", "30 days", &of.rows_by_day, of.rows_30d))
+                    (self.chart("hour", TimeDelta::hours(1), &of.rows_by_hour))
+                    (self.chart("day", TimeDelta::days(1), &of.rows_by_day))
                 }
             }
         }
     }
 
+    /// How long ago, which a person wants to know, and when, which stands in logs.
     fn ago(&self, at: Option<DateTime<Utc>>) -> Markup {
         let Some(at) = at else { return html! { "never" } };
         let ago = self.now - at;
         html! {
-            (time(at)) " ("
             @if ago < TimeDelta::zero() { "in " (length(-ago)) } @else { (length(ago)) " ago" }
-            ")"
+            " " span.at { (time(at)) }
+        }
+    }
+
+    /// The rows of each `unit`, which is `step` long, the last on the right; and as numbers, for who
+    /// cannot see the bars or wants to know more.
+    fn chart(&self, unit: &str, step: TimeDelta, rows: &[u64]) -> Markup {
+        const WIDTH: u64 = 240;
+        const HEIGHT: u64 = 48;
+        let span = format!("{} {unit}s", rows.len());
+        let sum: u64 = rows.iter().sum();
+        let word = if sum == 1 { "row" } else { "rows" };
+        let sum = grouped(sum);
+        let most = rows.iter().copied().max().unwrap_or_default();
+        if most == 0 {
+            return html! { p { "No rows in " (span) } };
+        }
+        let width = WIDTH / rows.len() as u64;
+        let bars = (0..).zip(rows).map(|(at, rows)| {
+            // A bar that stands for any row is seen.
+            let height = (u128::from(*rows) * u128::from(HEIGHT)).div_ceil(u128::from(most)) as u64;
+            (at * width, height)
+        });
+        let most = format!("at most {} in one {unit}", grouped(most));
+        let numbers =
+            (1..).zip(rows.iter().rev()).map(|(ago, rows)| (self.now - step * ago, *rows));
+        html! {
+            figure {
+                figcaption { strong { (sum) } " " (word) " in " (span) " " span.at { (most) } }
+                svg role="img" aria-label=(format!("Rows of the last {span}: {sum}, {most}"))
+                    viewBox=(format!("0 0 {WIDTH} {}", HEIGHT + 1)) {
+                    @for (x, height) in bars {
+                        rect x=(x) y=(HEIGHT - height) width=(width - 1) height=(height) {}
+                    }
+                    line x1="0" y1=(HEIGHT) x2=(WIDTH) y2=(HEIGHT) {}
+                }
+                p.axis aria-hidden="true" { span { (span) " ago" } span { "now" } }
+                details {
+                    summary { "By " (unit) }
+                    table {
+                        thead { tr { th scope="col" { (unit) " from" } th scope="col" { "rows" } } }
+                        @for (from, rows) in numbers {
+                            tr { th scope="row" { (time(from)) } td { (grouped(rows)) } }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -166,14 +222,42 @@ fn begin(title: &str) -> String {
 
 const END: &str = "</main></body></html>\n";
 
+/// All streams in a few lines, which fit on a phone.
+fn overview(streams: &[StreamStatus]) -> Markup {
+    html! {
+        nav aria-label="Streams" {
+            ul {
+                @for of in worst_first(streams) {
+                    li class=(class(of.state)) {
+                        a href={ "#" (of.stream) } { (of.stream) } " " (state_word(of.state))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What does not work before what works in part, and that before what works.
+fn worst_first(streams: &[StreamStatus]) -> Vec<&StreamStatus> {
+    let mut sorted: Vec<_> = streams.iter().collect();
+    sorted.sort_by_key(|of| match of.state {
+        State::Disconnected | State::Unavailable => 0,
+        State::Degraded => 1,
+        State::Connecting | State::Connected => 2,
+    });
+    sorted
+}
+
 /// The form that begins a connection test.
 fn test_form() -> Markup {
     html! {
-        section aria-labelledby="test" {
-            h2 id="test" { "Connection" }
-            p { "Tries everything that a run needs. It changes nothing and reads no event. It may take a minute." }
-            // To the address of this page, which may have a key in it.
-            form method="post" { button type="submit" { "Test connection" } }
+        // To the address of this page, which may have a key in it.
+        form method="post" {
+            button type="submit" aria-describedby="about" { "Test connection" }
+            p.small id="about" {
+                "Tries everything that a run needs; changes nothing, and reads no event. It takes up to a \
+                 minute."
+            }
         }
     }
 }
@@ -188,8 +272,8 @@ pub fn test_verdict(of: &Verdict) -> String {
     let item = html! {
         li class=(of.verdict) {
             p { span.state { (of.verdict) } " " strong { (of.rung) } }
-            p { @if !of.tried.is_empty() { (of.tried) ": " } (of.answer) }
-            @if let Some(fix) = &of.fix { p { strong { "What to do: " } (fix) } }
+            p { @if !of.tried.is_empty() { (of.tried) ": " } (prose(&of.answer)) }
+            @if let Some(fix) = &of.fix { p { strong { "What to do: " } (prose(fix)) } }
         }
     };
     item.into_string()
@@ -205,6 +289,18 @@ pub fn test_end(result: &str) -> String {
     format!("</ul>{}{END}", after.into_string())
 }
 
+fn class(state: State) -> &'static str {
+    match state {
+        State::Connecting | State::Connected => "good",
+        State::Degraded => "warn",
+        State::Disconnected | State::Unavailable => "bad",
+    }
+}
+
+fn state_word(state: State) -> Markup {
+    html! { span.state { span aria-hidden="true" { (mark(state)) " " } (state.as_str()) } }
+}
+
 /// A sign beside the word, for those who see no colours.
 fn mark(state: State) -> &'static str {
     match state {
@@ -212,6 +308,18 @@ fn mark(state: State) -> &'static str {
         State::Connecting => "…",
         State::Degraded => "!",
         State::Disconnected | State::Unavailable => "✗",
+    }
+}
+
+/// A sentence of ours or of a server, in which what is between backticks is to be typed.
+fn prose(text: &str) -> Markup {
+    let is_paired = text.matches('`').count().is_multiple_of(2);
+    html! {
+        @if is_paired {
+            @for (at, part) in text.split('`').enumerate() {
+                @if at % 2 == 1 { code { (part) } } @else { (part) }
+            }
+        } @else { (text) }
     }
 }
 
@@ -246,37 +354,4 @@ fn grouped(number: u64) -> String {
         shown.push(digit);
     }
     shown
-}
-
-/// The rows of each `unit`, the last on the right.
-fn chart(unit: &str, span: &str, rows: &[u64], sum: u64) -> Markup {
-    const WIDTH: u64 = 240;
-    const HEIGHT: u64 = 48;
-    let most = rows.iter().copied().max().unwrap_or_default();
-    let step = WIDTH / rows.len().max(1) as u64;
-    let bars = rows.iter().enumerate().map(|(at, rows)| {
-        // A bar that stands for any row is seen.
-        let height = match most {
-            0 => 0,
-            most => (u128::from(*rows) * u128::from(HEIGHT)).div_ceil(u128::from(most)) as u64,
-        };
-        (at as u64 * step, height)
-    });
-    let label = format!(
-        "Rows of the last {span}: {}; at most {} in one {unit}, and {} in the last",
-        grouped(sum),
-        grouped(most),
-        grouped(rows.last().copied().unwrap_or_default())
-    );
-    html! {
-        figure {
-            figcaption { strong { (grouped(sum)) } " rows in " (span) }
-            svg role="img" aria-label=(label) viewBox=(format!("0 0 {WIDTH} {}", HEIGHT + 1)) {
-                @for (x, height) in bars {
-                    rect x=(x) y=(HEIGHT - height) width=(step - 1) height=(height) {}
-                }
-                line x1="0" y1=(HEIGHT) x2=(WIDTH) y2=(HEIGHT) {}
-            }
-        }
-    }
 }
