@@ -880,11 +880,32 @@ async fn a_demo_needs_nothing_and_can_be_repeated() {
         for next in ["demo-state", "pull --dry-run", "pull --help", "keeps 60 days"] {
             assert!(demo.stdout.contains(next), "{demo:#?}");
         }
+        assert_next_steps_work(&program, &demo).await;
         let rows = "mimecast-sentinel-demo/Cloud_Integrated_CL.ndjson";
         assert!(demo.stdout.contains(rows), "{demo:#?}");
         let rows = std::fs::read_to_string(program.folder.path().join(rows)).unwrap();
         assert_eq!(rows.lines().count(), 9000);
     }
+}
+
+/// What a demo says to type next is typed as it is printed; the last line needs Mimecast.
+async fn assert_next_steps_work(program: &Program, demo: &Ended) {
+    let (_, next) = demo.stdout.split_once("See what it made:\n").unwrap();
+    let lines: Vec<&str> = next.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    let shows = ["head -n 1 ", " state show ", " pull --help", " pull --dry-run | head"];
+    assert_eq!(lines.len(), shows.len(), "{next}");
+    for (line, shows) in lines.iter().zip(shows) {
+        assert!(line.contains(shows), "{line}");
+    }
+    for (line, shows) in lines.iter().zip(["\"EventId\"", "\"rows_delivered\": 3000", "START_DATE"])
+    {
+        let ended = program.shell(line).await;
+        assert!(ended.assert_code(0).stdout.contains(shows), "{ended:#?}");
+        assert_eq!(ended.stderr, "", "{line}");
+    }
+    let without = program.shell(lines[3]).await;
+    without.assert_stderr(&["MIMECAST_CLIENT_ID: ", "MIMECAST_CLIENT_SECRET: "]);
+    assert_eq!(without.stderr.lines().count(), 3, "nothing else is missing: {without:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -913,6 +934,7 @@ async fn a_demo_is_deaf_to_the_environment() {
         ("SPILL_AFTER_HOURS", "nonsense"),
         ("SPILL_MAX_BYTES", "nonsense"),
         ("CHECKPOINT_URL", "https://example.com"),
+        ("CHECKPOINT_URI", "nonsense"),
         ("FUNCTIONS_CUSTOMHANDLER_PORT", "1"),
         ("http_proxy", "http://127.0.0.1:1"),
         ("HTTP_PROXY", "http://127.0.0.1:1"),
@@ -925,6 +947,14 @@ async fn a_demo_is_deaf_to_the_environment() {
     assert_eq!(demo.stderr, "");
     assert!(demo.stdout.contains("9000 rows in "), "{demo:#?}");
     assert!(program.folder.path().join("mine/Cloud_Integrated_CL.ndjson").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_in_a_folder_of_any_name_has_next_steps_that_work() {
+    let program = Program::bare();
+    let demo = program.run(&["demo", "--folder", "it's $HOME"]).await;
+    demo.assert_code(0);
+    assert_next_steps_work(&program, &demo).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -984,6 +1014,63 @@ fn pull_in(folder: &Path) -> Option<String> {
         let is_pull = line.split(|&byte| byte == 0).nth(1)? == b"pull";
         (is_here && is_pull).then(|| process.file_name().unwrap().to_string_lossy().into_owned())
     })
+}
+
+// What a new user types
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_on_the_command_line_is_refused_in_plain_words_and_not_repeated() {
+    let cases: [(&[&str], &str); 7] = [
+        (&["pull", "--mimecast-client-secret", "canary"], "set MIMECAST_CLIENT_SECRET in the env"),
+        (&["pull", "--mimecast-client-secret=canary"], "set MIMECAST_CLIENT_SECRET in the env"),
+        (&["serve", "--azure-client-secret", "canary"], "set AZURE_CLIENT_SECRET in the env"),
+        (&["--azure-client-secret", "canary", "check"], "set AZURE_CLIENT_SECRET in the env"),
+        (&["demo", "--client-secret", "canary"], "MIMECAST_CLIENT_SECRET or AZURE_CLIENT_SECRET"),
+        (&["pull", "MIMECAST_CLIENT_SECRET=canary"], "set MIMECAST_CLIENT_SECRET in the env"),
+        (&["MIMECAST_CLIENT_SECRET=canary", "pull"], "set MIMECAST_CLIENT_SECRET in the env"),
+    ];
+    for (args, says) in cases {
+        let refused = Program::bare().run(args).await;
+        refused.assert_code(2).assert_stderr(&[
+            "error: unexpected argument",
+            "the environment alone",
+            says,
+            "Key Vault",
+        ]);
+        assert!(!refused.said().contains("canary"), "{refused:#?}");
+        assert!(!refused.said().contains("similar"), "{refused:#?}");
+    }
+    let other = Program::bare().run(&["pull", "--mimecast-client-idd", "x"]).await;
+    other.assert_code(2).assert_stderr(&["--mimecast-client-id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_is_no_setting_is_a_warning_with_the_nearest_name() {
+    let simulator = calm().await;
+    let program = Program::of(&simulator)
+        .set("MIMECAST_CLIENT_SECRT", "canary")
+        .set("mimecast_types", "canary")
+        .set("SPILL_MAX", "")
+        .set("SOMEBODY_ELSES", "canary");
+    for args in [&["pull"][..], &["pull", "--dry-run"], &["state", "show"], &["quarantine", "list"]]
+    {
+        let ended = program.run(args).await;
+        ended.assert_code(0);
+        let warned: Vec<&str> =
+            ended.stderr.lines().filter(|line| line.contains("there is no such setting")).collect();
+        assert_eq!(warned.len(), 2, "{ended:#?}");
+        assert!(warned[0].contains("MIMECAST_CLIENT_SECRT is set"), "{ended:#?}");
+        assert!(warned[0].contains("the nearest is MIMECAST_CLIENT_SECRET;"), "{ended:#?}");
+        assert!(warned[1].contains("the nearest is MIMECAST_TYPES;"), "{ended:#?}");
+        assert!(!ended.said().contains("canary"), "{ended:#?}");
+    }
+    let check = program.run(&["check"]).await;
+    let line = check.stdout.lines().find(|line| line.contains("MIMECAST_CLIENT_SECRT")).unwrap();
+    assert!(
+        line.starts_with("warn ") && line.contains("nearest is MIMECAST_CLIENT_SECRET:"),
+        "{line}"
+    );
+    assert!(!check.said().contains("canary"), "{check:#?}");
 }
 
 // The help

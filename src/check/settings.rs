@@ -8,7 +8,7 @@ use crate::schedule::Schedule;
 use crate::settings::{
     AzureIdentity, BlobAccessSettings, CredentialSettings, DryRunSettings, IngestionSettings,
     MimecastSettings, RawSettings, ReplaySettings, SettingFault, Settings, StateLocation,
-    StateSettings,
+    StateSettings, UnknownSetting,
 };
 
 /// The settings as far as they are valid: what one command does not need may be wrong, and the rest is
@@ -24,14 +24,16 @@ pub struct Given {
     schedule: Option<Schedule>,
     faults: Vec<SettingFault>,
     warnings: Vec<String>,
+    unknown: Vec<UnknownSetting>,
 }
 
 impl Given {
-    /// Checks everything; see [`Settings::resolve`].
+    /// Checks everything; see [`Settings::resolve`]. `unknown` are the variables that are no setting.
     pub fn resolve(
         raw: &RawSettings,
         env: &dyn Fn(&str) -> Option<String>,
         today: NaiveDate,
+        unknown: Vec<UnknownSetting>,
     ) -> Self {
         let (schedule, mut faults, warnings) = match Settings::resolve(raw, env, today) {
             Ok(settings) => (Some(settings.schedule), Vec::new(), settings.state.warnings),
@@ -51,6 +53,7 @@ impl Given {
             schedule,
             faults: Vec::new(),
             warnings,
+            unknown,
         };
         let ingestion = given.ingestion.take_if(|to| has_id_for_secret(&to.identity));
         let state = given.state.take_if(|at| match at {
@@ -103,6 +106,11 @@ pub(super) fn rungs(given: &Given, now: DateTime<Utc>) -> Vec<Rung> {
         Rung::ok(SETTINGS, "CHECKPOINT_URL", warning.as_str()).but(Verdict::Warn, fix)
     };
     rungs.extend(given.warnings.iter().map(warning));
+    let unknown = |UnknownSetting { name, nearest }: &UnknownSetting| {
+        let fix = format!("the nearest is {nearest}: correct the name, or unset it");
+        Rung::ok(SETTINGS, name, "there is no such setting").but(Verdict::Warn, fix)
+    };
+    rungs.extend(given.unknown.iter().map(unknown));
     if rungs.is_empty() {
         rungs.push(Rung::ok(SETTINGS, "the environment and the flags", "all are valid"));
     }

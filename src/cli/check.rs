@@ -9,7 +9,7 @@ use super::wiring::Wiring;
 use crate::check::{self, Given, Report, Rung, Subjects, Tools};
 use crate::health::Verdict;
 use crate::seams::Clock;
-use crate::settings::{RawSettings, is_loopback, process_env};
+use crate::settings::{RawSettings, is_loopback, process_env, process_env_names, unknown_settings};
 
 /// Instead of what is said below the settings.
 pub(super) const HELP: &str = "\
@@ -57,7 +57,8 @@ pub(super) async fn check(
     show: &mut (dyn FnMut(&Rung) + Send),
 ) -> Result<Report, CommandError> {
     let today = Clock::system().now().date_naive();
-    let given = Given::resolve(settings, &process_env, today);
+    let unknown = unknown_settings(process_env_names());
+    let given = Given::resolve(settings, &process_env, today, unknown);
     let loopback = given.mimecast.as_ref().is_some_and(|to| is_loopback(&to.base_url));
     let wiring = Wiring { retry: check::RETRY, ..Wiring::new(loopback)? };
     let source = given.mimecast.as_ref().map(|settings| wiring.source(settings));

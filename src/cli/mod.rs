@@ -23,9 +23,11 @@ mod wiring;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
-use crate::settings::SettingsFaults;
+use crate::settings::{RawSettings, SECRETS, SettingsFaults, process_env_names, unknown_settings};
+use logs::Stdout;
 
 const FIRST_STEPS: &str = "\
 First steps:
@@ -84,7 +86,50 @@ pub(crate) enum CommandError {
     Failed(String),
 }
 
+/// Starts the log, and warns of each variable that is named as a setting and is none.
+fn begin(settings: &RawSettings, stdout: Stdout) {
+    logs::start(settings, stdout);
+    for unknown in unknown_settings(process_env_names()) {
+        tracing::warn!("{unknown}; correct the name, or unset it");
+    }
+}
+
+/// What to say of an argument that clap does not know, if it was meant to give a secret: clap would
+/// propose a flag of a similar name, or repeat the value.
+fn secret_argument(error: &clap::Error) -> Option<String> {
+    let context = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let ContextValue::String(argument) = context.into_iter().find_map(|kind| error.get(kind))?
+    else {
+        return None;
+    };
+    let name = argument.split('=').next()?;
+    // Without its dashes it may be a secret itself.
+    let shown = if name.starts_with("--") { format!(" {name}") } else { String::new() };
+    let setting = name.trim_start_matches('-').to_uppercase().replace('-', "_");
+    let unknown = [ErrorKind::UnknownArgument, ErrorKind::InvalidSubcommand];
+    if !unknown.contains(&error.kind()) || !setting.contains("SECRET") {
+        return None;
+    }
+    let known = SECRETS.iter().find(|known| **known == setting);
+    let named = known.map_or_else(|| SECRETS.join(" or "), |known| (*known).to_owned());
+    Some(format!(
+        "unexpected argument{shown}: a secret is read from the environment alone, since other \
+         processes can read a command line: set {named} in the environment; in Azure Functions it is \
+         an app setting, which may be a Key Vault reference. What was typed may be in this shell's \
+         history"
+    ))
+}
+
 impl Cli {
+    /// Reads the command line. Ends the process if that is wrong, or asks for help.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            let Some(said) = secret_argument(&error) else { error.exit() };
+            output::note(&format!("error: {said}"));
+            std::process::exit(USAGE.into());
+        })
+    }
+
     /// Runs the command.
     pub fn run(self) -> ExitCode {
         // What takes time runs on blocking threads, one for each stream: more threads beside this one

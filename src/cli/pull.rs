@@ -4,14 +4,14 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanCount};
 
 use super::dry_run::Rows;
-use super::logs::{self, Stdout};
+use super::logs::Stdout;
 use super::output::{note, say, say_json};
 use super::progress::{self, Done};
 use super::report::report;
 use super::run::Runner;
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
-use super::{CommandError, DONE};
+use super::{CommandError, DONE, begin};
 use crate::pipeline::{Live, StreamSummary};
 use crate::seams::Clock;
 use crate::settings::{DryRunSettings, RawSettings, Settings, is_loopback, process_env};
@@ -33,7 +33,7 @@ pub(super) struct Pull {
 impl Pull {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
         let stdout = if self.json || self.dry_run { Stdout::Taken } else { Stdout::Logs };
-        logs::start(&self.settings, stdout);
+        begin(&self.settings, stdout);
         if self.dry_run { self.dry_run().await } else { self.pull().await }
     }
 

@@ -9,13 +9,13 @@ use futures::{StreamExt, TryStreamExt, future};
 use serde::{Deserialize, Serialize};
 
 use super::escape::printable;
-use super::logs::{self, Stdout};
+use super::logs::Stdout;
 use super::output::{note, say, say_json};
 use super::report::in_words;
 use super::signals::stop_on_signal;
 use super::state::no_checkpoint;
 use super::wiring::Wiring;
-use super::{CommandError, DONE};
+use super::{CommandError, DONE, begin};
 use crate::pipeline::{Outcome, ReplaySummary, StreamReplay};
 use crate::quarantine::{
     Found, Kept, Quarantine, QuarantineRecord, in_quarantine, is_kept_line, is_record,
@@ -129,7 +129,7 @@ impl QuarantineCommand {
 }
 
 fn open(settings: &RawSettings) -> Result<Arc<dyn Store>, CommandError> {
-    logs::start(settings, Stdout::Taken);
+    begin(settings, Stdout::Taken);
     let state = StateSettings::resolve(settings, &process_env)?;
     Wiring::new(false)?.store(&state.location)
 }
@@ -269,7 +269,7 @@ async fn replay(
     stream: Option<&str>,
     json: bool,
 ) -> Result<u8, CommandError> {
-    logs::start(settings, if json { Stdout::Taken } else { Stdout::Logs });
+    begin(settings, if json { Stdout::Taken } else { Stdout::Logs });
     let settings = ReplaySettings::resolve(settings, &process_env)?;
     let wanted = |name: &&'static str| stream.is_none_or(|stream| stream == *name);
     let streams: Vec<_> = EVENT_TYPES.into_iter().filter(wanted).collect();

@@ -19,7 +19,7 @@ use super::run::Runner;
 use super::signals::{stop_on_signal, stop_when_orphaned};
 use super::status::named;
 use super::wiring::Wiring;
-use super::{CommandError, DONE, USAGE};
+use super::{CommandError, DONE, USAGE, begin};
 use crate::codes::Code;
 use crate::functions::{self, Health, Job, RunEnd};
 use crate::pipeline::{Outcome, RunSummary};
@@ -50,7 +50,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
-        logs::start(&self.settings, Stdout::Logs);
+        begin(&self.settings, Stdout::Logs);
         match process_env(FUNCTIONS_PORT) {
             Some(port) => self.handle(&port).await,
             None => self.schedule().await,

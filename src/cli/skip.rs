@@ -2,11 +2,11 @@
 
 use clap::Args;
 
-use super::logs::{self, Stdout};
+use super::logs::Stdout;
 use super::output::{note, say};
 use super::state::{IDENTITY, confirmed, failed, lease, no_checkpoint, only_state, streams};
 use super::wiring::Wiring;
-use super::{CommandError, DONE};
+use super::{CommandError, DONE, begin};
 use crate::checkpoint::Checkpoint;
 use crate::pipeline::checkpoint_name;
 use crate::settings::{RawSettings, StateSettings, process_env};
@@ -27,7 +27,7 @@ pub(super) struct Skip {
 
 impl Skip {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
-        logs::start(&self.settings, Stdout::Taken);
+        begin(&self.settings, Stdout::Taken);
         let state = StateSettings::resolve(&self.settings, &process_env)?;
         // The argument is about batch files alone.
         let store = Wiring::new(false)?.store(&state.location)?;

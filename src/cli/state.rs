@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Arg, Args, Subcommand};
 
-use super::logs::{self, Stdout};
+use super::logs::Stdout;
 use super::output::{note, say, say_json};
 use super::wiring::Wiring;
-use super::{CommandError, DONE};
+use super::{CommandError, DONE, begin};
 use crate::checkpoint::Checkpoint;
 use crate::pipeline::checkpoint_name;
 use crate::settings::{EVENT_TYPES, RawSettings, StateSettings, process_env};
@@ -61,7 +61,7 @@ pub(super) fn only_state(arg: Arg) -> Arg {
 impl State {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
         let (Action::Show { settings } | Action::Reset { settings, .. }) = &self.action;
-        logs::start(settings, Stdout::Taken);
+        begin(settings, Stdout::Taken);
         let state = StateSettings::resolve(settings, &process_env)?;
         // The argument is about batch files alone.
         let store = Wiring::new(false)?.store(&state.location)?;

@@ -6,11 +6,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Arg, Args};
 use indicatif::HumanCount;
 
-use super::logs::{self, Stdout};
+use super::logs::Stdout;
 use super::output::{note, say, say_json};
 use super::state::failed;
 use super::wiring::Wiring;
-use super::{CommandError, DONE, NOTHING_DONE, SOME_FAILED};
+use super::{CommandError, DONE, NOTHING_DONE, SOME_FAILED, begin};
 use crate::health::page::Page;
 use crate::health::{Depth, Named, Status, StreamStatus, length};
 use crate::settings::{RawSettings, StatusSettings, process_env};
@@ -55,7 +55,7 @@ fn only_status(arg: Arg) -> Arg {
 
 impl StatusCommand {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
-        logs::start(&self.settings, Stdout::Taken);
+        begin(&self.settings, Stdout::Taken);
         let settings = StatusSettings::resolve(&self.settings, &process_env)?;
         let wiring = Wiring::new(false)?;
         let store = wiring.store(&settings.state.location)?;

@@ -12,6 +12,7 @@ mod raw;
 mod reader;
 mod run;
 mod state;
+mod unknown;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use reader::Reader;
 pub use reader::{SettingFault, SettingsFaults};
 pub use run::LogFormat;
 pub use state::{BlobAccessSettings, StateLocation};
+pub use unknown::{PREFIXES, SECRETS, UnknownSetting, unknown_settings};
 
 use crate::schedule::Schedule;
 
@@ -36,6 +38,12 @@ pub const FUNCTIONS_PORT: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
 /// Reads one environment variable of this process; an empty one is unset.
 pub fn process_env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// The names of the variables of this process that are set; an empty one is not.
+pub fn process_env_names() -> impl Iterator<Item = String> {
+    let set = std::env::vars_os().filter(|(_, value)| !value.to_string_lossy().trim().is_empty());
+    set.map(|(name, _)| name.to_string_lossy().into_owned())
 }
 
 /// What a pull needs, and `serve` and `check`: everything.
