@@ -21,7 +21,7 @@ use super::CommandError;
 use super::output::{note, say};
 use super::progress::{self, Done};
 use crate::seams::Clock;
-use crate::settings::{FUNCTIONS_PORT, RawSettings};
+use crate::settings::{FUNCTIONS_PORT, PREFIXES, RawSettings};
 use crate::simulator::{FaultPlan, Keep, Simulator, SimulatorOptions, World};
 use crate::table::CLOUD_INTEGRATED;
 
@@ -40,17 +40,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Where the pull keeps its checkpoints, under the folder.
 const STATE: &str = "demo-state";
 
-/// Variables without a flag that could point the pull elsewhere, in upper case.
-const STRAY_PREFIXES: [&str; 4] = ["AZURE_", "MIMECAST_", "LOGS_INGESTION_", "IDENTITY_"];
+/// Variables without a flag that could point the pull elsewhere, in upper case, beside those that are
+/// named as settings.
+const STRAY_PREFIXES: [&str; 2] = ["AZURE_", "IDENTITY_"];
 const STRAY: [&str; 4] = [FUNCTIONS_PORT, "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
-const NEXT: &str = "
-(The simulated Mimecast keeps 60 days of events; the real one is documented to keep 7.)
-
-Next, with your own tenant's settings:
-  mimecast-sentinel pull --help             the settings, with their defaults
-  mimecast-sentinel pull --dry-run | head   what would land; nothing is posted
-  mimecast-sentinel pull                    once, now";
+const KEPT: &str =
+    "(The simulated Mimecast keeps 60 days of events; the real one is documented to keep 7.)";
 
 /// See it work: made-up events go all the way, on this machine only. Needs no settings
 #[derive(Args, Debug)]
@@ -147,7 +143,7 @@ impl Demo {
         let settings: Vec<_> = settings.get_arguments().filter_map(Arg::get_env).collect();
         for (name, _) in std::env::vars_os() {
             let upper = name.to_string_lossy().to_uppercase();
-            if STRAY_PREFIXES.iter().any(|prefix| upper.starts_with(prefix))
+            if STRAY_PREFIXES.iter().chain(&PREFIXES).any(|prefix| upper.starts_with(prefix))
                 || STRAY.contains(&upper.as_str())
                 || settings.iter().any(|setting| *setting == upper.as_str())
             {
@@ -178,6 +174,25 @@ impl Demo {
         serde_json::from_slice(&output.stdout).map_err(failed)
     }
 
+    /// What to type next, so that it works as it is printed: this program as it was called, and the
+    /// folder as it was given.
+    fn next_steps(&self, rows: &Path) -> String {
+        let program = std::env::args().next().unwrap_or_else(|| "mimecast-sentinel".to_owned());
+        let program = quoted(&program);
+        let state = quoted(&self.folder.join(STATE).display().to_string());
+        let rows = quoted(&rows.display().to_string());
+        format!(
+            "See what it made:\n  \
+             head -n 1 {rows}\n  \
+             {program} state show --checkpoint-url {state}\n\n\
+             Then the settings, with their defaults:\n  \
+             {program} pull --help\n\n\
+             With MIMECAST_CLIENT_ID and MIMECAST_CLIENT_SECRET in the environment, what would land of \
+             your own tenant's; nothing is posted:\n  \
+             {program} pull --dry-run | head"
+        )
+    }
+
     /// What landed, from when, how long it took, where it is, and what to try next.
     fn print_results(
         &self,
@@ -202,11 +217,20 @@ impl Demo {
         let outcome = summary["outcome"].as_str().unwrap_or_default().replace('_', " ");
         text.push_str(&format!("  {:<9} {total:>6} rows in {seconds:.2} s, {outcome}\n\n", "all"));
         text.push_str(&format!("The rows:  {}\n", rows.display()));
-        text.push_str(&format!("The state: {}\n", self.folder.join(STATE).display()));
-        text.push_str(NEXT);
+        text.push_str(&format!("The state: {}\n\n{KEPT}\n\n", self.folder.join(STATE).display()));
+        text.push_str(&self.next_steps(rows));
         say(&text)?;
         Ok(super::DONE)
     }
+}
+
+/// A word of a shell's line that means `text`.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Waits for a row that cannot be written.
