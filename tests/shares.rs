@@ -77,8 +77,13 @@ async fn a_share_whose_locks_cannot_be_relied_on_is_refused_at_once() {
     ] {
         let Some((simulator, program, _library)) = on_share(ways).await else { return };
         let run = program.run(&["pull", "--json"]).await;
-        run.assert_code(2).assert_stderr(&[why, "checkpoints/<stream>.json.lock"]);
-        assert_eq!(run.json()["streams"][0]["error"]["code"], "store-refused", "{run:#?}");
+        run.assert_code(2).assert_stderr(&[why, "checkpoints/<stream>.json.lock", "mailflow"]);
+        for stream in run.json()["streams"].as_array().unwrap() {
+            let (name, error) = (stream["stream"].as_str().unwrap(), &stream["error"]);
+            let lock = format!("checkpoints/{name}.json.lock");
+            assert!(error["message"].as_str().unwrap().contains(&lock), "{run:#?}");
+            assert_eq!(error["code"], "store-refused", "{run:#?}");
+        }
         assert_eq!(simulator.landed_count(), 0, "{ways}");
     }
 }
