@@ -892,18 +892,19 @@ async fn a_demo_needs_nothing_and_can_be_repeated() {
 async fn assert_next_steps_work(program: &Program, demo: &Ended) {
     let (_, next) = demo.stdout.split_once("See what it made:\n").unwrap();
     let lines: Vec<&str> = next.lines().filter_map(|line| line.strip_prefix("  ")).collect();
-    let shows = ["head -n 1 ", " state show ", " pull --help", " pull --dry-run | head"];
+    let shows =
+        ["head -n 1 ", " status ", " state show ", " pull --help", " pull --dry-run | head"];
     assert_eq!(lines.len(), shows.len(), "{next}");
     for (line, shows) in lines.iter().zip(shows) {
         assert!(line.contains(shows), "{line}");
     }
-    for (line, shows) in lines.iter().zip(["\"EventId\"", "\"rows_delivered\": 3000", "START_DATE"])
-    {
+    let printed = ["\"EventId\"", "Connected", "\"rows_delivered\": 3000", "START_DATE"];
+    for (line, shows) in lines.iter().zip(printed) {
         let ended = program.shell(line).await;
         assert!(ended.assert_code(0).stdout.contains(shows), "{ended:#?}");
         assert_eq!(ended.stderr, "", "{line}");
     }
-    let without = program.shell(lines[3]).await;
+    let without = program.shell(lines[4]).await;
     without.assert_stderr(&["MIMECAST_CLIENT_ID: ", "MIMECAST_CLIENT_SECRET: "]);
     assert_eq!(without.stderr.lines().count(), 3, "nothing else is missing: {without:#?}");
 }

@@ -1,6 +1,5 @@
 //! Rows for the health table, and the status page as an HTTP function and at `LISTEN`.
 
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use tokio::process::Child;
 use tokio::time::sleep;
 
 use crate::support::doubles::MemoryStore;
+use crate::support::ports::unused_port;
 use crate::support::program::{Program, assert_no_secret, world};
 
 /// Takes rows of health, unless it is told to refuse them.
@@ -250,10 +250,6 @@ struct Handler {
     _child: Child,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Handler {
     async fn start(program: Program, port: u16) -> (Self, Program) {
         let child = program.command(&["serve"]).spawn().unwrap();
@@ -307,7 +303,7 @@ fn from_the_page() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_function_shows_the_status_and_tests_the_connection() {
     let simulator = simulator(vec![&CLOUD_INTEGRATED, &HEALTH]).await;
-    let port = free_port();
+    let port = unused_port();
     let program = under_functions(Program::of(&simulator).unset("HEALTH_STREAM"), port);
     let (handler, _program) = Handler::start(program, port).await;
     let host = json!({ "Host": ["my-app.azurewebsites.net"] });
@@ -361,7 +357,7 @@ async fn the_function_shows_the_status_and_tests_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_settings_are_on_the_page() {
-    let port = free_port();
+    let port = unused_port();
     let program = under_functions(Program::bare(), port).set("MIMECAST_TYPES", "<b>nonsense");
     let (handler, _program) = Handler::start(program, port).await;
     let (code, _, page) = handler.status("GET", &json!({ "Host": ["a"] })).await;
@@ -379,7 +375,7 @@ async fn wrong_settings_are_on_the_page() {
 #[tokio::test(flavor = "multi_thread")]
 async fn outside_functions_the_page_is_where_listen_says() {
     let simulator = simulator(vec![&CLOUD_INTEGRATED]).await;
-    let port = free_port();
+    let port = unused_port();
     let program = Program::of(&simulator).set("LISTEN", &format!("127.0.0.1:{port}"));
     let (handler, program) = Handler::start(program, port).await;
     let get = async |path: &str| {

@@ -277,6 +277,29 @@ async fn a_history_that_cannot_be_read_is_begun_anew() {
     }
 }
 
+/// What is stored may be anybody's.
+#[tokio::test]
+async fn numbers_and_times_that_cannot_be_do_no_harm() {
+    let most =
+        json!({ "outcome": "caught_up", "rows_delivered": u64::MAX, "rows_quarantined": u64::MAX });
+    let mut runs =
+        vec![run(20, most.clone()), run(5, most), run(3, json!({ "outcome": "failed" }))];
+    for time in ["+262142-12-31T00:00:00Z", "-262143-01-01T00:00:00Z"] {
+        let mut odd = well(4);
+        for name in ["started_at", "ends_by", "finished_at"] {
+            odd[name] = json!(time);
+        }
+        odd["streams"][0]["newest_event"] = json!(time);
+        runs.push(odd);
+    }
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let day = json!({ "runs": runs }).to_string();
+    store.write("runs/cloud-integrated/2026-11-29.json", day.into()).await.unwrap();
+    let stream = &status(&store).await.streams[0];
+    assert_eq!((stream.rows_24h, stream.rows_30d), (u64::MAX, u64::MAX));
+    History::new(Arc::clone(&store), "cloud-integrated").end(&ended(begun(1, minutes(5)), 1)).await;
+}
+
 fn runs_in(state: &Path) -> Vec<Value> {
     let Ok(days) = std::fs::read_dir(state.join("runs/cloud-integrated")) else { return vec![] };
     let paths =

@@ -184,6 +184,7 @@ impl Demo {
         format!(
             "See what it made:\n  \
              head -n 1 {rows}\n  \
+             {program} status --checkpoint-url {state}\n  \
              {program} state show --checkpoint-url {state}\n\n\
              Then the settings, with their defaults:\n  \
              {program} pull --help\n\n\

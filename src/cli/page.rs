@@ -14,7 +14,7 @@ use super::run::Runner;
 use crate::functions::{Asked, Pages, Shown};
 use crate::health::page::{Page, content_security_policy, test_begin, test_end, test_verdict};
 use crate::health::{Depth, Named, Status, Verdict};
-use crate::seams::Clock;
+use crate::seams::{Clock, spawn};
 use crate::settings::RawSettings;
 use crate::store::Store;
 
@@ -91,16 +91,16 @@ impl StatusPage {
         }
         let (sender, verdicts) = mpsc::unbounded();
         // A task of its own: a client that goes away does not end it.
-        let tested = tokio::spawn(async move {
+        let tested = spawn(async move {
             let shown = sender.clone();
             let mut show = move |rung: &_| {
                 drop(shown.unbounded_send(test_verdict(&verdict(rung))));
             };
             let ended = timeout(TEST_TIME, check(&self.settings, &mut show)).await;
+            let mut verdicts = Vec::new();
             let result = match ended {
                 Ok(Ok(report)) => {
-                    let verdicts: Vec<_> = report.rungs.iter().map(verdict).collect();
-                    self.tell(&verdicts).await;
+                    verdicts.extend(report.rungs.iter().map(verdict));
                     counted(&verdicts)
                 }
                 Ok(Err(error)) => error.to_string(),
@@ -110,6 +110,11 @@ impl StatusPage {
                 ),
             };
             drop(sender.unbounded_send(test_end(&result)));
+            drop((sender, show));
+            // The page is whole, and does not wait for it.
+            if !verdicts.is_empty() {
+                self.tell(&verdicts).await;
+            }
         });
         // Nothing waits for it: its last piece ends the page.
         drop(tested);

@@ -164,15 +164,20 @@ async fn tick(State(handler): State<Handler>, headers: HeaderMap, body: Body) ->
     .await
 }
 
-async fn status(State(pages): State<Pages>, body: Body) -> Response {
-    match payload(body).await {
-        Ok(payload) => {
-            let shown = page::function(&pages, &payload).await;
-            Json(json!({ "Outputs": { "res": shown }, "Logs": [], "ReturnValue": null }))
-                .into_response()
+async fn status(State(pages): State<Pages>, headers: HeaderMap, body: Body) -> Response {
+    let span = error_span!("status", invocation_id = invocation_id(&headers));
+    async {
+        match payload(body).await {
+            Ok(payload) => {
+                let shown = page::function(&pages, &payload).await;
+                Json(json!({ "Outputs": { "res": shown }, "Logs": [], "ReturnValue": null }))
+                    .into_response()
+            }
+            Err(refusal) => refusal,
         }
-        Err(refusal) => refusal,
     }
+    .instrument(span)
+    .await
 }
 
 impl Handler {

@@ -260,8 +260,8 @@ impl Day {
         for stream in dropped.into_iter().flat_map(|run| run.streams) {
             let of = oldest.streams.iter_mut().find(|other| other.stream == stream.stream);
             if let Some(of) = of {
-                of.rows_delivered += stream.rows_delivered;
-                of.rows_quarantined += stream.rows_quarantined;
+                of.rows_delivered = of.rows_delivered.saturating_add(stream.rows_delivered);
+                of.rows_quarantined = of.rows_quarantined.saturating_add(stream.rows_quarantined);
             }
         }
     }

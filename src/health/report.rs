@@ -167,8 +167,10 @@ impl Reporter {
         // Of all runs since the last row, so that rows of health add up.
         let since = told.map_or(DateTime::UNIX_EPOCH, |told| told.at);
         let ended = of.ended.iter().filter(|(at, _)| *at > since);
-        let [delivered, quarantined] = ended
-            .fold([0, 0], |[a, b], (_, [delivered, quarantined])| [a + delivered, b + quarantined]);
+        let [delivered, quarantined] =
+            ended.fold([0_u64; 2], |[a, b], (_, [delivered, quarantined])| {
+                [a.saturating_add(*delivered), b.saturating_add(*quarantined)]
+            });
         let description = of.reason.clone().unwrap_or_else(|| match of.state {
             State::Connecting => "it reads what was there before it was connected".to_owned(),
             _ => "it works".to_owned(),

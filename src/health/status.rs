@@ -313,17 +313,17 @@ impl Seen<'_> {
             return;
         };
         match (record.outcome, &record.error) {
-            // Another one does the work, and has a record of its own.
-            (Some(Outcome::Busy) | None, _) => return,
             (Some(Outcome::Failed | Outcome::Partial), Some(failure)) => {
                 self.fail(finished, failure.clone());
             }
-            (Some(outcome), _) => {
+            (Some(outcome), _) if outcome.is_done() => {
                 self.last_success = Some(finished);
                 self.trouble = None;
                 let is_recent = self.now - finished < TimeDelta::days(RECENT_DAYS as i64);
                 self.caught_up |= outcome == Outcome::CaughtUp && is_recent;
             }
+            // Of one that is busy another does the work, and has a record of its own.
+            _ => return,
         }
         self.count(finished, record.rows_delivered);
         self.ended.push((finished, [record.rows_delivered, record.rows_quarantined]));
@@ -350,7 +350,7 @@ impl Seen<'_> {
             let bucket =
                 usize::try_from(bucket).ok().and_then(|ago| (of.len() - 1).checked_sub(ago));
             if let Some(sum) = bucket.and_then(|at| of.get_mut(at)) {
-                *sum += rows;
+                *sum = sum.saturating_add(rows);
             }
         }
     }
@@ -456,8 +456,8 @@ impl Seen<'_> {
             running_since: self.running_since,
             next_run: self.named.schedule.after(self.now),
             lag_seconds: newest.map(|newest| (self.now - newest).num_seconds()),
-            rows_24h: self.by_hour.iter().sum(),
-            rows_30d: self.by_day.iter().sum(),
+            rows_24h: sum(&self.by_hour),
+            rows_30d: sum(&self.by_day),
             rows_by_hour: self.by_hour,
             rows_by_day: self.by_day,
             quarantine,
@@ -480,6 +480,11 @@ pub fn length(time: TimeDelta) -> String {
         _ => (seconds / 86_400, "day"),
     };
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The sum of what is stored, and may be any numbers.
+fn sum(rows: &[u64]) -> u64 {
+    rows.iter().fold(0, |sum, rows| sum.saturating_add(*rows))
 }
 
 fn killed(run: &RunRecord) -> Failure {

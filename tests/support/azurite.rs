@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use url::Url;
 
 use super::entra_tls;
+use super::ports::unused_port;
 
 /// The account and the key that every Azurite has; Microsoft publishes them.
 const ACCOUNT: &str = "devstoreaccount1";
@@ -56,14 +56,9 @@ impl Azurite {
             std::io::stderr().write_all(skipped.as_bytes()).unwrap();
             return None;
         }
-        // Somebody may take the port between its choice and its use.
-        for _ in 0..3 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if let Some(azurite) = Self::start_on(port, &main, scheme).await {
-                return Some(azurite);
-            }
-        }
-        panic!("Azurite does not start; try `node {}`", main.display());
+        let started = Self::start_on(unused_port(), &main, scheme).await;
+        assert!(started.is_some(), "Azurite does not start; try `node {}`", main.display());
+        started
     }
 
     async fn start_on(port: u16, main: &Path, scheme: &'static str) -> Option<Self> {

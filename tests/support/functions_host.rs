@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -25,6 +24,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::ports::unused_port;
 
 /// How often the host asks a worker that it started whether it is there.
 const POLL: Duration = Duration::from_millis(25);
@@ -726,12 +727,6 @@ async fn collect(pipe: impl AsyncRead + Unpin, from_stderr: bool, lines: Lines) 
         }
         bytes.clear();
     }
-}
-
-/// As the host does it: a port that was free a moment ago.
-fn unused_port() -> u16 {
-    let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    listener.expect("a port").local_addr().expect("its address").port()
 }
 
 /// Pages of a handler that is not asked for them.

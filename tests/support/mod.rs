@@ -11,6 +11,7 @@ pub mod houses;
 pub mod leased_blob;
 pub mod log;
 pub mod own_process;
+pub mod ports;
 pub mod program;
 pub mod proxy;
 pub mod rig;
