@@ -27,6 +27,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 #[path = "../tests/support/functions_host.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub, clippy::expect_used, clippy::unwrap_used)]
 mod functions_host;
+#[path = "../tests/support/ports.rs"]
+#[allow(unreachable_pub)]
+mod ports;
 
 const STREAMS: [&str; 3] = ["entities", "mailflow", "urlclick"];
 /// From one tick to the next: three listings a tick stay under 50 in 15 minutes, with room for

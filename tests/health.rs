@@ -57,6 +57,8 @@ struct Told {
     sink: Arc<HealthSink>,
     reporter: Reporter,
     now: DateTime<Utc>,
+    /// How many runs were quiet.
+    quiet: u32,
 }
 
 impl Told {
@@ -64,10 +66,10 @@ impl Told {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let sink = Arc::new(HealthSink::default());
         let reporter = Reporter::new(Arc::clone(&store), sink.clone(), "my-app".to_owned());
-        Self { store, sink, reporter, now: "2026-11-29T00:00:00Z".parse().unwrap() }
+        Self { store, sink, reporter, now: "2026-11-29T00:00:00Z".parse().unwrap(), quiet: 0 }
     }
 
-    /// A run every 15 minutes, and the rows that it has posted.
+    /// A run every 15 minutes, and the rows that it has posted: nothing is posted of a quiet one.
     async fn run(&mut self, outcome: Outcome, error: Option<Fault>) -> Vec<Value> {
         self.now += TimeDelta::minutes(15);
         let begun = Begun { run_id: self.now.to_string(), started_at: self.now };
@@ -82,9 +84,13 @@ impl Told {
         History::new(Arc::clone(&self.store), "cloud-integrated").end(&summary).await;
         let schedule = Schedule::parse("0 */15 * * * *").unwrap();
         let named = Named { source: "cloud-integrated", streams: vec!["mailflow"], schedule };
+        let is_quiet = self.reporter.is_quiet(&summary).await;
         let status = Status::read(&self.store, &[named], Depth::Glance, self.now).await.unwrap();
         self.reporter.streams(&status).await;
-        std::mem::take(&mut *self.sink.rows.lock().unwrap())
+        let rows = std::mem::take(&mut *self.sink.rows.lock().unwrap());
+        assert!(rows.is_empty() || !is_quiet, "{rows:#?}");
+        self.quiet += u32::from(is_quiet);
+        rows
     }
 
     async fn well(&mut self) -> Vec<Value> {
@@ -113,7 +119,7 @@ async fn a_stream_that_stays_as_it_is_has_a_row_an_hour() {
     for _ in 0..96 {
         rows.extend(told.well().await);
     }
-    assert_eq!(rows.len(), 24);
+    assert_eq!((rows.len(), told.quiet), (24, 72));
     let row = &rows[0];
     assert_eq!(row["OperationName"], "Data fetch status change");
     assert_eq!(row["SentinelResourceName"], "my-app/mailflow");

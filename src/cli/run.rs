@@ -46,15 +46,18 @@ impl Runner {
         history.begin(&begun, &connector.policy, named.streams.iter().copied()).await;
         let summary = connector.run(begun, summaries, stop).await;
         history.end(&summary).await;
-        if timeout(HEALTH_TIME, self.tell()).await.is_err() {
+        if timeout(HEALTH_TIME, self.tell(&summary)).await.is_err() {
             tracing::debug!("there was no time for rows of health");
         }
         summary
     }
 
-    async fn tell(&self) {
+    async fn tell(&self, summary: &RunSummary) {
         let Self { connector, named, reporter } = self;
         let Some(reporter) = reporter else { return };
+        if reporter.is_quiet(summary).await {
+            return;
+        }
         let now = connector.clock.now();
         let named = std::slice::from_ref(named);
         match Status::read(&connector.store, named, Depth::Glance, now).await {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::status::{PATIENCE, State, Status, StreamStatus};
 use crate::pipeline::sink::PostError;
-use crate::pipeline::{Interrupt, Sink};
+use crate::pipeline::{Interrupt, Outcome, RunSummary, Sink};
 use crate::seams::Deadline;
 use crate::store::{Store, StoreError};
 use crate::table::{EventId, HEALTH};
@@ -86,6 +86,21 @@ impl Reporter {
     /// Posts to `sink`, and notes in `store` what was told. `app` names this connector among others.
     pub fn new(store: Arc<dyn Store>, sink: Arc<dyn Sink>, app: String) -> Self {
         Self { store, sink, app }
+    }
+
+    /// Whether nothing is due after this run: all is well, and was told so less than an hour ago. It
+    /// saves most runs from reading the status.
+    pub async fn is_quiet(&self, run: &RunSummary) -> bool {
+        let told = self.told().await;
+        run.streams.iter().all(|of| {
+            let told = told.streams.get(&of.stream);
+            let is_well = of.outcome == Outcome::CaughtUp && of.files_waiting == 0;
+            is_well
+                && told.is_some_and(|told| {
+                    let ago = run.finished_at - told.at;
+                    told.state == State::Connected && (TimeDelta::zero()..EVERY).contains(&ago)
+                })
+        })
     }
 
     /// Tells of the streams what is due. What fails is logged, and ends nothing.

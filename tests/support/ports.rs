@@ -12,11 +12,10 @@ const COUNT: u16 = 20_000;
 /// processes begin at different places.
 pub fn unused_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = std::process::id().wrapping_mul(7_919) % u32::from(COUNT);
+    let begin = (std::process::id().wrapping_mul(7_919) & 0xffff) as u16;
     loop {
-        let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
-        let offset = u16::try_from((begin + next) % u32::from(COUNT)).unwrap();
-        let port = FIRST + offset;
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(next) % COUNT;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
