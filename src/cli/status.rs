@@ -12,7 +12,7 @@ use super::state::failed;
 use super::wiring::Wiring;
 use super::{CommandError, DONE, NOTHING_DONE, SOME_FAILED, begin};
 use crate::health::page::Page;
-use crate::health::{Depth, Named, Status, StreamStatus, length};
+use crate::health::{Depth, LastFailure, Named, Status, StreamStatus, length};
 use crate::settings::{RawSettings, StatusSettings, process_env};
 use crate::sources::mimecast::SOURCE;
 
@@ -128,7 +128,9 @@ fn of_stream(of: &StreamStatus, now: DateTime<Utc>) -> String {
         );
     }
     add("last success", ago(of.last_success, now));
-    if let Some(failure) = &of.last_failure {
+    // Else it is what stands there as the reason.
+    let is_over = |failure: &&LastFailure| of.reason.as_ref() != Some(&failure.message);
+    if let Some(failure) = of.last_failure.as_ref().filter(is_over) {
         add(
             "last failure",
             format!("{}: {} ({})", time(failure.at), failure.message, failure.code),

@@ -159,20 +159,31 @@ impl Reporter {
             return false;
         }
         let posted = self.sink.post(&HEALTH, body(&rows, now), Deadline::after(POST_TIME));
-        let why = match timeout(POST_TIME, posted).await.map(|posted| posted.answer) {
+        let (is_refused, why) = match timeout(POST_TIME, posted).await.map(|posted| posted.answer) {
             Ok(Ok(())) => {
                 told.refused_at = None;
                 return true;
             }
-            Ok(Err(error)) => words(&error),
-            Err(_) => format!("no answer within {} s", POST_TIME.as_secs()),
+            Ok(Err(PostError::RowRefused(words))) => (true, words),
+            Ok(Err(PostError::TooLarge)) => (true, "it is too large (413)".to_owned()),
+            Ok(Err(PostError::Interrupt(
+                Interrupt::Fault(fault) | Interrupt::Destination(fault),
+            ))) => (fault.settings, fault.message.clone()),
+            Ok(Err(PostError::Interrupt(Interrupt::OutOfTime))) | Err(_) => {
+                (false, format!("no answer within {} s", POST_TIME.as_secs()))
+            }
         };
-        tracing::warn!(
-            table = HEALTH.name,
-            fix = "deploy the template of this release, whose rule has the stream for it; or set \
-                   HEALTH_STREAM to `off`",
-            "a row of the health table was not accepted; it is tried again in an hour: {why}"
-        );
+        if is_refused {
+            tracing::warn!(
+                table = HEALTH.name,
+                fix = "deploy the template of this release, whose rule has the stream for it; or set \
+                       HEALTH_STREAM to `off`",
+                "a row of the health table was not accepted; it is tried again in an hour: {why}"
+            );
+        } else {
+            let table = HEALTH.name;
+            tracing::info!(table, "a row of the health table is tried again in an hour: {why}");
+        }
         told.refused_at = Some(now);
         self.note(told).await;
         false
@@ -270,17 +281,6 @@ fn is_due(of: &StreamStatus, told: Option<&ToldOfStream>, now: DateTime<Utc>) ->
 /// When the newest run ended that delivered rows. It may be of long ago, before what was read.
 fn last_row(of: &StreamStatus, told: Option<&ToldOfStream>) -> Option<DateTime<Utc>> {
     of.last_row.or_else(|| told.and_then(|told| told.last_row))
-}
-
-fn words(error: &PostError) -> String {
-    match error {
-        PostError::RowRefused(words) => words.clone(),
-        PostError::TooLarge => "it is too large (413)".to_owned(),
-        PostError::Interrupt(Interrupt::OutOfTime) => "there was no time for it".to_owned(),
-        PostError::Interrupt(Interrupt::Fault(fault) | Interrupt::Destination(fault)) => {
-            fault.message.clone()
-        }
-    }
 }
 
 /// The body of these rows. Their values are ours, so each is a row of the table.
