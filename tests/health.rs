@@ -274,17 +274,21 @@ impl Handler {
         serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
     }
 
-    /// What a browser gets of the HTTP function.
+    /// What a browser gets of the HTTP function, whose bindings are named as in the package.
     async fn status(&self, method: &str, headers: &Value) -> (u64, Value, String) {
+        let function = include_str!("../status.function.json");
+        let function: Value = serde_json::from_str(function).unwrap();
+        let [request_name, answer_name] =
+            [0, 1].map(|at| function["bindings"][at]["name"].as_str().unwrap());
         let url = "https://my-app.azurewebsites.net/api/Status?code=key";
         let request = json!({
             "Url": url, "Method": method, "Query": "{\"code\":\"key\"}", "Headers": headers,
             "Params": {}, "Body": "",
         });
-        let payload = json!({ "Data": { "req": request }, "Metadata": {} });
+        let payload = json!({ "Data": { request_name: request }, "Metadata": {} });
         let answer = self.post("Status", &payload).await;
         assert_eq!(answer["ReturnValue"], Value::Null);
-        let res = &answer["Outputs"]["res"];
+        let res = &answer["Outputs"][answer_name];
         let body = res["body"].as_str().unwrap().to_owned();
         (res["statusCode"].as_u64().unwrap(), res["headers"].clone(), body)
     }

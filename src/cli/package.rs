@@ -14,6 +14,7 @@ use super::{CommandError, DONE};
 /// The files that the Functions host reads, as they are committed.
 const HOST_JSON: &str = include_str!("../../host.json");
 const FUNCTION_JSON: &str = include_str!("../../function.json");
+const STATUS_FUNCTION_JSON: &str = include_str!("../../status.function.json");
 
 /// The name that host.json starts.
 const BINARY: &str = "mimecast-sentinel";
@@ -66,6 +67,8 @@ fn zip(binary: &[u8]) -> zip::result::ZipResult<Vec<u8>> {
     zip.write_all(HOST_JSON.as_bytes())?;
     zip.start_file("CloudIntegrated/function.json", text)?;
     zip.write_all(FUNCTION_JSON.as_bytes())?;
+    zip.start_file("Status/function.json", text)?;
+    zip.write_all(STATUS_FUNCTION_JSON.as_bytes())?;
     // The package is mounted read-only, so the host cannot make it executable.
     zip.start_file(BINARY, options.unix_permissions(0o755))?;
     zip.write_all(binary)?;
@@ -132,6 +135,7 @@ mod tests {
         let expected = [
             ("host.json", 0o644, HOST_JSON.as_bytes()),
             ("CloudIntegrated/function.json", 0o644, FUNCTION_JSON.as_bytes()),
+            ("Status/function.json", 0o644, STATUS_FUNCTION_JSON.as_bytes()),
             ("mimecast-sentinel", 0o755, b"binary".as_slice()),
         ];
         let expected = expected.map(|(name, mode, c)| (name.to_owned(), mode, c.to_vec()));
