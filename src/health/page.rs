@@ -9,7 +9,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
 
 use super::report::Verdict;
-use super::status::{State, Status, StreamStatus, length};
+use super::status::{State, Status, StreamStatus, length, sum};
 
 /// Its looks. Colours have a contrast of 4.5 at least to what is behind them, in dark and in light.
 const STYLE: &str = include_str!("page.css");
@@ -163,7 +163,7 @@ impl Page<'_> {
         const WIDTH: u64 = 240;
         const HEIGHT: u64 = 48;
         let span = format!("{} {unit}s", rows.len());
-        let sum: u64 = rows.iter().sum();
+        let sum = sum(rows);
         let word = if sum == 1 { "row" } else { "rows" };
         let sum = grouped(sum);
         let most = rows.iter().copied().max().unwrap_or_default();

@@ -483,7 +483,7 @@ pub fn length(time: TimeDelta) -> String {
 }
 
 /// The sum of what is stored, and may be any numbers.
-fn sum(rows: &[u64]) -> u64 {
+pub(super) fn sum(rows: &[u64]) -> u64 {
     rows.iter().fold(0, |sum, rows| sum.saturating_add(*rows))
 }
 
