@@ -150,6 +150,24 @@ async fn each_state_by_the_runs_that_lead_to_it() {
     }
 }
 
+/// A run is days old before the next is due.
+#[tokio::test]
+async fn a_weekly_schedule_is_connected_the_whole_week() {
+    for days in [1, 3, 6] {
+        let ago = days * 24 * 60;
+        for (run, expected) in [
+            (well(ago), State::Connected),
+            (run(ago, json!({ "outcome": "time_limit", "rows_delivered": 5 })), State::Connecting),
+        ] {
+            let mut named = named(&["mailflow"]);
+            named.schedule = Schedule::parse("0 0 6 * * 1").unwrap();
+            let store = store(&[run]).await;
+            let status = Status::read(&store, &[named], Depth::Whole, now()).await.unwrap();
+            assert_eq!(status.streams[0].state, expected, "{days} days after it");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_was_delivered_once_is_remembered_without_history() {
     let store = store(&[]).await;

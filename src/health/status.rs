@@ -3,7 +3,7 @@
 //! | state | when |
 //! |---|---|
 //! | `Unavailable` | no run has succeeded yet |
-//! | `Connecting` | it reads a backlog: no run of the last two days has come to its end |
+//! | `Connecting` | it reads a backlog: its newest run that succeeded has not come to its end, and none in two days before it |
 //! | `Connected` | the last run succeeded, also if there was nothing new |
 //! | `Degraded` | a failure that may pass, for less than an hour; a batch file that is left aside; files that wait in spill |
 //! | `Disconnected` | a failure that a person must fix, or that lasts for an hour; no run though the schedule has one |
@@ -265,8 +265,8 @@ struct Seen<'a> {
     last_failure: Option<LastFailure>,
     /// The failures since the last success.
     trouble: Option<Trouble>,
-    /// Whether a recent run has come to the end of what there is.
-    caught_up: bool,
+    /// When the newest run ended that came to the end of what there is.
+    caught_up: Option<DateTime<Utc>>,
     latest: Option<StreamRecord>,
     ended: Vec<(DateTime<Utc>, [u64; 2])>,
     by_hour: [u64; 24],
@@ -286,7 +286,7 @@ impl<'a> Runs<'a> {
             last_row: None,
             last_failure: None,
             trouble: None,
-            caught_up: false,
+            caught_up: None,
             latest: None,
             ended: Vec::new(),
             by_hour: [0; 24],
@@ -319,8 +319,9 @@ impl Seen<'_> {
             (Some(outcome), _) if outcome.is_done() => {
                 self.last_success = Some(finished);
                 self.trouble = None;
-                let is_recent = self.now - finished < TimeDelta::days(RECENT_DAYS as i64);
-                self.caught_up |= outcome == Outcome::CaughtUp && is_recent;
+                if outcome == Outcome::CaughtUp {
+                    self.caught_up = Some(finished);
+                }
             }
             // Of one that is busy another does the work, and has a record of its own.
             _ => return,
@@ -359,6 +360,14 @@ impl Seen<'_> {
         self.last_success.is_some() || self.has_delivered
     }
 
+    /// Whether a run has come to the end of what there is, not long before the last success: a schedule
+    /// may have days between two runs.
+    fn has_caught_up(&self) -> bool {
+        let recent = TimeDelta::days(RECENT_DAYS as i64);
+        let pair = self.last_success.zip(self.caught_up);
+        pair.is_some_and(|(last, caught_up)| last - caught_up < recent)
+    }
+
     /// Its state, and why.
     fn state(&self) -> (State, Option<Trouble>) {
         if let Some(missing) = self.missing_run() {
@@ -381,7 +390,7 @@ impl Seen<'_> {
             }
             None if !self.has_worked() => (State::Unavailable, None),
             None => match latest.map_or(0, |latest| latest.files_waiting) {
-                0 if self.caught_up => (State::Connected, None),
+                0 if self.has_caught_up() => (State::Connected, None),
                 0 => (State::Connecting, None),
                 waiting => (State::Degraded, Some(self.spilled(waiting))),
             },
