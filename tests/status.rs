@@ -93,8 +93,9 @@ async fn state(runs: &[Value]) -> (State, Option<String>) {
 async fn each_state_by_the_runs_that_lead_to_it() {
     use State::{Connected, Connecting, Degraded, Disconnected, Unavailable};
     let rows = |ago, outcome| run(ago, json!({ "outcome": outcome, "rows_delivered": 5 }));
-    let held_up = |passed_at: Option<DateTime<Utc>>| {
+    let held_up = |passed_at: Option<DateTime<Utc>>, code| {
         let mut run = failed(5, true);
+        run["streams"][0]["error"]["code"] = json!(code);
         run["streams"][0]["held_up"] = json!({
             "what": "file f", "since": minutes(300), "tries": 20, "passed_at": passed_at,
             "command": null,
@@ -131,13 +132,43 @@ async fn each_state_by_the_runs_that_lead_to_it() {
         ("a run in progress", vec![well(20), without_end(5)], Connected, None),
         (
             "a file is left aside",
-            vec![well(320), held_up(Some(minutes(-1000)))],
+            vec![well(320), held_up(Some(minutes(-1000)), "file-forbidden")],
             Degraded,
-            Some("store-failed"),
+            Some("file-forbidden"),
+        ),
+        (
+            "a secret expires beside a file that is left aside",
+            vec![well(320), held_up(Some(minutes(-1000)), "mimecast-credentials")],
+            Disconnected,
+            Some("mimecast-credentials"),
+        ),
+        (
+            "every row is refused",
+            vec![well(320), held_up(Some(minutes(-1000)), "every-row-refused")],
+            Disconnected,
+            Some("every-row-refused"),
+        ),
+        (
+            "kills after a file was left aside",
+            vec![
+                well(400),
+                run(300, json!({
+                    "outcome": "failed",
+                    "error": { "code": "file-forbidden", "message": "m", "fix": "f" },
+                    "held_up": {
+                        "what": "file f", "since": minutes(300), "tries": 1,
+                        "passed_at": minutes(-1000), "command": null,
+                    },
+                })),
+                without_end(90),
+                without_end(20),
+            ],
+            Disconnected,
+            Some("run-killed"),
         ),
         (
             "the destination holds it up",
-            vec![well(320), held_up(None)],
+            vec![well(320), held_up(None, "store-failed")],
             Disconnected,
             Some("store-failed"),
         ),

@@ -374,14 +374,11 @@ impl Seen<'_> {
             return (State::Disconnected, Some(missing));
         }
         let latest = self.latest.as_ref();
-        let held_up = latest.and_then(|latest| latest.held_up.as_ref());
-        // The rest of its page is delivered, and it will be passed.
-        let is_left_aside = held_up.is_some_and(|held_up| held_up.passed_at.is_some());
         match &self.trouble {
             Some(trouble) => {
                 let lasts = self.now - trouble.since >= PATIENCE;
                 let state = match self.has_worked() {
-                    _ if is_left_aside => State::Degraded,
+                    _ if self.is_left_aside(&trouble.failure) => State::Degraded,
                     false => State::Unavailable,
                     true if trouble.failure.person || lasts => State::Disconnected,
                     true => State::Degraded,
@@ -395,6 +392,20 @@ impl Seen<'_> {
                 waiting => (State::Degraded, Some(self.spilled(waiting))),
             },
         }
+    }
+
+    /// Whether nothing but a file fails that is held up: the rest of its page is delivered, and it will be
+    /// passed. Beside such a file all else can fail too, as a secret.
+    fn is_left_aside(&self, failure: &Failure) -> bool {
+        let held_up = self.latest.as_ref().and_then(|latest| latest.held_up.as_ref());
+        let of_a_file = [
+            Code::FileForbidden,
+            Code::FileUnreachable,
+            Code::FileUnreadable,
+            Code::FileAddressRefused,
+        ];
+        held_up.is_some_and(|held_up| held_up.passed_at.is_some())
+            && of_a_file.iter().any(|code| code.as_str() == failure.code)
     }
 
     /// The schedule had two runs since the last one, and the second is overdue.
