@@ -137,6 +137,21 @@ async fn a_stream_that_stays_as_it_is_has_a_row_an_hour() {
 }
 
 #[tokio::test]
+async fn rows_of_a_run_whose_clock_was_ahead_are_not_in_each_row_of_health() {
+    let mut told = Told::new();
+    let right = told.now;
+    told.now += TimeDelta::days(1);
+    told.well().await;
+    told.now = right;
+    let mut rows = Vec::new();
+    for _ in 0..12 {
+        rows.extend(told.well().await);
+    }
+    let delivered = |row: &Value| row["ExtendedProperties"]["Summary"]["rows_delivered"].as_u64();
+    assert_eq!(rows[1..].iter().map(delivered).collect::<Vec<_>>(), [Some(4), Some(4)]);
+}
+
+#[tokio::test]
 async fn what_a_person_must_fix_is_told_at_once_and_so_is_its_end() {
     let mut told = Told::new();
     assert_eq!(states(&told.well().await), ["Connected"]);

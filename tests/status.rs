@@ -152,14 +152,17 @@ async fn each_state_by_the_runs_that_lead_to_it() {
             "kills after a file was left aside",
             vec![
                 well(400),
-                run(300, json!({
-                    "outcome": "failed",
-                    "error": { "code": "file-forbidden", "message": "m", "fix": "f" },
-                    "held_up": {
-                        "what": "file f", "since": minutes(300), "tries": 1,
-                        "passed_at": minutes(-1000), "command": null,
-                    },
-                })),
+                run(
+                    300,
+                    json!({
+                        "outcome": "failed",
+                        "error": { "code": "file-forbidden", "message": "m", "fix": "f" },
+                        "held_up": {
+                            "what": "file f", "since": minutes(300), "tries": 1,
+                            "passed_at": minutes(-1000), "command": null,
+                        },
+                    }),
+                ),
                 without_end(90),
                 without_end(20),
             ],
@@ -197,6 +200,19 @@ async fn a_weekly_schedule_is_connected_the_whole_week() {
             assert_eq!(status.streams[0].state, expected, "{days} days after it");
         }
     }
+}
+
+/// It is put right, and runs go on.
+#[tokio::test]
+async fn a_run_whose_clock_was_days_ahead_says_nothing_of_now() {
+    let ahead = -10 * 24 * 60;
+    assert_eq!(state(&[failed(ahead, true), well(5)]).await.0, State::Connected);
+    assert_eq!(state(&[well(ahead), well(20), failed(5, true)]).await.0, State::Disconnected);
+    let (state_now, code) = state(&[well(ahead), well(200)]).await;
+    assert_eq!((state_now, code.as_deref()), (State::Disconnected, Some("no-run")));
+    let (state_now, code) = state(&[without_end(ahead), well(200)]).await;
+    assert_eq!((state_now, code.as_deref()), (State::Disconnected, Some("no-run")));
+    assert_eq!(state(&[well(20), well(-1)]).await.0, State::Connected, "another machine's clock");
 }
 
 #[tokio::test]

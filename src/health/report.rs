@@ -113,7 +113,7 @@ impl Reporter {
             .filter(|stream| is_due(stream, told.streams.get(stream.stream), now))
             .collect();
         let rows =
-            due.iter().map(|of| self.row_of_stream(of, told.streams.get(of.stream))).collect();
+            due.iter().map(|of| self.row_of_stream(of, told.streams.get(of.stream), now)).collect();
         if self.post(rows, &mut told, now).await {
             for of in due {
                 let before = told.streams.get(of.stream);
@@ -189,10 +189,16 @@ impl Reporter {
         false
     }
 
-    fn row_of_stream(&self, of: &StreamStatus, told: Option<&ToldOfStream>) -> Value {
-        // Of all runs since the last row, so that rows of health add up.
+    fn row_of_stream(
+        &self,
+        of: &StreamStatus,
+        told: Option<&ToldOfStream>,
+        now: DateTime<Utc>,
+    ) -> Value {
+        // Of all runs since the last row, so that rows of health add up. One that ended later than now,
+        // by a clock that was ahead, would be in each.
         let since = told.map_or(DateTime::UNIX_EPOCH, |told| told.at);
-        let ended = of.ended.iter().filter(|(at, _)| *at > since);
+        let ended = of.ended.iter().filter(|(at, _)| *at > since && *at <= now);
         let [delivered, quarantined] =
             ended.fold([0_u64; 2], |[a, b], (_, [delivered, quarantined])| {
                 [a.saturating_add(*delivered), b.saturating_add(*quarantined)]

@@ -192,7 +192,9 @@ impl Status {
         let first = now.date_naive().checked_sub_days(days).unwrap_or_default();
         let mut streams = Vec::new();
         for named in sources {
-            let runs = History::new(Arc::clone(store), named.source).since(first).await?;
+            let mut runs = History::new(Arc::clone(store), named.source).since(first).await?;
+            // Nobody knows when a run was whose clock was ahead: any other tells more of how it is now.
+            runs.sort_by_key(|run| (!is_ahead(run, now), run.started_at));
             let runs = Runs { all: runs, named, now };
             for stream in &named.streams {
                 let has_delivered = has_delivered(store.as_ref(), stream).await?;
@@ -303,9 +305,9 @@ impl<'a> Runs<'a> {
 
 impl Seen<'_> {
     fn add(&mut self, run: &RunRecord, record: &StreamRecord) {
-        self.last_begin = self.last_begin.max(Some(run.started_at));
+        self.last_begin = Some(run.started_at.min(self.now));
         let Some(finished) = run.finished_at else {
-            if self.now <= run.ends_by {
+            if self.now <= run.ends_by && !is_ahead(run, self.now) {
                 self.running_since = Some(run.started_at);
             } else {
                 self.fail(run.started_at, killed(run));
@@ -505,6 +507,11 @@ pub fn length(time: TimeDelta) -> String {
 /// The sum of what is stored, and may be any numbers.
 pub(super) fn sum(rows: &[u64]) -> u64 {
     rows.iter().fold(0, |sum, rows| sum.saturating_add(*rows))
+}
+
+/// Whether the clock was ahead when a run began; by less, another machine's may be.
+fn is_ahead(run: &RunRecord, now: DateTime<Utc>) -> bool {
+    run.started_at - now > PATIENCE
 }
 
 fn killed(run: &RunRecord) -> Failure {
