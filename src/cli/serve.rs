@@ -23,6 +23,7 @@ use super::{CommandError, DONE, USAGE, begin};
 use crate::codes::Code;
 use crate::functions::{self, Health, Job, RunEnd};
 use crate::pipeline::{Outcome, RunSummary};
+use crate::schedule::Schedule;
 use crate::seams::Clock;
 use crate::settings::{
     FUNCTIONS_PORT, RawSettings, Settings, StatusSettings, is_loopback, process_env,
@@ -122,19 +123,7 @@ impl Serve {
         let pulling = Pulling { settings: self.settings.clone(), runner: Arc::clone(&runner) };
         let beat = Beat::new(clock.now());
         self.listen(&settings, runner, &beat, &stop).await?;
-        while let Some(next) = settings.schedule.after(clock.now()) {
-            tracing::info!(schedule = %settings.schedule, %next, "waiting for the next run");
-            beat.expect_by(next);
-            while clock.now() < next && !stop.is_cancelled() {
-                let left = (next - clock.now()).to_std().unwrap_or_default();
-                tokio::select! {
-                    () = sleep(left.min(LOOK_AGAIN)) => {}
-                    () = stop.cancelled() => {}
-                }
-            }
-            if stop.is_cancelled() {
-                break;
-            }
+        while wait(&settings.schedule, &clock, &beat, &stop).await {
             beat.expect_by(clock.now() + settings.run_time_limit + RUN_RESERVE);
             pulling.pull(settings.run_time_limit, &stop).await;
         }
@@ -177,6 +166,29 @@ impl Serve {
         let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
         Ok((Runner::new(wiring.connector(&settings)?, &settings), settings))
     }
+}
+
+/// Waits for the next tick. False once there is none, or at a signal.
+async fn wait(schedule: &Schedule, clock: &Clock, beat: &Beat, stop: &CancellationToken) -> bool {
+    let mut awaited = None;
+    while !stop.is_cancelled() {
+        let now = clock.now();
+        if awaited.is_some_and(|next| next <= now) {
+            return true;
+        }
+        // Anew at each look: a clock that was ahead and is put right would be waited for otherwise.
+        let Some(next) = schedule.after(now) else { return false };
+        if awaited.replace(next) != Some(next) {
+            tracing::info!(%schedule, %next, "waiting for the next run");
+            beat.expect_by(next);
+        }
+        let left = (next - now).to_std().unwrap_or_default();
+        tokio::select! {
+            () = sleep(left.min(LOOK_AGAIN)) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    false
 }
 
 /// By when the schedule's next step is due, for `/healthz`.
@@ -295,6 +307,25 @@ fn reports(faults: String) -> Job {
 mod tests {
     use super::*;
     use crate::pipeline::{Begun, StreamSummary};
+
+    /// As a machine without a battery for its clock may do at its start.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_a_day_ahead_holds_up_no_run() {
+        let (began, right) = (Instant::now(), DateTime::UNIX_EPOCH + TimeDelta::minutes(1));
+        let clock = Clock::from_fn(move || {
+            let passed = TimeDelta::from_std(began.elapsed()).unwrap();
+            let ahead = TimeDelta::days(i64::from(passed < TimeDelta::minutes(2)));
+            right + ahead + passed
+        });
+        let schedule = Schedule::parse("0 */15 * * * *").unwrap();
+        let (beat, stop) = (Beat::new(clock.now()), CancellationToken::new());
+        assert!(wait(&schedule, &clock, &beat, &stop).await);
+        assert_eq!(clock.now(), DateTime::UNIX_EPOCH + TimeDelta::minutes(15));
+        assert!(wait(&schedule, &clock, &beat, &stop).await);
+        assert_eq!(clock.now(), DateTime::UNIX_EPOCH + TimeDelta::minutes(30), "one run a tick");
+        stop.cancel();
+        assert!(!wait(&schedule, &clock, &beat, &stop).await);
+    }
 
     fn stream(outcome: Outcome) -> StreamSummary {
         StreamSummary { stream: "mailflow".to_owned(), outcome, ..StreamSummary::default() }
