@@ -13,16 +13,18 @@ use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::{Begun, Fault, Outcome, RunSummary, Sink, StreamSummary};
 use mimecast_sentinel::schedule::Schedule;
 use mimecast_sentinel::seams::Deadline;
-use mimecast_sentinel::simulator::{FaultPlan, Simulator, SimulatorOptions};
+use mimecast_sentinel::simulator::{
+    Endpoint, Fault as Broken, FaultPlan, Simulator, SimulatorOptions,
+};
 use mimecast_sentinel::store::Store;
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, HEALTH, Table};
 use serde_json::{Value, json};
 use tokio::process::Child;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::support::doubles::MemoryStore;
 use crate::support::ports::unused_port;
-use crate::support::program::{Program, assert_no_secret, world};
+use crate::support::program::{Program, assert_no_secret, signal, world};
 
 /// Takes rows of health, unless it is told to refuse them.
 #[derive(Default)]
@@ -268,7 +270,7 @@ async fn a_rule_without_the_stream_fails_no_run() {
 struct Handler {
     url: String,
     http: reqwest::Client,
-    _child: Child,
+    child: Child,
 }
 
 impl Handler {
@@ -279,7 +281,7 @@ impl Handler {
         while http.get(&url).send().await.is_err() {
             sleep(Duration::from_millis(20)).await;
         }
-        (Self { url, http, _child: child }, program)
+        (Self { url, http, child }, program)
     }
 
     async fn post(&self, function: &str, payload: &Value) -> Value {
@@ -378,6 +380,36 @@ async fn the_function_shows_the_status_and_tests_the_connection() {
     let (code, ..) = handler.status("PUT", &from_the_page()).await;
     assert_eq!(code, 405);
     assert_eq!(simulator.violations(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_the_test_of_the_day() {
+    // The token of the rows of health is given; that of the test does not come.
+    let hangs = Broken::Slow(Duration::from_secs(3_600));
+    let plan = FaultPlan::none().once(Endpoint::AzureToken, Broken::Nothing).times(
+        usize::MAX,
+        Endpoint::AzureToken,
+        hangs,
+    );
+    let tables = vec![&CLOUD_INTEGRATED, &HEALTH];
+    let options = SimulatorOptions { tables, ..SimulatorOptions::default() };
+    let simulator = Simulator::start(world(1), plan, options).await.unwrap();
+    let port = unused_port();
+    let program = under_functions(Program::of(&simulator).unset("HEALTH_STREAM"), port);
+    let (mut handler, _program) = Handler::start(program, port).await;
+    let payload = json!({ "Data": { "timer": {} } });
+    let tick = handler.post("CloudIntegrated", &payload);
+    let stopped = async {
+        while simulator.calls().azure_tokens.values().sum::<u64>() < 2 {
+            sleep(Duration::from_millis(20)).await;
+        }
+        signal(&handler.child, "TERM");
+    };
+    let (done, ()) = tokio::join!(tick, stopped);
+    assert_eq!(done["ReturnValue"]["outcome"], "caught_up");
+    // By itself the test gives up after 30 s.
+    let ended = timeout(Duration::from_secs(15), handler.child.wait()).await;
+    assert!(ended.expect("it ends at once").unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

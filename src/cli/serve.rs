@@ -254,7 +254,11 @@ impl Pulling {
         }
         // After a long run there is no time: the next tick of the day does it.
         if !stop.is_cancelled() && began.elapsed() < time_limit / 2 {
-            self.test_daily(time_limit / 2).await;
+            tokio::select! {
+                () = self.test_daily(time_limit / 2) => {}
+                // It waits half a minute for each host that does not answer: a stop has not that time.
+                () = stop.cancelled() => {}
+            }
         }
         summary
     }
