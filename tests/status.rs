@@ -361,9 +361,9 @@ async fn numbers_and_times_that_cannot_be_do_no_harm() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let day = json!({ "runs": runs }).to_string();
     store.write("runs/cloud-integrated/2026-11-29.json", day.into()).await.unwrap();
-    let stream = &status(&store).await.streams[0];
-    assert_eq!((stream.rows_24h, stream.rows_30d), (u64::MAX, u64::MAX));
     let status = status(&store).await;
+    let stream = &status.streams[0];
+    assert_eq!((stream.rows_24h, stream.rows_30d), (u64::MAX, u64::MAX));
     let page = Page { status: Ok(&status), faults: Vec::new(), now: now(), has_test: false }.html();
     assert!(page.contains("in 24 hours"), "{page}");
     History::new(Arc::clone(&store), "cloud-integrated").end(&ended(begun(1, minutes(5)), 1)).await;
