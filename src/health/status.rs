@@ -328,6 +328,8 @@ impl Seen<'_> {
             // Of one that is busy another does the work, and has a record of its own.
             _ => return,
         }
+        // Two do not work at a stream at once, so one that began before was killed.
+        self.running_since = None;
         self.count(finished, record.rows_delivered);
         self.ended.push((finished, [record.rows_delivered, record.rows_quarantined]));
         self.latest = Some(record.clone());
