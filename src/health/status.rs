@@ -420,7 +420,8 @@ impl Seen<'_> {
             fix:
                 "check that the function app is running, that its function CloudIntegrated is not \
                   disabled and that SCHEDULE is set, and look into its log; elsewhere, that \
-                  `mimecast-sentinel serve` runs"
+                  `mimecast-sentinel serve` runs, or what starts `pull`, and that SCHEDULE is what \
+                  starts it"
                     .to_owned(),
             person: true,
         };
