@@ -273,6 +273,35 @@ async fn quarantine_is_counted_by_reason() {
     assert_eq!(stream.state, State::Connected, "the rest is delivered");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_large_quarantine_it_is_said_how_far_it_was_counted() {
+    let program = Program::bare();
+    let program = program.set("CHECKPOINT_URL", "state").set("MIMECAST_TYPES", "mailflow");
+    let folder = program.folder.path().join("state/quarantine/mailflow");
+    let records = async |file: &str, count: u32| {
+        let folder = folder.join(file);
+        std::fs::create_dir_all(&folder).unwrap();
+        (0..count).for_each(|n| std::fs::write(folder.join(format!("{n}.json")), "{}").unwrap());
+        program.run(&["status"]).await.stdout
+    };
+    let said = records("a", 2).await;
+    assert!(said.contains("quarantine     2 (2 unreadable)\n"), "{said}");
+    let said = records("b", 300).await;
+    assert!(said.contains("quarantine     302 (of the first 200: 200 unreadable)\n"), "{said}");
+    let said = records("c", 10_000).await;
+    let expected = "quarantine     10,000 or more (of the first 200: 200 unreadable)\n";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[tokio::test]
+async fn a_killed_run_is_not_in_progress_once_another_did_its_work() {
+    let since = async |runs: &[Value]| status(&store(runs).await).await.streams[0].running_since;
+    assert_eq!(since(&[without_end(8)]).await, Some(minutes(8)));
+    assert_eq!(since(&[without_end(8), well(5)]).await, None);
+    let busy = run(5, json!({ "outcome": "busy" }));
+    assert_eq!(since(&[without_end(8), busy]).await, Some(minutes(8)), "it does the work");
+}
+
 fn begun(id: u64, at: DateTime<Utc>) -> Begun {
     Begun { run_id: format!("{id:032x}"), started_at: at }
 }

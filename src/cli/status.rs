@@ -148,11 +148,7 @@ fn of_stream(of: &StreamStatus, now: DateTime<Utc>) -> String {
         "rows",
         format!("{} in 24 hours, {} in 30 days", HumanCount(of.rows_24h), HumanCount(of.rows_30d)),
     );
-    let reasons: Vec<String> =
-        of.quarantine.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let reasons =
-        if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-    add("quarantine", format!("{}{reasons}", HumanCount(of.quarantine.records)));
+    add("quarantine", of.quarantine.words(|number| HumanCount(number).to_string()));
     if of.files_waiting > 0 {
         add("files waiting", HumanCount(of.files_waiting).to_string());
     }

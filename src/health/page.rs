@@ -125,7 +125,7 @@ impl Page<'_> {
                         }
                     }))
                     (fact("Files waiting", html! { (grouped(of.files_waiting)) }))
-                    (fact("In quarantine", quarantine(of)))
+                    (fact("In quarantine", html! { (of.quarantine.words(grouped)) }))
                     @if let Some(failure) = &of.last_failure {
                         div.wide {
                             dt { "Last failure" }
@@ -325,18 +325,6 @@ fn prose(text: &str) -> Markup {
 
 fn fact(name: &str, value: Markup) -> Markup {
     html! { div { dt { (name) } dd { (value) } } }
-}
-
-fn quarantine(of: &StreamStatus) -> Markup {
-    let reasons: Vec<String> =
-        of.quarantine.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let read: u64 = of.quarantine.reasons.values().sum();
-    html! {
-        (grouped(of.quarantine.records))
-        @if !reasons.is_empty() {
-            " (" @if read < of.quarantine.records { "of the first " (read) ": " } (reasons.join(", ")) ")"
-        }
-    }
 }
 
 fn time(at: DateTime<Utc>) -> Markup {

@@ -159,6 +159,22 @@ pub struct Quarantined {
     pub reasons: BTreeMap<String, u64>,
 }
 
+impl Quarantined {
+    /// In words; a number is written as `number` does.
+    pub(crate) fn words(&self, number: impl Fn(u64) -> String) -> String {
+        let records = number(self.records);
+        let more = if self.records < MOST_COUNTED as u64 { "" } else { " or more" };
+        let reasons: Vec<String> =
+            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let read: u64 = self.reasons.values().sum();
+        match reasons.join(", ") {
+            none if none.is_empty() => format!("{records}{more}"),
+            all if read == self.records => format!("{records} ({all})"),
+            some => format!("{records}{more} (of the first {read}: {some})"),
+        }
+    }
+}
+
 impl State {
     /// Its name.
     pub fn as_str(self) -> &'static str {
