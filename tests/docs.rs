@@ -14,8 +14,8 @@ use mimecast_sentinel::table::{ColumnType, From, TABLES, Table};
 const MAY_USE: [(&str, &str); 18] = [
     (
         "cli",
-        "azure, check, checkpoint, codes, functions, health, http, pipeline, quarantine, seams, settings, \
-         simulator, sources, spill, store, table",
+        "azure, check, checkpoint, codes, functions, health, http, pipeline, quarantine, \
+         schedule, seams, settings, simulator, sources, spill, store, table",
     ),
     ("functions", "–"),
     ("check", "sources, azure, pipeline, store, settings, schedule, http, table, seams"),

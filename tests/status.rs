@@ -89,22 +89,33 @@ async fn state(runs: &[Value]) -> (State, Option<String>) {
     (stream.state, stream.code.clone())
 }
 
+/// A run that failed with this code, while a file or the destination holds the stream up.
+fn held_up(passed_at: Option<DateTime<Utc>>, code: &str) -> Value {
+    let mut run = failed(5, true);
+    run["streams"][0]["error"]["code"] = json!(code);
+    run["streams"][0]["held_up"] = json!({
+        "what": "file f", "since": minutes(300), "tries": 20, "passed_at": passed_at,
+        "command": null,
+    });
+    run
+}
+
+/// What the runs are called, the runs, the state they lead to, and its code.
+type Case = (&'static str, Vec<Value>, State, Option<&'static str>);
+
+async fn assert_states(cases: Vec<Case>) {
+    for (what, runs, expected, code) in cases {
+        assert_eq!(state(&runs).await, (expected, code.map(str::to_owned)), "{what}");
+    }
+}
+
 #[tokio::test]
 async fn each_state_by_the_runs_that_lead_to_it() {
     use State::{Connected, Connecting, Degraded, Disconnected, Unavailable};
     let rows = |ago, outcome| run(ago, json!({ "outcome": outcome, "rows_delivered": 5 }));
-    let held_up = |passed_at: Option<DateTime<Utc>>, code| {
-        let mut run = failed(5, true);
-        run["streams"][0]["error"]["code"] = json!(code);
-        run["streams"][0]["held_up"] = json!({
-            "what": "file f", "since": minutes(300), "tries": 20, "passed_at": passed_at,
-            "command": null,
-        });
-        run
-    };
     let waiting = run(5, json!({ "outcome": "caught_up", "files_waiting": 3 }));
     let busy = |ago| run(ago, json!({ "outcome": "busy" }));
-    let cases: &[(&str, Vec<Value>, State, Option<&str>)] = &[
+    assert_states(vec![
         ("nothing", vec![], Unavailable, None),
         ("the first run is in progress", vec![without_end(5)], Unavailable, None),
         ("a quiet night", vec![well(20), well(5)], Connected, None),
@@ -130,6 +141,18 @@ async fn each_state_by_the_runs_that_lead_to_it() {
         ("a kill", vec![well(35), without_end(20)], Degraded, Some("run-killed")),
         ("a kill, and all is well", vec![without_end(20), well(5)], Connected, None),
         ("a run in progress", vec![well(20), without_end(5)], Connected, None),
+        ("files wait", vec![well(20), waiting], Degraded, Some("files-waiting")),
+        ("another does the work", vec![well(20), busy(6), busy(5)], Connected, None),
+        ("another alone", vec![busy(20), busy(5)], Unavailable, None),
+    ])
+    .await;
+}
+
+/// A file that is left aside is a state of its own, and hides nothing else.
+#[tokio::test]
+async fn what_is_held_up_hides_nothing_else() {
+    use State::{Degraded, Disconnected};
+    assert_states(vec![
         (
             "a file is left aside",
             vec![well(320), held_up(Some(minutes(-1000)), "file-forbidden")],
@@ -175,13 +198,8 @@ async fn each_state_by_the_runs_that_lead_to_it() {
             Disconnected,
             Some("store-failed"),
         ),
-        ("files wait", vec![well(20), waiting], Degraded, Some("files-waiting")),
-        ("another does the work", vec![well(20), busy(6), busy(5)], Connected, None),
-        ("another alone", vec![busy(20), busy(5)], Unavailable, None),
-    ];
-    for (what, runs, expected, code) in cases {
-        assert_eq!(state(runs).await, (*expected, code.map(str::to_owned)), "{what}");
-    }
+    ])
+    .await;
 }
 
 /// A run is days old before the next is due.
