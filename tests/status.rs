@@ -390,6 +390,19 @@ async fn a_history_that_cannot_be_read_is_begun_anew() {
     }
 }
 
+/// Whoever can write to the folder may have put it there.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_is_no_file_hides_no_other_day() {
+    let simulator = simulator(1, FaultPlan::none(), Duration::ZERO).await;
+    let program = Program::of(&simulator);
+    program.run(&["pull"]).await.assert_code(0);
+    let day = program.state().join("runs/cloud-integrated/2999-01-01.json");
+    std::os::unix::fs::symlink("../../checkpoints/mailflow.json", day).unwrap();
+    let status = program.run(&["status"]).await;
+    status.assert_code(0).assert_stderr(&["counts as empty", "2999-01-01.json: it is a link"]);
+}
+
 /// What is stored may be anybody's.
 #[tokio::test]
 async fn numbers_and_times_that_cannot_be_do_no_harm() {
