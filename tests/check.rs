@@ -271,6 +271,15 @@ async fn role_rule_stream_and_endpoint_are_told_apart() {
     let rungs = check(&other_region, 1).await;
     assert_only(&rungs, stream, "an endpoint of another region does not know the rule");
 
+    // That of the health table: events land without it.
+    let health = program().set("HEALTH_STREAM", "Custom-NotThere");
+    let rungs = check(&health, 0).await;
+    let rung = rungs.iter().find(|rung| rung["rung"] == "azure/stream/Custom-NotThere").unwrap();
+    assert_eq!(rung["verdict"], "warn", "{rung}");
+    assert!(rung["fix"].as_str().unwrap().contains("HEALTH_STREAM"), "{rung}");
+    let all = check(&program().unset("HEALTH_STREAM"), 0).await;
+    assert!(all.iter().all(|rung| rung["verdict"] == "ok"), "{all:#?}");
+
     simulator.set_role(false);
     assert_only(&check(&program(), 1).await, stream, "the role Monitoring Metrics Publisher");
 }

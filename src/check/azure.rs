@@ -17,7 +17,7 @@ use crate::pipeline::sink::PostError;
 use crate::seams::Deadline;
 use crate::settings::AzureCloud;
 use crate::sources::mimecast::SOURCE;
-use crate::table::{CLOUD_INTEGRATED, Table};
+use crate::table::{CLOUD_INTEGRATED, HEALTH, Table};
 
 pub(super) async fn rungs(
     given: &Given,
@@ -43,13 +43,36 @@ pub(super) async fn rungs(
     };
     let has_token = matches!(token.verdict, Verdict::Ok | Verdict::Warn);
     rungs.push(token);
-    rungs.push(if !has_token {
-        Rung::skipped(stream, "there is no token").of_source(SOURCE)
+    let events = if !has_token {
+        Rung::skipped(stream, "there is no token")
     } else if hosts.reached(&settings.endpoint) {
-        stream_rung(stream, sink, &CLOUD_INTEGRATED).await.of_source(SOURCE)
+        stream_rung(stream, sink, &CLOUD_INTEGRATED).await
     } else {
-        Rung::skipped(stream, NOT_REACHED).of_source(SOURCE)
-    });
+        Rung::skipped(stream, NOT_REACHED)
+    };
+    let takes_events = events.verdict == Verdict::Ok;
+    rungs.push(events.of_source(SOURCE));
+    if let Some(stream) = &settings.health_stream {
+        let rung = format!("azure/stream/{stream}");
+        rungs.push(if takes_events {
+            health_rung(rung, sink).await
+        } else {
+            Rung::skipped(rung, "the same rule does not take events")
+        });
+    }
+}
+
+/// No run fails without rows of health.
+async fn health_rung(rung: String, sink: &LogsIngestion) -> Rung {
+    let tried = stream_rung(rung, sink, &HEALTH).await;
+    if tried.verdict != Verdict::Fail {
+        return tried;
+    }
+    tried.but(
+        Verdict::Warn,
+        "events land all the same, and no rows of health: deploy the template of this release, whose rule \
+         has the stream, or set HEALTH_STREAM to `off`",
+    )
 }
 
 /// What a token of this cloud is for.
