@@ -18,23 +18,21 @@ const MAX_CONNECTIONS: usize = 64;
 /// The most that is held of a request's head, and at once of its body; the host's head is under
 /// 4 KiB.
 const MAX_BUFFER_BYTES: usize = 32 * 1024;
-/// How long a connection may be without a whole head of a request, from its start or from its last
-/// answer. The host replaces its idle connections after 75 s: ours must not be the first to close,
-/// or a tick might be on its way.
-const HEAD_TIME: Duration = Duration::from_secs(120);
 /// The wait after a connection could not be accepted, as when no file can be opened.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Accepts connections, each a task of its own, until `stop` is cancelled. axum's own server has no
-/// limit to how many there are, nor to how slowly a request may begin.
+/// limit to how many there are, nor to how slowly a request may begin: each may be for `head_time` without
+/// a whole head of a request, from its start or from its last answer.
 pub(super) async fn accept(
     listener: TcpListener,
     router: Router,
+    head_time: Duration,
     connections: &GracefulShutdown,
     stop: &CancellationToken,
 ) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_BUFFER_BYTES);
+    http.timer(TokioTimer::new()).header_read_timeout(head_time).max_buf_size(MAX_BUFFER_BYTES);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let next = async {

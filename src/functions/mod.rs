@@ -47,6 +47,9 @@ const INVOCATION_ID: &str = "x-azure-functions-invocationid";
 const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 /// How long a payload may take to arrive; over loopback it takes milliseconds.
 const PAYLOAD_TIME: Duration = Duration::from_secs(10);
+/// How long a connection of the host may be idle. It replaces its own after 75 s: ours must not be the
+/// first to close, or a tick might be on its way.
+const IDLE_TIME: Duration = Duration::from_secs(120);
 /// How long clients have, once the last run ended after a stop, to take their answers.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -105,7 +108,7 @@ pub async fn serve(listener: TcpListener, job: Job, pages: Pages, stop: Cancella
         .with_state(handler)
         .layer(middleware::from_fn_with_state(ours, only_from_the_host));
     let connections = GracefulShutdown::new();
-    accept(listener, router, &connections, &stop).await;
+    accept(listener, router, IDLE_TIME, &connections, &stop).await;
     let last_run_ended = async {
         drop(one_run.lock().await);
         sleep(FAREWELL).await;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -22,6 +23,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::accept;
+
+/// How long a connection may be idle: the places of those who say nothing are needed by others, such as
+/// a container's probe.
+const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// What a browser says of where a request comes from.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -155,7 +160,7 @@ pub async fn listen(listener: TcpListener, pages: Pages, health: Health, stop: C
         .route("/healthz", get(healthz).with_state(health))
         .fallback(|| async { plain(StatusCode::NOT_FOUND, "there are / and /healthz") })
         .layer(middleware::from_fn_with_state(only_loopback, known_host));
-    accept(listener, router, &GracefulShutdown::new(), &stop).await;
+    accept(listener, router, IDLE_TIME, &GracefulShutdown::new(), &stop).await;
 }
 
 async fn page(State(pages): State<Pages>, request: Request) -> Response {
