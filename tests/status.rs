@@ -429,6 +429,21 @@ async fn numbers_and_times_that_cannot_be_do_no_harm() {
     History::new(Arc::clone(&store), "cloud-integrated").end(&ended(begun(1, minutes(5)), 1)).await;
 }
 
+/// After a newer release was tried, and this one is back.
+#[tokio::test]
+async fn a_record_that_is_not_understood_is_kept_and_hides_no_other() {
+    let mut newer = well(20);
+    newer["run_id"] = json!("newer");
+    newer["streams"][0]["outcome"] = json!("a_new_word");
+    let store = store(&[well(35), newer.clone()]).await;
+    assert_eq!(status(&store).await.streams[0].last_success, Some(minutes(34)));
+    History::new(Arc::clone(&store), "cloud-integrated").end(&ended(begun(1, minutes(5)), 1)).await;
+    assert_eq!(status(&store).await.streams[0].state, State::Connected);
+    let day = store.read("runs/cloud-integrated/2026-11-29.json").await.unwrap().unwrap();
+    let day: Value = serde_json::from_slice(&day).unwrap();
+    assert_eq!((day["runs"].as_array().unwrap().len(), &day["runs"][1]), (3, &newer));
+}
+
 fn runs_in(state: &Path) -> Vec<Value> {
     let Ok(days) = std::fs::read_dir(state.join("runs/cloud-integrated")) else { return vec![] };
     let paths =

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::pipeline::{Begun, Fault, Hold, Outcome, Policy, RunSummary, StreamSummary};
@@ -94,10 +95,11 @@ pub struct Failure {
     pub person: bool,
 }
 
-/// The runs of one day, oldest first.
+/// The runs of one day, oldest first: as they are stored, since a newer release may have written some that
+/// this one does not understand.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Day {
-    runs: Vec<RunRecord>,
+    runs: Vec<Value>,
 }
 
 impl History {
@@ -181,7 +183,7 @@ impl History {
 
     async fn day(&self, name: String) -> Result<Vec<RunRecord>, StoreError> {
         match self.store.read(&name).await {
-            Ok(Some(bytes)) => Ok(self.parsed(&name, &bytes).runs),
+            Ok(Some(bytes)) => Ok(self.parsed(&name, &bytes).records()),
             Ok(None) => Ok(Vec::new()),
             // As of a link that somebody planted: the other days are there.
             Err(error @ StoreError::Refused { .. }) => {
@@ -225,9 +227,10 @@ impl History {
         let before = lease.read().await?;
         let mut day = before.as_ref().map_or_else(Day::default, |bytes| self.parsed(name, bytes));
         let first = day.runs.is_empty();
-        match day.runs.iter_mut().find(|run| run.run_id == record.run_id) {
-            Some(begun) => *begun = record,
-            None => day.runs.push(record),
+        let stored = json!(record);
+        match day.runs.iter_mut().find(|run| run["run_id"] == stored["run_id"]) {
+            Some(begun) => *begun = stored,
+            None => day.runs.push(stored),
         }
         day.shorten();
         // Strings, numbers and times: nothing in it can fail to serialise.
@@ -261,10 +264,17 @@ fn first_kept(today: NaiveDate) -> NaiveDate {
 }
 
 impl Day {
+    fn records(self) -> Vec<RunRecord> {
+        self.runs.into_iter().filter_map(|run| serde_json::from_value(run).ok()).collect()
+    }
+
     fn shorten(&mut self) {
-        let over = self.runs.len().saturating_sub(MOST_RUNS);
-        let dropped: Vec<RunRecord> = self.runs.drain(..over).collect();
-        let Some(oldest) = self.runs.first_mut() else { return };
+        let Some(over) = self.runs.len().checked_sub(MOST_RUNS).filter(|over| *over > 0) else {
+            return;
+        };
+        let dropped = Self { runs: self.runs.drain(..over).collect() }.records();
+        let Some(first) = self.runs.first_mut() else { return };
+        let Ok(mut oldest) = RunRecord::deserialize(&*first) else { return };
         for stream in dropped.into_iter().flat_map(|run| run.streams) {
             let of = oldest.streams.iter_mut().find(|other| other.stream == stream.stream);
             if let Some(of) = of {
@@ -272,6 +282,7 @@ impl Day {
                 of.rows_quarantined = of.rows_quarantined.saturating_add(stream.rows_quarantined);
             }
         }
+        *first = json!(oldest);
     }
 }
 
