@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -43,8 +44,10 @@ impl Runner {
         let Self { connector, named, .. } = self;
         let history = History::new(Arc::clone(&connector.store), named.source);
         let begun = connector.begin();
-        history.begin(&begun, &connector.policy, named.streams.iter().copied()).await;
-        let summary = connector.run(begun, summaries, stop).await;
+        let streams = named.streams.iter().copied();
+        let begin = history.begin(&begun, &connector.policy, streams);
+        // Beside each other, since a store that hangs must not take time from the run.
+        let (summary, ()) = join!(connector.run(begun.clone(), summaries, stop), begin);
         history.end(&summary).await;
         if timeout(HEALTH_TIME, self.tell(&summary)).await.is_err() {
             tracing::debug!("there was no time for rows of health");

@@ -75,6 +75,11 @@ impl Serve {
                  Functions host disables the function and there is never a tick; set it"
             );
         }
+        if self.settings.listen.is_some() {
+            tracing::warn!(
+                "LISTEN is not used under Azure Functions: the page is the function Status"
+            );
+        }
         let (job, faults, runner) = match self.runner() {
             Ok((runner, settings)) => {
                 let runner = Arc::new(runner);
