@@ -1,13 +1,16 @@
-"""Makes commands.tsv: what the real Azure CLI takes, for each command that the documents use.
+"""Makes commands.tsv: what the real Azure CLI takes, for each command that the documents and arm/deploy
+use.
 
     python3 -m venv /tmp/azure-cli
     /tmp/azure-cli/bin/pip install azure-cli==2.91.0
     /tmp/azure-cli/bin/python tests/azure-cli/make.py
 
-It asks the client's own parsers, without Azure. To be run again when a document gets a command that
-tests/trial.rs does not find here, or for a newer client.
+It asks the client's own parsers, without Azure. To be run again when a document or arm/deploy gets a
+command that its tests do not find here, or for a newer client. With --check it writes nothing, and ends
+with 1 if the client lacks a row of what is committed; it may have more.
 """
 import re
+import sys
 from pathlib import Path
 
 from azure.cli.core import __version__, get_default_cli
@@ -34,8 +37,9 @@ def parsers_of(cli):
 
 
 def used(commands):
-    """The commands that the documents name."""
-    found = set(OURS)
+    """The commands that the documents and arm/deploy name."""
+    deploy = (ROOT / "arm/deploy").read_text(encoding="utf-8")
+    found = {*OURS, *re.findall(r'\baz\("([a-z -]+)"', deploy)}
     for path in DOCUMENTS:
         for text in re.findall(r"\baz ((?:[a-z][a-z0-9-]* ?)+)", path.read_text(encoding="utf-8")):
             words = text.split()
@@ -73,6 +77,10 @@ def main():
     lines = [f"*\t{one}" for one in sorted(everywhere)]
     for command, own in rows.items():
         lines += [f"{command}\t{one}" for one in sorted(own - everywhere)] or [f"{command}\t-\t0\t-\t-"]
+    if "--check" in sys.argv[1:]:
+        committed = (HERE / "commands.tsv").read_text(encoding="utf-8").splitlines()
+        lacking = [line for line in committed if not line.startswith("#") and line not in lines]
+        sys.exit("\n".join([f"azure-cli {__version__} lacks:", *lacking]) if lacking else 0)
     (HERE / "commands.tsv").write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(rows)} commands: {', '.join(rows)}")
 
