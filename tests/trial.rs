@@ -260,7 +260,7 @@ async fn a_command_or_option_that_the_azure_cli_does_not_have_is_refused() {
         ("az group create --name x", "required: --location"),
         ("az group create --name --location y", "--name takes 1 values"),
         ("az functionapp stop --name x", "required: --resource-group"),
-        ("az group show --name x --output text", "there is no such command"),
+        ("az group shows --name x", "there is no such command"),
         ("az group create -n x -l y -o text", "--output is one of: json"),
         ("az deployment group create -g x -f none.json", "No such file: none.json"),
     ] {
