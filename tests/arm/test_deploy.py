@@ -2,6 +2,7 @@
 own (fake_azure.py) and a function app that answers over TLS."""
 import contextlib
 import http.server
+import functools
 import json
 import os
 import pty
@@ -264,7 +265,9 @@ class Deploy(unittest.TestCase):
 
     def test_it_stops_on_ctrl_c_and_goes_on(self):
         self.fault("config-zip", hangs=True)
-        started = self.start(*self.arguments, start_new_session=True)
+        # A job in the background is started with this signal ignored, and so is what it starts.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        started = self.start(*self.arguments, start_new_session=True, preexec_fn=heed)
         until(lambda: (self.folder / "hangs").exists())
         os.killpg(started.pid, signal.SIGINT)
         said, _ = started.communicate(timeout=60)
