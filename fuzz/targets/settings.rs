@@ -19,7 +19,7 @@ use url::Url;
 
 /// Is in each secret, and replaces `@@` in a value.
 const CANARY: &str = "c4n4ry";
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 31] = [
     "MIMECAST_BASE_URL",
     "MIMECAST_CLIENT_ID",
     "MIMECAST_TYPES",
@@ -201,6 +201,7 @@ fn check(settings: &Settings, today: NaiveDate) {
         ingestion,
         state,
         schedule,
+        listen: _,
         run_time_limit,
         max_rows,
         quarantine_max_bytes,
@@ -233,7 +234,10 @@ fn check(settings: &Settings, today: NaiveDate) {
     let azure = host.ends_with(suffix) && ingestion.endpoint.scheme() == "https";
     assert!(azure || (on_loopback && is_loopback(&ingestion.endpoint)));
     assert!(ingestion.rule_id.len() == 36 && identifier(&ingestion.rule_id));
-    assert!(ingestion.stream.starts_with("Custom-") && identifier(&ingestion.stream));
+    for stream in [Some(&ingestion.stream), ingestion.health_stream.as_ref()].into_iter().flatten()
+    {
+        assert!(stream.starts_with("Custom-") && identifier(stream));
+    }
     assert!(ingestion.gzip_level <= 9);
     assert_eq!(ingestion.identity.authority_host.scheme(), "https");
     origin(&ingestion.identity.authority_host);
