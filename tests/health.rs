@@ -26,7 +26,7 @@ use crate::support::doubles::MemoryStore;
 use crate::support::ports::unused_port;
 use crate::support::program::{Program, assert_no_secret, signal, world};
 
-/// Takes rows of health, unless it is told to refuse them.
+/// Takes rows of health, unless it is to refuse them.
 #[derive(Default)]
 struct HealthSink {
     rows: Mutex<Vec<Value>>,
@@ -53,8 +53,8 @@ impl Sink for HealthSink {
     }
 }
 
-/// A connector of one stream whose runs end as they are told, at a time of the test's.
-struct Told {
+/// A connector of one stream whose runs end as the test says, at a time of the test's.
+struct Reports {
     store: Arc<dyn Store>,
     sink: Arc<HealthSink>,
     reporter: Reporter,
@@ -63,7 +63,7 @@ struct Told {
     quiet: u32,
 }
 
-impl Told {
+impl Reports {
     fn new() -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let sink = Arc::new(HealthSink::default());
@@ -116,12 +116,12 @@ fn states(rows: &[Value]) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_stream_that_stays_as_it_is_has_a_row_an_hour() {
-    let mut told = Told::new();
+    let mut reports = Reports::new();
     let mut rows = Vec::new();
     for _ in 0..96 {
-        rows.extend(told.well().await);
+        rows.extend(reports.well().await);
     }
-    assert_eq!((rows.len(), told.quiet), (24, 72));
+    assert_eq!((rows.len(), reports.quiet), (24, 72));
     let row = &rows[0];
     assert_eq!(row["OperationName"], "Data fetch status change");
     assert_eq!(row["SentinelResourceName"], "my-app/mailflow");
@@ -140,24 +140,24 @@ async fn a_stream_that_stays_as_it_is_has_a_row_an_hour() {
 
 #[tokio::test]
 async fn rows_of_a_run_whose_clock_was_ahead_are_not_in_each_row_of_health() {
-    let mut told = Told::new();
-    let right = told.now;
-    told.now += TimeDelta::days(1);
-    told.well().await;
-    told.now = right;
+    let mut reports = Reports::new();
+    let right = reports.now;
+    reports.now += TimeDelta::days(1);
+    reports.well().await;
+    reports.now = right;
     let mut rows = Vec::new();
     for _ in 0..12 {
-        rows.extend(told.well().await);
+        rows.extend(reports.well().await);
     }
     let delivered = |row: &Value| row["ExtendedProperties"]["Summary"]["rows_delivered"].as_u64();
     assert_eq!(rows[1..].iter().map(delivered).collect::<Vec<_>>(), [Some(4), Some(4)]);
 }
 
 #[tokio::test]
-async fn what_a_person_must_fix_is_told_at_once_and_so_is_its_end() {
-    let mut told = Told::new();
-    assert_eq!(states(&told.well().await), ["Connected"]);
-    let rows = told.is_refused().await;
+async fn what_a_person_must_fix_is_reported_at_once_and_so_is_its_end() {
+    let mut reports = Reports::new();
+    assert_eq!(states(&reports.well().await), ["Connected"]);
+    let rows = reports.is_refused().await;
     assert_eq!(states(&rows), ["Disconnected"]);
     assert_eq!(
         (&rows[0]["Status"], &rows[0]["Reason"]),
@@ -165,36 +165,36 @@ async fn what_a_person_must_fix_is_told_at_once_and_so_is_its_end() {
     );
     assert_eq!(rows[0]["Description"], "No right");
     assert_eq!(rows[0]["ExtendedProperties"]["Fix"], "grant it");
-    assert_eq!(told.is_refused().await, [] as [Value; 0], "nothing new");
-    assert_eq!(states(&told.well().await), ["Connected"]);
+    assert_eq!(reports.is_refused().await, [] as [Value; 0], "nothing new");
+    assert_eq!(states(&reports.well().await), ["Connected"]);
 }
 
 #[tokio::test]
-async fn what_may_pass_is_told_once_it_lasts_for_an_hour() {
-    let mut told = Told::new();
-    told.well().await;
-    assert_eq!(told.fails().await.len() + told.fails().await.len(), 0);
-    assert_eq!(told.well().await.len(), 0, "it passed");
+async fn what_may_pass_is_reported_once_it_lasts_for_an_hour() {
+    let mut reports = Reports::new();
+    reports.well().await;
+    assert_eq!(reports.fails().await.len() + reports.fails().await.len(), 0);
+    assert_eq!(reports.well().await.len(), 0, "it passed");
     // The hourly row falls into the next failure, and says how it is.
-    assert_eq!(states(&told.fails().await), ["Degraded"]);
-    let rows = [told.fails().await, told.fails().await, told.fails().await].concat();
+    assert_eq!(states(&reports.fails().await), ["Degraded"]);
+    let rows = [reports.fails().await, reports.fails().await, reports.fails().await].concat();
     assert_eq!(rows.len(), 0);
-    assert_eq!(states(&told.fails().await), ["Disconnected"], "after an hour");
+    assert_eq!(states(&reports.fails().await), ["Disconnected"], "after an hour");
 }
 
 #[tokio::test]
 async fn a_row_that_is_refused_is_tried_again_in_an_hour() {
-    let mut told = Told::new();
-    *told.sink.refuses.lock().unwrap() = true;
+    let mut reports = Reports::new();
+    *reports.sink.refuses.lock().unwrap() = true;
     for _ in 0..8 {
-        told.well().await;
+        reports.well().await;
     }
-    assert_eq!(*told.sink.posts.lock().unwrap(), 2, "in two hours");
-    *told.sink.refuses.lock().unwrap() = false;
+    assert_eq!(*reports.sink.posts.lock().unwrap(), 2, "in two hours");
+    *reports.sink.refuses.lock().unwrap() = false;
     for _ in 0..4 {
-        told.well().await;
+        reports.well().await;
     }
-    assert_eq!(*told.sink.posts.lock().unwrap(), 3);
+    assert_eq!(*reports.sink.posts.lock().unwrap(), 3);
 }
 
 fn verdict(rung: &str, verdict: &str) -> Verdict {
@@ -209,28 +209,28 @@ fn verdict(rung: &str, verdict: &str) -> Verdict {
 }
 
 #[tokio::test]
-async fn verdicts_are_told_once_a_day_and_when_one_changes() {
-    let told = Told::new();
-    let mut now = told.now;
-    assert!(told.reporter.is_test_due(now.date_naive()).await);
-    let rows = || std::mem::take(&mut *told.sink.rows.lock().unwrap());
-    told.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "inconclusive")], now).await;
+async fn verdicts_are_reported_once_a_day_and_when_one_changes() {
+    let reports = Reports::new();
+    let mut now = reports.now;
+    assert!(reports.reporter.is_test_due(now.date_naive()).await);
+    let rows = || std::mem::take(&mut *reports.sink.rows.lock().unwrap());
+    reports.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "inconclusive")], now).await;
     let first = rows();
     assert_eq!(first.len(), 2);
     assert_eq!(first[1]["OperationName"], "Connection test");
     assert_eq!(first[1]["SentinelResourceName"], "my-app/b");
     assert_eq!(first[1]["Status"], "Success", "nothing is proven");
-    assert!(!told.reporter.is_test_due(now.date_naive()).await);
+    assert!(!reports.reporter.is_test_due(now.date_naive()).await);
 
     now += TimeDelta::hours(1);
-    told.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "fail")], now).await;
+    reports.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "fail")], now).await;
     let changed = rows();
     assert_eq!(changed.len(), 1);
     assert_eq!((&changed[0]["Status"], &changed[0]["Reason"]), (&json!("Failure"), &json!("b")));
 
     now += TimeDelta::days(1);
-    assert!(told.reporter.is_test_due(now.date_naive()).await);
-    told.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "fail")], now).await;
+    assert!(reports.reporter.is_test_due(now.date_naive()).await);
+    reports.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "fail")], now).await;
     assert_eq!(rows().len(), 2);
 }
 

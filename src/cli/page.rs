@@ -113,7 +113,7 @@ impl StatusPage {
             drop((sender, show));
             // The page is whole, and does not wait for it.
             if !verdicts.is_empty() {
-                self.tell(&verdicts).await;
+                self.report(&verdicts).await;
             }
         });
         // Nothing waits for it: its last piece ends the page.
@@ -135,7 +135,7 @@ impl StatusPage {
         Ok(())
     }
 
-    async fn tell(&self, verdicts: &[Verdict]) {
+    async fn report(&self, verdicts: &[Verdict]) {
         if let Some(reporter) = self.runner.as_ref().and_then(|runner| runner.reporter.as_ref()) {
             reporter.verdicts(verdicts, Clock::system().now()).await;
         }

@@ -19,7 +19,7 @@ const HEALTH_TIME: Duration = Duration::from_secs(15);
 /// The name of the function app, which its platform sets.
 const SITE_NAME: &str = "WEBSITE_SITE_NAME";
 
-/// A connector, and who is told what it does.
+/// A connector, and where it reports what it does.
 pub(super) struct Runner {
     pub(super) connector: Connector,
     /// How its streams are looked at.
@@ -49,13 +49,13 @@ impl Runner {
         // Beside each other, since a store that hangs must not take time from the run.
         let (summary, ()) = join!(connector.run(begun.clone(), summaries, stop), begin);
         history.end(&summary).await;
-        if timeout(HEALTH_TIME, self.tell(&summary)).await.is_err() {
+        if timeout(HEALTH_TIME, self.report(&summary)).await.is_err() {
             tracing::debug!("there was no time for rows of health");
         }
         summary
     }
 
-    async fn tell(&self, summary: &RunSummary) {
+    async fn report(&self, summary: &RunSummary) {
         let Self { connector, named, reporter } = self;
         let Some(reporter) = reporter else { return };
         if reporter.is_quiet(summary).await {

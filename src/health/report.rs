@@ -54,12 +54,12 @@ pub struct Verdict {
     pub fix: Option<String>,
 }
 
-/// What was told, in `health/told.json`.
+/// What was reported last, as it is kept in `health/reported.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Told {
+struct Reported {
     /// Of each stream.
     #[serde(default)]
-    streams: BTreeMap<String, ToldOfStream>,
+    streams: BTreeMap<String, ReportedStream>,
     /// Of each rung, its verdict.
     #[serde(default)]
     verdicts: BTreeMap<String, String>,
@@ -72,7 +72,7 @@ struct Told {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct ToldOfStream {
+struct ReportedStream {
     state: State,
     code: Option<String>,
     at: DateTime<Utc>,
@@ -80,88 +80,90 @@ struct ToldOfStream {
     last_row: Option<DateTime<Utc>>,
 }
 
-const TOLD: &str = "health/told.json";
+const REPORTED: &str = "health/reported.json";
 
 impl Reporter {
-    /// Posts to `sink`, and notes in `store` what was told. `app` names this connector among others.
+    /// Posts to `sink`, and notes in `store` what was reported. `app` names this connector among others.
     pub fn new(store: Arc<dyn Store>, sink: Arc<dyn Sink>, app: String) -> Self {
         Self { store, sink, app }
     }
 
-    /// Whether nothing is due after this run: all is well, and was told so less than an hour ago. It
+    /// Whether nothing is due after this run: all is well, and was reported so less than an hour ago. It
     /// saves most runs from reading the status.
     pub async fn is_quiet(&self, run: &RunSummary) -> bool {
-        let told = self.told().await;
+        let reported = self.reported().await;
         run.streams.iter().all(|of| {
-            let told = told.streams.get(&of.stream);
+            let reported = reported.streams.get(&of.stream);
             let is_well = of.outcome == Outcome::CaughtUp && of.files_waiting == 0;
             is_well
-                && told.is_some_and(|told| {
-                    let ago = run.finished_at - told.at;
-                    told.state == State::Connected && (TimeDelta::zero()..EVERY).contains(&ago)
+                && reported.is_some_and(|reported| {
+                    let ago = run.finished_at - reported.at;
+                    reported.state == State::Connected && (TimeDelta::zero()..EVERY).contains(&ago)
                 })
         })
     }
 
-    /// Tells of the streams what is due. What fails is logged, and ends nothing.
+    /// Reports of the streams what is due. What fails is logged, and ends nothing.
     pub async fn streams(&self, status: &Status) {
-        let mut told = self.told().await;
+        let mut reported = self.reported().await;
         let now = status.read_at;
         let due: Vec<_> = status
             .streams
             .iter()
-            .filter(|stream| is_due(stream, told.streams.get(stream.stream), now))
+            .filter(|stream| is_due(stream, reported.streams.get(stream.stream), now))
             .collect();
-        let rows =
-            due.iter().map(|of| self.row_of_stream(of, told.streams.get(of.stream), now)).collect();
-        if self.post(rows, &mut told, now).await {
+        let rows = due
+            .iter()
+            .map(|of| self.row_of_stream(of, reported.streams.get(of.stream), now))
+            .collect();
+        if self.post(rows, &mut reported, now).await {
             for of in due {
-                let before = told.streams.get(of.stream);
-                let next = ToldOfStream {
+                let before = reported.streams.get(of.stream);
+                let next = ReportedStream {
                     state: of.state,
                     code: of.code.clone(),
                     at: now,
                     last_row: last_row(of, before),
                 };
-                told.streams.insert(of.stream.to_owned(), next);
+                reported.streams.insert(of.stream.to_owned(), next);
             }
-            self.note(&told).await;
+            self.note(&reported).await;
         }
     }
 
-    /// Whether no connection test was told of on this day.
+    /// Whether no connection test was reported on this day.
     pub async fn is_test_due(&self, today: NaiveDate) -> bool {
-        self.told().await.tested_on != Some(today)
+        self.reported().await.tested_on != Some(today)
     }
 
-    /// Tells of a connection test: the first of a day whole, others as far as a verdict has changed.
+    /// Reports a connection test: the first of a day whole, others as far as a verdict has changed.
     pub async fn verdicts(&self, verdicts: &[Verdict], now: DateTime<Utc>) {
-        let mut told = self.told().await;
-        let is_first = told.tested_on != Some(now.date_naive());
-        let changed = |of: &&Verdict| told.verdicts.get(&of.rung) != Some(&of.verdict);
+        let mut reported = self.reported().await;
+        let is_first = reported.tested_on != Some(now.date_naive());
+        let changed = |of: &&Verdict| reported.verdicts.get(&of.rung) != Some(&of.verdict);
         let due: Vec<_> = verdicts.iter().filter(|of| is_first || changed(of)).collect();
         let rows = due.iter().map(|verdict| self.row_of_verdict(verdict)).collect();
         // Also if they cannot be posted: a test is not made at each tick for it.
-        told.tested_on = Some(now.date_naive());
-        if self.post(rows, &mut told, now).await {
-            told.verdicts =
+        reported.tested_on = Some(now.date_naive());
+        if self.post(rows, &mut reported, now).await {
+            reported.verdicts =
                 verdicts.iter().map(|of| (of.rung.clone(), of.verdict.clone())).collect();
         }
-        self.note(&told).await;
+        self.note(&reported).await;
     }
 
     /// Whether all rows were taken. There may be none.
-    async fn post(&self, rows: Vec<Value>, told: &mut Told, now: DateTime<Utc>) -> bool {
+    async fn post(&self, rows: Vec<Value>, reported: &mut Reported, now: DateTime<Utc>) -> bool {
         if rows.is_empty() {
             return false;
         }
-        if told.refused_at.is_some_and(|at| now >= at && now - at < EVERY) {
+        if reported.refused_at.is_some_and(|at| now >= at && now - at < EVERY) {
             return false;
         }
         let posted = self.sink.post(&HEALTH, body(&rows, now), Deadline::after(POST_TIME));
         let (is_refused, why) = match timeout(POST_TIME, posted).await.map(|posted| posted.answer) {
             Ok(Ok(())) => {
-                told.refused_at = None;
+                reported.refused_at = None;
                 return true;
             }
             Ok(Err(PostError::RowRefused(words))) => (true, words),
@@ -184,20 +186,20 @@ impl Reporter {
             let table = HEALTH.name;
             tracing::info!(table, "a row of the health table is tried again in an hour: {why}");
         }
-        told.refused_at = Some(now);
-        self.note(told).await;
+        reported.refused_at = Some(now);
+        self.note(reported).await;
         false
     }
 
     fn row_of_stream(
         &self,
         of: &StreamStatus,
-        told: Option<&ToldOfStream>,
+        reported: Option<&ReportedStream>,
         now: DateTime<Utc>,
     ) -> Value {
         // Of all runs since the last row, so that rows of health add up. One that ended later than now,
         // by a clock that was ahead, would be in each.
-        let since = told.map_or(DateTime::UNIX_EPOCH, |told| told.at);
+        let since = reported.map_or(DateTime::UNIX_EPOCH, |reported| reported.at);
         let ended = of.ended.iter().filter(|(at, _)| *at > since && *at <= now);
         let [delivered, quarantined] =
             ended.fold([0_u64; 2], |[a, b], (_, [delivered, quarantined])| {
@@ -219,7 +221,7 @@ impl Reporter {
             "Stream": of.stream,
             "Version": env!("CARGO_PKG_VERSION"),
             "LagSeconds": of.lag_seconds,
-            "LastRow": last_row(of, told).map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+            "LastRow": last_row(of, reported).map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)),
             "Verdict": null,
             "Fix": of.fix,
             "Summary": {
@@ -253,31 +255,31 @@ impl Reporter {
         })
     }
 
-    /// What cannot be read counts as nothing: a row too much is told.
-    async fn told(&self) -> Told {
-        let read = self.store.read(TOLD).await.ok().flatten();
+    /// What cannot be read counts as nothing: a row too much is reported.
+    async fn reported(&self) -> Reported {
+        let read = self.store.read(REPORTED).await.ok().flatten();
         read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
-    async fn note(&self, told: &Told) {
-        let bytes = serde_json::to_vec(told).unwrap_or_default();
-        let written: Result<(), StoreError> = self.store.write(TOLD, bytes.into()).await;
+    async fn note(&self, reported: &Reported) {
+        let bytes = serde_json::to_vec(reported).unwrap_or_default();
+        let written: Result<(), StoreError> = self.store.write(REPORTED, bytes.into()).await;
         if let Err(error) = written {
-            tracing::debug!("{TOLD} is not written, so rows of health come again: {error}");
+            tracing::debug!("{REPORTED} is not written, so rows of health come again: {error}");
         }
     }
 }
 
 const KIND: &str = "mimecast-sentinel";
 
-/// Whether a row of a stream is due, of which this was told.
-fn is_due(of: &StreamStatus, told: Option<&ToldOfStream>, now: DateTime<Utc>) -> bool {
-    let Some(told) = told else { return true };
+/// Whether a row of a stream is due, of which this was reported last.
+fn is_due(of: &StreamStatus, reported: Option<&ReportedStream>, now: DateTime<Utc>) -> bool {
+    let Some(reported) = reported else { return true };
     // A clock that was ahead must not hold it back.
-    if now < told.at || now - told.at >= EVERY {
+    if now < reported.at || now - reported.at >= EVERY {
         return true;
     }
-    if (told.state, &told.code) == (of.state, &of.code) {
+    if (reported.state, &reported.code) == (of.state, &of.code) {
         return false;
     }
     let may_pass = !of.state.is_fine() && !of.person;
@@ -285,8 +287,8 @@ fn is_due(of: &StreamStatus, told: Option<&ToldOfStream>, now: DateTime<Utc>) ->
 }
 
 /// When the newest run ended that delivered rows. It may be of long ago, before what was read.
-fn last_row(of: &StreamStatus, told: Option<&ToldOfStream>) -> Option<DateTime<Utc>> {
-    of.last_row.or_else(|| told.and_then(|told| told.last_row))
+fn last_row(of: &StreamStatus, reported: Option<&ReportedStream>) -> Option<DateTime<Utc>> {
+    of.last_row.or_else(|| reported.and_then(|reported| reported.last_row))
 }
 
 /// The body of these rows. Their values are ours, so each is a row of the table.
