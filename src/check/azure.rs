@@ -1,10 +1,5 @@
 //! Rung 3: the token for the Logs Ingestion API, and the rule's stream.
 
-use std::io::Write as _;
-
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use tokio::time::timeout;
 
 use super::hosts::Hosts;
@@ -13,7 +8,7 @@ use crate::azure::credential::Claims;
 use crate::azure::ingestion::LogsIngestion;
 use crate::http::said;
 use crate::pipeline::Sink as _;
-use crate::pipeline::sink::PostError;
+use crate::pipeline::sink::{PostError, packed};
 use crate::seams::Deadline;
 use crate::settings::AzureCloud;
 use crate::sources::mimecast::SOURCE;
@@ -99,7 +94,7 @@ fn token_rung(cloud: AzureCloud, tried: String, credential: &str, claims: &Claim
 async fn stream_rung(rung: String, sink: &LogsIngestion, table: &Table) -> Rung {
     let tried = format!("an empty array to {}", sink.destination(table));
     let deadline = Deadline::after(PATIENCE);
-    let posted = timeout(PATIENCE, sink.post(table, no_rows(), deadline)).await;
+    let posted = timeout(PATIENCE, sink.post(table, packed(b"[]"), deadline)).await;
     match posted.map(|posted| posted.answer) {
         Ok(Ok(())) => Rung::ok(rung, tried, "accepted (204)"),
         // It is about the rows, of which there are none: the rest was accepted.
@@ -111,11 +106,4 @@ async fn stream_rung(rung: String, sink: &LogsIngestion, table: &Table) -> Rung 
             .but(Verdict::Inconclusive, "check what stands between this machine and Azure"),
         Err(_) => Rung::out_of_time(rung, tried),
     }
-}
-
-/// `[]`, packed with gzip.
-fn no_rows() -> Bytes {
-    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    // Writing to memory does not fail.
-    packed.write_all(b"[]").and_then(|()| packed.finish()).unwrap_or_default().into()
 }

@@ -2,20 +2,17 @@
 //! changes; of each verdict of the connection test once a day, and when it changes.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::status::{PATIENCE, State, Status, StreamStatus};
-use crate::pipeline::sink::PostError;
+use crate::pipeline::sink::{PostError, packed};
 use crate::pipeline::{Interrupt, Outcome, RunSummary, Sink};
 use crate::seams::Deadline;
 use crate::store::{Store, StoreError};
@@ -303,9 +300,7 @@ fn body(rows: &[Value], now: DateTime<Utc>) -> Bytes {
         drop(HEALTH.write_row(row.as_bytes(), EventId::of(b""), now, &mut body));
     }
     body.push(b']');
-    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    // Writing to memory does not fail.
-    packed.write_all(&body).and_then(|()| packed.finish()).unwrap_or_default().into()
+    packed(&body)
 }
 
 impl std::fmt::Debug for Reporter {

@@ -1,7 +1,11 @@
 //! What a sink of rows must offer.
 
+use std::io::Write as _;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use super::Interrupt;
 use crate::seams::Deadline;
@@ -18,6 +22,13 @@ pub trait Sink: Send + Sync {
     /// It repeats what is worth repeating, always with the same bytes. Rather than wait beyond
     /// `deadline` it returns [`Interrupt::OutOfTime`] at once.
     async fn post(&self, table: &Table, body: Bytes, deadline: Deadline) -> Posted;
+}
+
+/// A small body of rows that are JSON already, as [`Sink::post`] takes it.
+pub fn packed(rows: &[u8]) -> Bytes {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory does not fail.
+    packed.write_all(rows).and_then(|()| packed.finish()).unwrap_or_default().into()
 }
 
 /// What became of a body.
