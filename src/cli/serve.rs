@@ -101,15 +101,17 @@ impl Serve {
 
     /// The status page. It is there with wrong settings too, as far as it can be.
     fn page(&self, faults: String, runner: Option<Arc<Runner>>) -> StatusPage {
-        let looked_at = StatusSettings::resolve(&self.settings, &process_env)
-            .map_err(CommandError::from)
-            .and_then(|settings| {
-                let store = match &runner {
-                    Some(runner) => Arc::clone(&runner.connector.store),
-                    None => Wiring::new(false)?.store(&settings.state.location)?,
-                };
-                Ok(LookedAt { store, named: named(&settings) })
-            });
+        let without_runner = || {
+            let settings = StatusSettings::resolve(&self.settings, &process_env)?;
+            let store = Wiring::new(false)?.store(&settings.state.location)?;
+            Ok::<_, CommandError>(LookedAt { store, named: named(&settings) })
+        };
+        let looked_at = match runner.as_deref() {
+            Some(Runner { connector, named, .. }) => {
+                Ok(LookedAt { store: Arc::clone(&connector.store), named: named.clone() })
+            }
+            None => without_runner(),
+        };
         StatusPage {
             settings: self.settings.clone(),
             faults: faults.lines().map(str::to_owned).collect(),
