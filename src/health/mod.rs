@@ -7,6 +7,7 @@
 mod history;
 pub mod page;
 mod report;
+mod seen;
 mod status;
 
 pub use history::{Failure, History, RunRecord, StreamRecord};

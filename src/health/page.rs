@@ -9,7 +9,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
 
 use super::report::Verdict;
-use super::status::{State, Status, StreamStatus, length, sum};
+use super::seen::sum;
+use super::status::{State, Status, StreamStatus, length};
 
 /// Its looks. Colours have a contrast of 4.5 at least to what is behind them, in dark and in light.
 const STYLE: &str = include_str!("page.css");

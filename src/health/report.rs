@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::status::{PATIENCE, State, Status, StreamStatus};
+use super::seen::PATIENCE;
+use super::status::{State, Status, StreamStatus};
 use crate::pipeline::sink::{PostError, packed};
 use crate::pipeline::{Interrupt, Outcome, RunSummary, Sink};
 use crate::seams::Deadline;
