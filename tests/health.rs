@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use flate2::read::GzDecoder;
+use mimecast_sentinel::check::{Rung, Verdict};
 use mimecast_sentinel::codes::Code;
-use mimecast_sentinel::health::{Depth, History, Named, Reporter, Status, Verdict};
+use mimecast_sentinel::health::{Depth, History, Named, Reporter, Status};
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::{Begun, Fault, Outcome, RunSummary, Sink, StreamSummary};
 use mimecast_sentinel::schedule::Schedule;
@@ -197,12 +198,12 @@ async fn a_row_that_is_refused_is_tried_again_in_an_hour() {
     assert_eq!(*reports.sink.posts.lock().unwrap(), 3);
 }
 
-fn verdict(rung: &str, verdict: &str) -> Verdict {
-    Verdict {
+fn verdict(rung: &str, verdict: Verdict) -> Rung {
+    Rung {
         rung: rung.to_owned(),
         source: None,
         tried: "it".to_owned(),
-        verdict: verdict.to_owned(),
+        verdict,
         answer: "so".to_owned(),
         fix: None,
     }
@@ -214,7 +215,10 @@ async fn verdicts_are_reported_once_a_day_and_when_one_changes() {
     let mut now = reports.now;
     assert!(reports.reporter.is_test_due(now.date_naive()).await);
     let rows = || std::mem::take(&mut *reports.sink.rows.lock().unwrap());
-    reports.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "inconclusive")], now).await;
+    reports
+        .reporter
+        .verdicts(&[verdict("a", Verdict::Ok), verdict("b", Verdict::Inconclusive)], now)
+        .await;
     let first = rows();
     assert_eq!(first.len(), 2);
     assert_eq!(first[1]["OperationName"], "Connection test");
@@ -223,14 +227,14 @@ async fn verdicts_are_reported_once_a_day_and_when_one_changes() {
     assert!(!reports.reporter.is_test_due(now.date_naive()).await);
 
     now += TimeDelta::hours(1);
-    reports.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "fail")], now).await;
+    reports.reporter.verdicts(&[verdict("a", Verdict::Ok), verdict("b", Verdict::Fail)], now).await;
     let changed = rows();
     assert_eq!(changed.len(), 1);
     assert_eq!((&changed[0]["Status"], &changed[0]["Reason"]), (&json!("Failure"), &json!("b")));
 
     now += TimeDelta::days(1);
     assert!(reports.reporter.is_test_due(now.date_naive()).await);
-    reports.reporter.verdicts(&[verdict("a", "ok"), verdict("b", "fail")], now).await;
+    reports.reporter.verdicts(&[verdict("a", Verdict::Ok), verdict("b", Verdict::Fail)], now).await;
     assert_eq!(rows().len(), 2);
 }
 

@@ -7,7 +7,6 @@ use super::logs::{self, Stdout};
 use super::output::{say, say_json};
 use super::wiring::Wiring;
 use crate::check::{self, Given, Report, Rung, Subjects, Tools};
-use crate::health::Verdict;
 use crate::seams::Clock;
 use crate::settings::{RawSettings, is_loopback, process_env, process_env_names, unknown_settings};
 
@@ -68,12 +67,6 @@ pub(super) async fn check(
         Subjects { source: source.as_ref(), sink: sink.as_ref(), store: store.as_deref() };
     let Wiring { clients, clock, random, .. } = &wiring;
     Ok(check::check(&given, &subjects, &Tools { clients, clock, random }, show).await)
-}
-
-/// A rung as the status page and the health table have it.
-pub(super) fn verdict(rung: &Rung) -> Verdict {
-    let Rung { rung, source, verdict, tried, answer, fix } = rung.clone();
-    Verdict { rung, source, verdict: verdict.to_string(), tried, answer, fix }
 }
 
 /// A line for each rung.

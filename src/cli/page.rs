@@ -9,11 +9,12 @@ use futures::channel::mpsc;
 use futures::stream::{self, StreamExt as _};
 use tokio::time::{Instant, timeout};
 
-use super::check::{check, verdict};
+use super::check::check;
 use super::run::Runner;
+use crate::check::{Rung, Verdict};
 use crate::functions::{Asked, Pages, Shown};
 use crate::health::page::{Page, content_security_policy, test_begin, test_end, test_verdict};
-use crate::health::{Depth, Named, Status, Verdict};
+use crate::health::{Depth, Named, Status};
 use crate::seams::{Clock, spawn};
 use crate::settings::RawSettings;
 use crate::store::Store;
@@ -94,14 +95,14 @@ impl StatusPage {
         let tested = spawn(async move {
             let shown = sender.clone();
             let mut show = move |rung: &_| {
-                drop(shown.unbounded_send(test_verdict(&verdict(rung))));
+                drop(shown.unbounded_send(test_verdict(rung)));
             };
             let ended = timeout(TEST_TIME, check(&self.settings, &mut show)).await;
-            let mut verdicts = Vec::new();
+            let mut rungs = Vec::new();
             let result = match ended {
                 Ok(Ok(report)) => {
-                    verdicts.extend(report.rungs.iter().map(verdict));
-                    counted(&verdicts)
+                    rungs = report.rungs;
+                    counted(&rungs)
                 }
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!(
@@ -112,8 +113,8 @@ impl StatusPage {
             drop(sender.unbounded_send(test_end(&result)));
             drop((sender, show));
             // The page is whole, and does not wait for it.
-            if !verdicts.is_empty() {
-                self.report(&verdicts).await;
+            if !rungs.is_empty() {
+                self.report(&rungs).await;
             }
         });
         // Nothing waits for it: its last piece ends the page.
@@ -135,17 +136,18 @@ impl StatusPage {
         Ok(())
     }
 
-    async fn report(&self, verdicts: &[Verdict]) {
+    async fn report(&self, rungs: &[Rung]) {
         if let Some(reporter) = self.runner.as_ref().and_then(|runner| runner.reporter.as_ref()) {
-            reporter.verdicts(verdicts, Clock::system().now()).await;
+            reporter.verdicts(rungs, Clock::system().now()).await;
         }
     }
 }
 
 /// How many there are of each verdict, those first that matter most.
-fn counted(verdicts: &[Verdict]) -> String {
-    let counts = ["fail", "inconclusive", "warn", "ok", "skipped"].map(|name| {
-        let count = verdicts.iter().filter(|of| of.verdict == name).count();
+fn counted(rungs: &[Rung]) -> String {
+    use Verdict::{Fail, Inconclusive, Ok, Skipped, Warn};
+    let counts = [Fail, Inconclusive, Warn, Ok, Skipped].map(|name| {
+        let count = rungs.iter().filter(|of| of.verdict == name).count();
         (count > 0).then(|| format!("{count} {name}"))
     });
     format!("Done: {}.", counts.into_iter().flatten().collect::<Vec<_>>().join(", "))

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::check::{check, verdict};
+use super::check::check;
 use super::logs::{self, Stdout};
 use super::page::{LookedAt, StatusPage};
 use super::report::first_run;
@@ -279,8 +279,7 @@ impl Pulling {
         }
         let tested = timeout(time, check(&self.settings, &mut |_| {})).await;
         if let Ok(Ok(report)) = tested {
-            let verdicts: Vec<_> = report.rungs.iter().map(verdict).collect();
-            reporter.verdicts(&verdicts, now).await;
+            reporter.verdicts(&report.rungs, now).await;
         }
     }
 }

@@ -11,5 +11,5 @@ mod seen;
 mod status;
 
 pub use history::{Failure, History, RunRecord, StreamRecord};
-pub use report::{Reporter, Verdict};
+pub use report::Reporter;
 pub use status::{Depth, LastFailure, Named, Quarantined, State, Status, StreamStatus, length};

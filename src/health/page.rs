@@ -8,9 +8,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
 
-use super::report::Verdict;
 use super::seen::sum;
 use super::status::{State, Status, StreamStatus, length};
+use crate::check::Rung;
 
 /// Its looks. Colours have a contrast of 4.5 at least to what is behind them, in dark and in light.
 const STYLE: &str = include_str!("page.css");
@@ -269,7 +269,7 @@ pub fn test_begin() -> String {
 }
 
 /// One verdict.
-pub fn test_verdict(of: &Verdict) -> String {
+pub fn test_verdict(of: &Rung) -> String {
     let item = html! {
         li class=(of.verdict) {
             p { span.state { (of.verdict) } " " strong { (of.rung) } }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::seen::PATIENCE;
 use super::status::{State, Status, StreamStatus};
+use crate::check::{Rung, Verdict};
 use crate::pipeline::sink::{PostError, packed};
 use crate::pipeline::{Interrupt, Outcome, RunSummary, Sink};
 use crate::seams::Deadline;
@@ -33,23 +34,6 @@ pub struct Reporter {
     sink: Arc<dyn Sink>,
     /// The name of the function app, or else of this program.
     app: String,
-}
-
-/// One verdict of the connection test.
-#[derive(Clone, Debug)]
-pub struct Verdict {
-    /// What was tested, e.g. `mimecast/token`.
-    pub rung: String,
-    /// The source that needs it, if not all do.
-    pub source: Option<&'static str>,
-    /// How it was tested; empty if it was not.
-    pub tried: String,
-    /// What came of it: `ok`, `warn`, `fail`, `inconclusive` or `skipped`.
-    pub verdict: String,
-    /// What came back.
-    pub answer: String,
-    /// What to do.
-    pub fix: Option<String>,
 }
 
 /// What was reported last, as it is kept in `health/reported.json`.
@@ -135,17 +119,17 @@ impl Reporter {
     }
 
     /// Reports a connection test: the first of a day whole, others as far as a verdict has changed.
-    pub async fn verdicts(&self, verdicts: &[Verdict], now: DateTime<Utc>) {
+    pub async fn verdicts(&self, rungs: &[Rung], now: DateTime<Utc>) {
         let mut reported = self.reported().await;
         let is_first = reported.tested_on != Some(now.date_naive());
-        let changed = |of: &&Verdict| reported.verdicts.get(&of.rung) != Some(&of.verdict);
-        let due: Vec<_> = verdicts.iter().filter(|of| is_first || changed(of)).collect();
-        let rows = due.iter().map(|verdict| self.row_of_verdict(verdict)).collect();
+        let changed = |of: &&Rung| reported.verdicts.get(&of.rung) != Some(&of.verdict.to_string());
+        let due: Vec<_> = rungs.iter().filter(|of| is_first || changed(of)).collect();
+        let rows = due.iter().map(|rung| self.row_of_rung(rung)).collect();
         // Also if they cannot be posted: a test is not made at each tick for it.
         reported.tested_on = Some(now.date_naive());
         if self.post(rows, &mut reported, now).await {
             reported.verdicts =
-                verdicts.iter().map(|of| (of.rung.clone(), of.verdict.clone())).collect();
+                rungs.iter().map(|of| (of.rung.clone(), of.verdict.to_string())).collect();
         }
         self.note(&reported).await;
     }
@@ -233,13 +217,14 @@ impl Reporter {
         })
     }
 
-    fn row_of_verdict(&self, of: &Verdict) -> Value {
+    fn row_of_rung(&self, of: &Rung) -> Value {
+        let fails = of.verdict == Verdict::Fail;
         json!({
             "OperationName": "Connection test",
             "SentinelResourceName": format!("{}/{}", self.app, of.rung),
             "SentinelResourceKind": KIND,
-            "Status": if of.verdict == "fail" { "Failure" } else { "Success" },
-            "Reason": if of.verdict == "fail" { of.rung.as_str() } else { "" },
+            "Status": if fails { "Failure" } else { "Success" },
+            "Reason": if fails { of.rung.as_str() } else { "" },
             "Description": of.answer,
             "State": null,
             "Source": of.source,
