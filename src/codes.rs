@@ -29,6 +29,7 @@ macro_rules! codes {
 
 codes! {
     Settings = "settings",
+    SecretUnreadable = "secret-unreadable",
 
     MimecastCredentials = "mimecast-credentials",
     MimecastUnreachable = "mimecast-unreachable",

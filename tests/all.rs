@@ -41,6 +41,7 @@ mod quarantine_full;
 mod real_records;
 mod release_state;
 mod schema;
+mod secret_places;
 mod secrets;
 mod serve;
 mod settings;

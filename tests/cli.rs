@@ -1036,7 +1036,7 @@ async fn a_secret_on_the_command_line_is_refused_in_plain_words_and_not_repeated
             "error: unexpected argument",
             "the environment alone",
             says,
-            "Key Vault",
+            "with _FILE or _URI at its end",
         ]);
         assert!(!refused.said().contains("canary"), "{refused:#?}");
         assert!(!refused.said().contains("similar"), "{refused:#?}");
@@ -1098,9 +1098,11 @@ async fn the_help_says_where_to_begin() {
 }
 
 /// What the help of a run says of each setting.
-const SETTINGS: [(&str, &str); 28] = [
+const SETTINGS: [(&str, &str); 32] = [
     ("MIMECAST_BASE_URL", "[default: https://api.services.mimecast.com]"),
     ("MIMECAST_CLIENT_ID", "required"),
+    ("MIMECAST_CLIENT_SECRET_FILE", "instead of MIMECAST_CLIENT_SECRET"),
+    ("MIMECAST_CLIENT_SECRET_URI", "instead of MIMECAST_CLIENT_SECRET"),
     ("MIMECAST_TYPES", "[default: entities,mailflow,urlclick]"),
     ("MIMECAST_CALLS_PER_15_MINUTES", "[default: 40]"),
     ("START_DATE", "[default: 60 days ago]"),
@@ -1126,6 +1128,8 @@ const SETTINGS: [(&str, &str); 28] = [
     ("AZURE_AUTHORITY_HOST", "[default: that of AZURE_CLOUD]"),
     ("AZURE_TENANT_ID", "for a client secret or a federated token"),
     ("AZURE_CLIENT_ID", "[default: the system-assigned identity]"),
+    ("AZURE_CLIENT_SECRET_FILE", "instead of AZURE_CLIENT_SECRET"),
+    ("AZURE_CLIENT_SECRET_URI", "instead of AZURE_CLIENT_SECRET"),
     ("AZURE_FEDERATED_TOKEN_FILE", "File with the token of a workload identity"),
 ];
 

@@ -17,14 +17,14 @@ use axum::routing::get;
 use chrono::{NaiveDate, TimeDelta};
 use futures::stream;
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
-use mimecast_sentinel::azure::credential::{AccessTokens, CredentialError, Credentials};
+use mimecast_sentinel::azure::credential::{AccessTokens, CredentialError, Credentials, Ways};
 use mimecast_sentinel::http::{Clients, RetryPolicy};
 use mimecast_sentinel::pipeline::{Fault, Interrupt, Source as _};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
-use mimecast_sentinel::settings::CredentialSettings;
+use mimecast_sentinel::settings::{CredentialSettings, SecretSettings};
 use mimecast_sentinel::sources::mimecast::{Limits, MimecastSource, Options};
 use mimecast_sentinel::store::{Store as _, StoreError};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::time::advance;
 use url::{Url, form_urlencoded};
@@ -96,7 +96,7 @@ fn client_secret() -> CredentialSettings {
     CredentialSettings::ClientSecret {
         tenant_id: "tenant-1".to_owned(),
         client_id: "client-1".to_owned(),
-        secret: SECRET.into(),
+        secret: SecretSettings::Given(SECRET.into()),
     }
 }
 
@@ -109,10 +109,12 @@ fn credentials(settings: CredentialSettings, authority: Url, http: reqwest::Clie
     Credentials {
         settings,
         authority,
-        http_without_proxy: http.clone(),
-        http,
-        retry: impatient(),
-        seams: (Clock::system(), Random::seeded(1)),
+        ways: Ways {
+            http_without_proxy: http.clone(),
+            http,
+            retry: impatient(),
+            seams: (Clock::system(), Random::seeded(1)),
+        },
     }
 }
 
@@ -456,7 +458,7 @@ async fn mimecast(script: &Script) -> MimecastSource {
     let options = Options {
         base_url: serve(app).await.parse::<Url>().unwrap().join("/").unwrap(),
         client_id: "client-1".to_owned(),
-        client_secret: SECRET.into(),
+        client_secret: Arc::new(SecretString::from(SECRET)),
         types: vec!["entities"],
         start: NaiveDate::from_ymd_opt(2026, 1, 1).unwrap(),
         calls_per_15_minutes: 1_000,
@@ -592,10 +594,8 @@ async fn credential_of_the_environment() {
     };
     let clients = Clients::new(true).unwrap();
     let authority = Url::parse("https://localhost:1/").unwrap();
-    let credentials = Credentials {
-        http_without_proxy: clients.local,
-        ..credentials(settings, authority, clients.api)
-    };
+    let mut credentials = credentials(settings, authority, clients.api);
+    credentials.ways.http_without_proxy = clients.local;
     let tokens = AccessTokens::new(credentials, SCOPE);
     let first = tokens.get().await;
     println!(

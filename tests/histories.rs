@@ -216,7 +216,7 @@ fn fault(endpoint: Endpoint) -> BoxedStrategy<Fault> {
             1 => Just(bad("InvalidRow", "A row cannot be taken.")),
         ]
         .boxed(),
-        Endpoint::MimecastToken | Endpoint::AzureToken => any.boxed(),
+        Endpoint::MimecastToken | Endpoint::AzureToken | Endpoint::Secret => any.boxed(),
     }
 }
 

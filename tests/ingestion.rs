@@ -7,13 +7,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use bytes::Bytes;
-use mimecast_sentinel::azure::credential::{AccessTokens, Credentials};
+use mimecast_sentinel::azure::credential::{AccessTokens, Credentials, Ways};
 use mimecast_sentinel::azure::ingestion::LogsIngestion;
 use mimecast_sentinel::http::RetryPolicy;
 use mimecast_sentinel::pipeline::sink::{PostError, Posted};
 use mimecast_sentinel::pipeline::{Interrupt, Sink};
 use mimecast_sentinel::seams::{Clock, Deadline, Random};
-use mimecast_sentinel::settings::CredentialSettings;
+use mimecast_sentinel::settings::{CredentialSettings, SecretSettings};
 use mimecast_sentinel::simulator::{
     Endpoint, Fault, FaultPlan, Simulator, SimulatorOptions, World,
 };
@@ -34,13 +34,15 @@ async fn post_to(endpoint: &str, simulator: &Simulator, attempts: u32) -> Posted
         settings: CredentialSettings::ClientSecret {
             tenant_id: simulator.tenant_id().to_owned(),
             client_id: simulator.client_id().to_owned(),
-            secret: simulator.client_secret().into(),
+            secret: SecretSettings::Given(simulator.client_secret().into()),
         },
         authority: entra.url().parse().unwrap(),
-        http: http.clone(),
-        http_without_proxy: http.clone(),
-        retry: RetryPolicy::default(),
-        seams: (Clock::system(), Random::seeded(1)),
+        ways: Ways {
+            http: http.clone(),
+            http_without_proxy: http.clone(),
+            retry: RetryPolicy::default(),
+            seams: (Clock::system(), Random::seeded(1)),
+        },
     };
     let pause = Duration::from_millis(10);
     let retry = RetryPolicy {

@@ -17,10 +17,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use mimecast_sentinel::azure::blob::{BlobAccess, BlobStore};
-use mimecast_sentinel::azure::credential::Credentials;
+use mimecast_sentinel::azure::credential::{Credentials, Ways};
 use mimecast_sentinel::http::RetryPolicy;
 use mimecast_sentinel::seams::{Clock, Random};
-use mimecast_sentinel::settings::CredentialSettings;
+use mimecast_sentinel::settings::{CredentialSettings, SecretSettings};
 use mimecast_sentinel::store::{ByteStream, FolderStore, Lease, Store, StoreError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -349,13 +349,15 @@ async fn identity((status, answer): (StatusCode, Value)) -> Arc<Credentials> {
         settings: CredentialSettings::ClientSecret {
             tenant_id: "tenant".to_owned(),
             client_id: "client".to_owned(),
-            secret: "secret~canary".into(),
+            secret: SecretSettings::Given("secret~canary".into()),
         },
         authority,
-        http: http.clone(),
-        http_without_proxy: http,
-        retry: RetryPolicy::default(),
-        seams: (Clock::system(), Random::seeded(1)),
+        ways: Ways {
+            http: http.clone(),
+            http_without_proxy: http,
+            retry: RetryPolicy::default(),
+            seams: (Clock::system(), Random::seeded(1)),
+        },
     })
 }
 

@@ -11,17 +11,19 @@ use chrono::NaiveDate;
 use libfuzzer_sys::fuzz_target;
 use mimecast_sentinel::settings::{
     AzureCloud, BlobAccessSettings, CredentialSettings, DryRunSettings, FUNCTIONS_PORT,
-    RawSettings, ReplaySettings, Settings, SettingsFaults, StateLocation, StateSettings,
-    is_loopback,
+    RawSettings, ReplaySettings, SecretSettings, Settings, SettingsFaults, StateLocation,
+    StateSettings, is_loopback,
 };
 use secrecy::ExposeSecret;
 use url::Url;
 
 /// Is in each secret, and replaces `@@` in a value.
 const CANARY: &str = "c4n4ry";
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 35] = [
     "MIMECAST_BASE_URL",
     "MIMECAST_CLIENT_ID",
+    "MIMECAST_CLIENT_SECRET_FILE",
+    "MIMECAST_CLIENT_SECRET_URI",
     "MIMECAST_TYPES",
     "MIMECAST_CALLS_PER_15_MINUTES",
     "START_DATE",
@@ -42,6 +44,8 @@ const NAMES: [&str; 31] = [
     "AZURE_AUTHORITY_HOST",
     "AZURE_TENANT_ID",
     "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET_FILE",
+    "AZURE_CLIENT_SECRET_URI",
     "AZURE_FEDERATED_TOKEN_FILE",
     // From the environment alone.
     "MIMECAST_CLIENT_SECRET",
@@ -60,8 +64,8 @@ const GOOD: [(&str, &str); 5] = [
     ("LOGS_INGESTION_RULE_ID", "dcr-0123456789abcdef0123456789ABCDEF"),
     ("IDENTITY_HEADER", CANARY),
 ];
-const URLS: [&str; 4] =
-    ["MIMECAST_BASE_URL", "CHECKPOINT_URL", "LOGS_INGESTION_ENDPOINT", "AZURE_AUTHORITY_HOST"];
+const URLS: [&str; 6] =
+    ["MIMECAST_BASE_URL", "CHECKPOINT_URL", "LOGS_INGESTION_ENDPOINT", "AZURE_AUTHORITY_HOST", "MIMECAST_CLIENT_SECRET_URI", "AZURE_CLIENT_SECRET_URI"];
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
@@ -91,10 +95,9 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(settings) = all {
         assert!(dry.is_ok() && replay.is_ok() && state.is_ok());
         check(&settings, today);
-        assert_eq!(
-            settings.mimecast.client_secret.expose_secret(),
-            given.0["MIMECAST_CLIENT_SECRET"].trim()
-        );
+        if let SecretSettings::Given(secret) = &settings.mimecast.client_secret {
+            assert_eq!(secret.expose_secret(), given.0["MIMECAST_CLIENT_SECRET"].trim());
+        }
     }
 });
 
@@ -125,6 +128,8 @@ impl Given {
         RawSettings {
             mimecast_base_url: of("MIMECAST_BASE_URL"),
             mimecast_client_id: of("MIMECAST_CLIENT_ID"),
+            mimecast_client_secret_file: of("MIMECAST_CLIENT_SECRET_FILE"),
+            mimecast_client_secret_uri: of("MIMECAST_CLIENT_SECRET_URI"),
             mimecast_types: of("MIMECAST_TYPES"),
             mimecast_calls_per_15_minutes: of("MIMECAST_CALLS_PER_15_MINUTES"),
             start_date: of("START_DATE"),
@@ -150,6 +155,8 @@ impl Given {
             azure_authority_host: of("AZURE_AUTHORITY_HOST"),
             azure_tenant_id: of("AZURE_TENANT_ID"),
             azure_client_id: of("AZURE_CLIENT_ID"),
+            azure_client_secret_file: of("AZURE_CLIENT_SECRET_FILE"),
+            azure_client_secret_uri: of("AZURE_CLIENT_SECRET_URI"),
             azure_federated_token_file: of("AZURE_FEDERATED_TOKEN_FILE"),
         }
     }
@@ -215,7 +222,7 @@ fn check(settings: &Settings, today: NaiveDate) {
     let vendor = host.ends_with(".services.mimecast.com");
     assert!(on_loopback || (vendor && mimecast.base_url.scheme() == "https"));
     assert!(identifier(&mimecast.client_id));
-    assert!(!mimecast.client_secret.expose_secret().trim().is_empty());
+    secret(&mimecast.client_secret, on_loopback);
     let known = ["entities", "mailflow", "urlclick"];
     let in_order: Vec<&str> = known.into_iter().filter(|t| mimecast.types.contains(t)).collect();
     assert!(!in_order.is_empty() && mimecast.types == in_order);
@@ -242,9 +249,9 @@ fn check(settings: &Settings, today: NaiveDate) {
     assert_eq!(ingestion.identity.authority_host.scheme(), "https");
     origin(&ingestion.identity.authority_host);
     match &ingestion.identity.credential {
-        CredentialSettings::ClientSecret { tenant_id, client_id, secret } => {
+        CredentialSettings::ClientSecret { tenant_id, client_id, secret: of } => {
             assert!(identifier(tenant_id) && identifier(client_id));
-            assert!(!secret.expose_secret().trim().is_empty());
+            secret(of, on_loopback);
         }
         CredentialSettings::WorkloadIdentity { tenant_id, client_id, .. } => {
             assert!(identifier(tenant_id) && identifier(client_id));
@@ -272,6 +279,26 @@ fn check(settings: &Settings, today: NaiveDate) {
     }
     for after in std::iter::once(give_up_after).chain(spill_after) {
         assert!((0..=168).contains(&after.num_hours()));
+    }
+}
+
+/// A token of the program's identity goes to a vault.
+fn secret(secret: &SecretSettings, on_loopback: bool) {
+    match secret {
+        SecretSettings::Given(secret) => assert!(!secret.expose_secret().trim().is_empty()),
+        SecretSettings::File(path) => assert!(!path.as_os_str().is_empty()),
+        SecretSettings::Vault(secret) => {
+            let (url, host) = (&secret.url, secret.url.host_str().unwrap());
+            let suffix = match secret.cloud {
+                AzureCloud::Public => ".vault.azure.net",
+                AzureCloud::UsGov => ".vault.usgovcloudapi.net",
+                AzureCloud::China => ".vault.azure.cn",
+            };
+            let vault = url.scheme() == "https" && url.port().is_none() && host.ends_with(suffix);
+            assert!(vault || (on_loopback && is_loopback(url)), "{url}");
+            assert!(url.path().starts_with("/secrets/") && url.query().is_none(), "{url}");
+            assert!(url.username().is_empty() && url.password().is_none(), "{url}");
+        }
     }
 }
 

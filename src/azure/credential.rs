@@ -19,19 +19,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use tokio::io::AsyncReadExt as _;
 use url::Url;
 
 use super::sdk;
+use super::secret::{LIMIT, SecretReader, in_file};
 use crate::http::{
-    ErrorBody, Failure, GaveUp, Grant, Reply, RetryPolicy, Token, TokenCache, hold, hold_token,
-    looks_like, retry_after, said, send,
+    ErrorBody, Failure, GaveUp, Grant, ReadSecret as _, Reply, RetryPolicy, SecretError, Token,
+    TokenCache, hold, hold_token, looks_like, retry_after, said, send,
 };
 use crate::seams::{Clock, Deadline, Random};
 use crate::settings::CredentialSettings;
-
-/// The most that is read of a reply, or of a token file. A token has a few thousand bytes.
-const REPLY_LIMIT: usize = 64 * 1024;
 
 /// How long getting a token is retried before the caller gets an error. The caller may hold a lease
 /// of 60 s.
@@ -83,7 +80,7 @@ pub enum CredentialError {
         /// In the words of Entra, of the identity endpoint or of `az`.
         reason: String,
         /// What to do.
-        fix: &'static str,
+        fix: String,
     },
     /// There was no answer, or only one that may pass.
     #[error("{credential} got no token: {reason}. Check the way to {authority}, then try again")]
@@ -104,7 +101,14 @@ pub struct Credentials {
     pub settings: CredentialSettings,
     /// Where Entra is, `https` only: `https://login.microsoftonline.com` or a sovereign cloud's.
     pub authority: Url,
-    /// The way to Entra.
+    /// How calls are made.
+    pub ways: Ways,
+}
+
+/// How calls are made that get a token or a secret.
+#[derive(Clone, Debug)]
+pub struct Ways {
+    /// The way to Entra and to key vaults.
     pub http: reqwest::Client,
     /// The way to the identity endpoint, which is never behind a proxy.
     pub http_without_proxy: reqwest::Client,
@@ -116,26 +120,27 @@ pub struct Credentials {
 
 impl Credentials {
     /// A new token for `scope`, e.g. `https://monitor.azure.com/.default`.
-    async fn fetch(&self, scope: &str) -> Result<Grant, CredentialError> {
+    pub(super) async fn fetch(&self, scope: &str) -> Result<Grant, CredentialError> {
         if let CredentialSettings::AzureCli = self.settings {
             return self.ask_azure_cli(scope).await;
         }
         let attempt = || async {
-            let reply = send(self.request(scope).await?, REPLY_LIMIT).await;
+            let reply = send(self.request(scope).await?, LIMIT).await;
             self.judge(&reply.map_err(Failure::passing)?)
         };
         let gave_up = |gave_up: Option<GaveUp>| {
             self.unavailable(gave_up.map(|gave_up| gave_up.said).unwrap_or_default())
         };
-        let retries = self.retry.start(&self.seams.1, Deadline::after(PATIENCE));
+        let retries = self.ways.retry.start(&self.ways.seams.1, Deadline::after(PATIENCE));
         retries.run(self.settings.name(), attempt, gave_up).await
     }
 
     async fn request(&self, scope: &str) -> Result<RequestBuilder, CredentialError> {
         let (tenant_id, client_id, proof) = match &self.settings {
             CredentialSettings::ClientSecret { tenant_id, client_id, secret } => {
-                hold(secret.expose_secret());
-                (tenant_id, client_id, vec![("client_secret", secret.clone())])
+                let secret = SecretReader::new(secret.clone(), self.ways.clone());
+                let secret = secret.read().await.map_err(|error| self.no_secret(error))?;
+                (tenant_id, client_id, vec![("client_secret", secret)])
             }
             CredentialSettings::WorkloadIdentity { tenant_id, client_id, token_file } => {
                 let assertion = self.assertion(token_file).await?;
@@ -148,7 +153,7 @@ impl Credentials {
                 let resource = scope.strip_suffix("/.default").unwrap_or(scope);
                 let mut query = vec![("api-version", "2019-08-01"), ("resource", resource)];
                 query.extend(client_id.as_deref().map(|id| ("client_id", id)));
-                let request = self.http_without_proxy.get(endpoint.clone()).query(&query);
+                let request = self.ways.http_without_proxy.get(endpoint.clone()).query(&query);
                 return Ok(request.header("X-IDENTITY-HEADER", header.expose_secret()));
             }
             CredentialSettings::AzureCli => return Err(self.refused("it is no call".to_owned())),
@@ -164,27 +169,17 @@ impl Credentials {
         form.extend(proof.iter().map(|(name, value)| (*name, value.expose_secret())));
         let mut url = self.authority.clone();
         url.set_path(&format!("{tenant_id}/oauth2/v2.0/token"));
-        Ok(self.http.post(url).form(&form))
+        Ok(self.ways.http.post(url).form(&form))
     }
 
     /// What the platform wrote last: it is replaced.
     async fn assertion(&self, file: &std::path::Path) -> Result<SecretString, CredentialError> {
-        let unusable = |why: String| self.refused(format!("{} {why}", file.display()));
-        let mut text = String::new();
-        let read = async {
-            let file = tokio::fs::File::open(file).await?;
-            file.take(REPLY_LIMIT as u64).read_to_string(&mut text).await
-        };
-        read.await.map_err(|error| unusable(format!("cannot be read: {error}")))?;
-        match text.trim() {
-            "" => Err(unusable("is empty".to_owned())),
-            token => Ok(token.into()),
-        }
+        in_file(file).await.map_err(|why| self.refused(format!("{} {why}", file.display())))
     }
 
     /// What an answer means.
     fn judge(&self, reply: &Reply) -> Result<Grant, Failure<CredentialError>> {
-        let (status, now) = (reply.status.as_u16(), self.seams.0.now());
+        let (status, now) = (reply.status.as_u16(), self.ways.seams.0.now());
         if reply.status.is_success() {
             let not_one = |said| Failure::passing(format!("it answered {status}, but {said}"));
             return Grant::read(reply, now, LIVES).map_err(not_one);
@@ -216,14 +211,25 @@ impl Credentials {
     async fn ask_azure_cli(&self, scope: &str) -> Result<Grant, CredentialError> {
         let answer = async { AzureCliCredential::new(None)?.get_token(&[scope], None).await };
         let token = answer.await.map_err(|error| self.refused(sdk::explain(&error)))?;
-        let left = token.expires_on.unix_timestamp() - self.seams.0.now().timestamp();
+        let left = token.expires_on.unix_timestamp() - self.ways.seams.0.now().timestamp();
         let lives = Duration::from_secs(left.try_into().unwrap_or(0));
         Ok(Grant { token: token.token.secret().into(), lives })
     }
 
     fn refused(&self, reason: String) -> CredentialError {
-        let (credential, fix) = (self.settings.name(), self.settings.fix());
+        let (credential, fix) = (self.settings.name(), self.settings.fix().to_owned());
         CredentialError::Refused { credential, reason: said(&reason), fix }
+    }
+
+    fn no_secret(&self, error: SecretError) -> CredentialError {
+        let credential = self.settings.name();
+        let SecretError { settings, problem: reason, fix } = error;
+        if settings {
+            CredentialError::Refused { credential, reason, fix }
+        } else {
+            let authority = "the key vault".to_owned();
+            CredentialError::Unavailable { credential, reason, authority }
+        }
     }
 
     fn unavailable(&self, reason: String) -> CredentialError {

@@ -249,7 +249,7 @@ fn no_token(error: &CredentialError) -> Fault {
         CredentialError::Refused { credential, reason, fix } => Fault::settings(
             Code::AzureCredentials,
             format!("{credential} was refused: {reason}"),
-            *fix,
+            fix.as_str(),
         ),
         CredentialError::Unavailable { credential, reason, authority } => Fault::passing(
             Code::AzureTokenUnavailable,

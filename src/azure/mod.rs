@@ -6,4 +6,5 @@ mod blob_lease;
 pub mod credential;
 pub mod ingestion;
 mod sdk;
+pub mod secret;
 mod transport;

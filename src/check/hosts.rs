@@ -7,7 +7,9 @@ use url::Url;
 
 use super::{Given, Rung, Rungs, Tools, Verdict};
 use crate::http::{Unreached, reach};
-use crate::settings::{AzureIdentity, BlobAccessSettings, CredentialSettings, StateLocation};
+use crate::settings::{
+    AzureIdentity, BlobAccessSettings, CredentialSettings, SecretSettings, StateLocation,
+};
 
 /// How far a clock may be off: what Entra tolerates of an assertion's times.
 const MOST_SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -49,10 +51,14 @@ fn hosts(given: &Given) -> Vec<Host> {
             hosts.push(Host { url: url.clone(), setting });
         }
     };
+    let mut identities = Vec::new();
     if let Some(mimecast) = &given.mimecast {
         add("MIMECAST_BASE_URL", &mimecast.base_url);
+        if let SecretSettings::Vault(secret) = &mimecast.client_secret {
+            add("MIMECAST_CLIENT_SECRET_URI", &root(&secret.url));
+            identities.push(&secret.identity);
+        }
     }
-    let mut identities = Vec::new();
     if let Some(ingestion) = &given.ingestion {
         add("LOGS_INGESTION_ENDPOINT", &ingestion.endpoint);
         identities.push(&ingestion.identity);
@@ -63,10 +69,24 @@ fn hosts(given: &Given) -> Vec<Host> {
             identities.push(identity);
         }
     }
-    for authority in identities.into_iter().filter_map(authority) {
-        add("AZURE_AUTHORITY_HOST", authority);
+    for identity in identities {
+        if let CredentialSettings::ClientSecret { secret: SecretSettings::Vault(secret), .. } =
+            &identity.credential
+        {
+            add("AZURE_CLIENT_SECRET_URI", &root(&secret.url));
+        }
+        if let Some(authority) = authority(identity) {
+            add("AZURE_AUTHORITY_HOST", authority);
+        }
     }
     hosts
+}
+
+/// The URL's host, without what names a secret there.
+fn root(url: &Url) -> Url {
+    let mut root = url.clone();
+    root.set_path("/");
+    root
 }
 
 /// Asks all of them at the same time.

@@ -6,7 +6,10 @@ use crate::http::reach;
 use crate::pipeline::Source as _;
 use crate::pipeline::source::Part;
 use crate::seams::Deadline;
+use crate::settings::SecretSettings;
 use crate::sources::mimecast::{MimecastSource, SOURCE};
+
+const NO_SECRET: &str = "there is no client secret";
 
 pub(super) async fn rungs(
     given: &Given,
@@ -22,6 +25,19 @@ pub(super) async fn rungs(
     let mut push = |rung: Rung| rungs.push(rung.of_source(SOURCE));
     if !hosts.reached(&settings.base_url) {
         return push(Rung::skipped("mimecast", NOT_REACHED));
+    }
+    if let Some(tried) = where_secret_is(&settings.client_secret) {
+        if let SecretSettings::Vault(secret) = &settings.client_secret
+            && !hosts.reached(&secret.url)
+        {
+            push(Rung::skipped("mimecast/secret", NOT_REACHED));
+            return push(Rung::skipped("mimecast/token", NO_SECRET));
+        }
+        if let Err(why) = source.read_secret().await {
+            push(Rung::fault("mimecast/secret", tried, why));
+            return push(Rung::skipped("mimecast/token", NO_SECRET));
+        }
+        push(Rung::ok("mimecast/secret", tried, "read"));
     }
     let tried = format!("an access token for application {}", settings.client_id);
     if let Err(why) = source.sign_in(Deadline::after(PATIENCE)).await {
@@ -48,6 +64,15 @@ pub(super) async fn rungs(
         Some(part) => file_host(source, &part, tools).await,
         None => Rung::skipped("mimecast/files", "no batch file was listed"),
     });
+}
+
+/// Where the secret is read, if it is not in the environment.
+fn where_secret_is(secret: &SecretSettings) -> Option<String> {
+    match secret {
+        SecretSettings::Given(_) => None,
+        SecretSettings::File(path) => Some(format!("the file {}", path.display())),
+        SecretSettings::Vault(secret) => Some(format!("the key vault's {}", secret.url)),
+    }
 }
 
 /// The host of a file. The file itself is not asked for.

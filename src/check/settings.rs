@@ -7,8 +7,8 @@ use super::{Rung, SETTINGS, Verdict, WRONG_SETTINGS};
 use crate::schedule::Schedule;
 use crate::settings::{
     AzureIdentity, BlobAccessSettings, CredentialSettings, DryRunSettings, IngestionSettings,
-    MimecastSettings, RawSettings, ReplaySettings, SettingFault, Settings, StateLocation,
-    StateSettings, UnknownSetting,
+    MimecastSettings, RawSettings, ReplaySettings, SecretSettings, SettingFault, Settings,
+    StateLocation, StateSettings, UnknownSetting,
 };
 
 /// The settings as far as they are valid: what one command does not need may be wrong, and the rest is
@@ -73,7 +73,9 @@ impl Given {
 /// Whether the secret looks like the *id* of one, which stands beside it in the portal.
 fn has_id_for_secret(identity: &AzureIdentity) -> bool {
     match &identity.credential {
-        CredentialSettings::ClientSecret { secret, .. } => is_guid(secret.expose_secret()),
+        CredentialSettings::ClientSecret { secret: SecretSettings::Given(secret), .. } => {
+            is_guid(secret.expose_secret())
+        }
         _ => false,
     }
 }

@@ -114,8 +114,8 @@ fn secret_argument(error: &clap::Error) -> Option<String> {
     let named = known.map_or_else(|| SECRETS.join(" or "), |known| (*known).to_owned());
     Some(format!(
         "unexpected argument{shown}: a secret is read from the environment alone, since other \
-         processes can read a command line: set {named} in the environment; in Azure Functions it is \
-         an app setting, which may be a Key Vault reference. What was typed may be in this shell's \
+         processes can read a command line: set {named} in the environment, or, with _FILE or _URI at \
+         its end, to the file or the key vault's URL that has it. What was typed may be in this shell's \
          history"
     ))
 }

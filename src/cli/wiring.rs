@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::CommandError;
 use crate::azure::blob::{BlobAccess, BlobStore};
-use crate::azure::credential::{AccessTokens, Credentials};
+use crate::azure::credential::{AccessTokens, Credentials, Ways};
 use crate::azure::ingestion::LogsIngestion;
+use crate::azure::secret::SecretReader;
 use crate::http::{Clients, RetryPolicy};
 use crate::pipeline::source::Format;
 use crate::pipeline::{Connector, Policy, Pool, Replay};
@@ -87,7 +88,7 @@ impl Wiring {
             loopback: is_loopback(&settings.base_url),
             base_url: settings.base_url.clone(),
             client_id: settings.client_id.clone(),
-            client_secret: settings.client_secret.clone(),
+            client_secret: Arc::new(SecretReader::new(settings.client_secret.clone(), self.ways())),
             types: settings.types.clone(),
             start: settings.start_date,
             calls_per_15_minutes: settings.calls_per_15_minutes,
@@ -137,9 +138,12 @@ impl Wiring {
     }
 
     fn credentials(&self, identity: &AzureIdentity) -> Credentials {
-        Credentials {
-            settings: identity.credential.clone(),
-            authority: identity.authority_host.clone(),
+        let (settings, authority) = (identity.credential.clone(), identity.authority_host.clone());
+        Credentials { settings, authority, ways: self.ways() }
+    }
+
+    fn ways(&self) -> Ways {
+        Ways {
             http: self.clients.api.clone(),
             http_without_proxy: self.clients.local.clone(),
             retry: self.retry,

@@ -9,6 +9,7 @@ mod reply;
 mod retry;
 mod retry_after;
 mod said;
+mod secret;
 mod secrets;
 mod token_cache;
 
@@ -20,5 +21,6 @@ pub use reply::{NotJson, Reply, ReplyError, json, looks_like, send, without_bom}
 pub use retry::{Failure, GaveUp, Retries, RetryPolicy};
 pub use retry_after::retry_after;
 pub use said::{ErrorBody, said};
+pub use secret::{ReadSecret, SecretError};
 pub use secrets::{hold, hold_token};
 pub use token_cache::{Token, TokenCache};

@@ -8,8 +8,8 @@ use url::Url;
 use super::origin::{https_host, is_loopback, origin};
 use super::raw::RawSettings;
 use super::reader::{Reader, Wrong, given, identifier, whole_number, wrong};
+use super::secret::{Forms, SecretSettings};
 
-const SECRET: &str = "AZURE_CLIENT_SECRET";
 const TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
 /// Set by the platform where an app or a VM extension has a managed identity.
 const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
@@ -43,6 +43,24 @@ impl AzureCloud {
             Self::Public => "https://login.microsoftonline.com",
             Self::UsGov => "https://login.microsoftonline.us",
             Self::China => "https://login.chinacloudapi.cn",
+        }
+    }
+
+    /// What a token for its key vaults is asked for.
+    pub fn vault_scope(self) -> &'static str {
+        match self {
+            Self::Public => "https://vault.azure.net/.default",
+            Self::UsGov => "https://vault.usgovcloudapi.net/.default",
+            Self::China => "https://vault.azure.cn/.default",
+        }
+    }
+
+    /// How the host of each of its key vaults ends.
+    pub(super) fn vault_suffix(self) -> &'static str {
+        match self {
+            Self::Public => ".vault.azure.net",
+            Self::UsGov => ".vault.usgovcloudapi.net",
+            Self::China => ".vault.azure.cn",
         }
     }
 
@@ -94,7 +112,7 @@ pub enum CredentialSettings {
         /// The application.
         client_id: String,
         /// Its secret.
-        secret: SecretString,
+        secret: SecretSettings,
     },
     /// An application that trusts another issuer's token.
     WorkloadIdentity {
@@ -168,7 +186,7 @@ pub(super) fn read(
     })
 }
 
-fn cloud(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<AzureCloud> {
+pub(super) fn cloud(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<AzureCloud> {
     reader.optional("AZURE_CLOUD", &raw.azure_cloud, "public", |text| {
         match text.to_ascii_lowercase().as_str() {
             "public" => Ok(AzureCloud::Public),
@@ -221,32 +239,25 @@ fn stream(text: &str) -> Result<String, Wrong> {
 pub(super) enum Purpose {
     /// Posting to the data collection rule.
     Rule,
-    /// Checkpoints and quarantine.
-    Blobs,
+    /// What is beside the app: checkpoints and quarantine, and the key vault.
+    Beside,
 }
 
 /// The identity for `purpose`. A client secret may be of another tenant, that of the rule; the
-/// storage account is always beside the app, so that a managed identity serves it better.
+/// storage account and the vault are beside the app, so that a managed identity serves them better.
 pub(super) fn identity(
     raw: &RawSettings,
     purpose: Purpose,
     reader: &mut Reader<'_>,
 ) -> Option<AzureIdentity> {
-    const FIX: &str = "Set it to https:// and a host, or unset it to use that of AZURE_CLOUD.";
-    let cloud = cloud(raw, reader);
-    let default = cloud.unwrap_or(AzureCloud::Public).authority_host();
-    let authority_host =
-        reader.optional("AZURE_AUTHORITY_HOST", &raw.azure_authority_host, default, |text| {
-            let url = origin(text).or_else(|problem| wrong(problem, FIX))?;
-            if url.scheme() == "https" { Ok(url) } else { wrong("it is not https", FIX) }
-        });
+    let authority_host = authority_host(raw, reader);
     let managed = reader.env(IDENTITY_ENDPOINT).is_some();
-    let credential = if reader.env(SECRET).is_some() {
-        if purpose == Purpose::Blobs && managed {
+    let credential = if let [secret, ..] = secret_forms(raw).set(reader).as_slice() {
+        if purpose == Purpose::Beside && managed {
             // AZURE_CLIENT_ID is that of the secret.
             managed_identity(&None, reader)
         } else {
-            client_secret(raw, reader)
+            client_secret(raw, secret, reader)
         }
     } else if let Some(file) = given(&raw.azure_federated_token_file) {
         workload_identity(raw, PathBuf::from(file), reader)
@@ -255,8 +266,28 @@ pub(super) fn identity(
     } else {
         azure_cli(raw, reader)
     };
-    cloud?;
     Some(AzureIdentity { authority_host: authority_host?, credential: credential? })
+}
+
+/// Where tokens are issued, in a cloud that is valid.
+fn authority_host(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Url> {
+    const FIX: &str = "Set it to https:// and a host, or unset it to use that of AZURE_CLOUD.";
+    let cloud = cloud(raw, reader);
+    let default = cloud.unwrap_or(AzureCloud::Public).authority_host();
+    let host =
+        reader.optional("AZURE_AUTHORITY_HOST", &raw.azure_authority_host, default, |text| {
+            let url = origin(text).or_else(|problem| wrong(problem, FIX))?;
+            if url.scheme() == "https" { Ok(url) } else { wrong("it is not https", FIX) }
+        });
+    cloud.and(host)
+}
+
+fn secret_forms(raw: &RawSettings) -> Forms<'_> {
+    Forms {
+        itself: "AZURE_CLIENT_SECRET",
+        file: ("AZURE_CLIENT_SECRET_FILE", &raw.azure_client_secret_file),
+        url: ("AZURE_CLIENT_SECRET_URI", &raw.azure_client_secret_uri),
+    }
 }
 
 /// The application's tenant and id, which `owner` needs.
@@ -277,14 +308,31 @@ fn application(
     )
 }
 
-fn client_secret(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<CredentialSettings> {
-    let (tenant_id, client_id) = application(raw, SECRET, reader);
-    let secret = reader.secret(SECRET, "Set it in the environment.");
+/// `set` is the setting that names the secret.
+fn client_secret(
+    raw: &RawSettings,
+    set: &str,
+    reader: &mut Reader<'_>,
+) -> Option<CredentialSettings> {
+    let (tenant_id, client_id) = application(raw, set, reader);
+    let secret = secret_forms(raw)
+        .read("Set it in the environment.", raw, reader, |reader| reads_the_secret(raw, reader));
     Some(CredentialSettings::ClientSecret {
         tenant_id: tenant_id?,
         client_id: client_id?,
         secret: secret?,
     })
+}
+
+/// Who reads the application's secret from a key vault: not the application.
+fn reads_the_secret(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<AzureIdentity> {
+    let authority_host = authority_host(raw, reader);
+    let credential = if reader.env(IDENTITY_ENDPOINT).is_some() {
+        managed_identity(&None, reader)
+    } else {
+        login(reader)
+    };
+    Some(AzureIdentity { authority_host: authority_host?, credential: credential? })
 }
 
 fn workload_identity(
@@ -336,12 +384,17 @@ fn managed_identity(
 /// The last resort, but not where the other settings show that another identity was meant.
 fn azure_cli(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<CredentialSettings> {
     if given(&raw.azure_client_id).is_some() {
-        let problem = format!("it is set, but neither {SECRET} nor {TOKEN_FILE} is");
+        let problem = format!("it is set, but neither AZURE_CLIENT_SECRET nor {TOKEN_FILE} is");
         let fix = "Set one of them in the environment, or unset AZURE_CLIENT_ID to use your `az \
                    login`; a managed identity needs IDENTITY_ENDPOINT, which the platform sets.";
         reader.fault("AZURE_CLIENT_ID", Wrong { problem, fix: fix.to_owned() });
         return None;
     }
+    login(reader)
+}
+
+/// The person's own, which a function app has not.
+fn login(reader: &mut Reader<'_>) -> Option<CredentialSettings> {
     if reader.under_functions() {
         let problem = "the function app has no managed identity".to_owned();
         let fix = "Turn on its system-assigned identity, or set AZURE_TENANT_ID, \

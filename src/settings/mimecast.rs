@@ -1,12 +1,13 @@
 //! What is read from Mimecast, and with which application.
 
 use chrono::{Days, NaiveDate};
-use secrecy::SecretString;
 use url::Url;
 
+use super::azure::{Purpose, identity};
 use super::origin::{https_host, is_loopback, origin};
 use super::raw::RawSettings;
-use super::reader::{Reader, Wrong, identifier, whole_number, wrong};
+use super::reader::{Reader, Wrong, given, identifier, whole_number, wrong};
+use super::secret::{Forms, SecretSettings};
 
 const DEFAULT_BASE_URL: &str = "https://api.services.mimecast.com";
 /// The event types of Cloud Integrated.
@@ -21,7 +22,7 @@ pub struct MimecastSettings {
     /// Client id of the API 2.0 application.
     pub client_id: String,
     /// Its secret.
-    pub client_secret: SecretString,
+    pub client_secret: SecretSettings,
     /// The event types to read: some of `entities`, `mailflow` and `urlclick`, in this order, each
     /// once.
     pub types: Vec<&'static str>,
@@ -57,10 +58,14 @@ pub(super) fn read(
         &format!("{CONSOLE} and set its client id."),
         identifier,
     );
-    let client_secret = reader.secret(
-        "MIMECAST_CLIENT_SECRET",
-        &format!("{CONSOLE} and put its client secret into the environment."),
-    );
+    let forms = Forms {
+        itself: "MIMECAST_CLIENT_SECRET",
+        file: ("MIMECAST_CLIENT_SECRET_FILE", &raw.mimecast_client_secret_file),
+        url: ("MIMECAST_CLIENT_SECRET_URI", &raw.mimecast_client_secret_uri),
+    };
+    let fix = format!("{CONSOLE} and put its client secret into the environment.");
+    let client_secret =
+        forms.read(&fix, raw, reader, |reader| identity(raw, Purpose::Beside, reader));
     let types = event_types(raw, reader);
     let earliest = today.checked_sub_days(Days::new(DEFAULT_DAYS_BACK)).unwrap_or(today);
     let start_date =
@@ -106,9 +111,16 @@ pub(super) fn limits(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<FileL
     Some(FileLimits { max_line_bytes: max_line_bytes?, max_file_bytes: max_file_bytes? })
 }
 
-/// `MIMECAST_BASE_URL`. Other settings are laxer while it is on loopback.
+/// `MIMECAST_BASE_URL`
 pub(super) fn base_url(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Url> {
     reader.optional("MIMECAST_BASE_URL", &raw.mimecast_base_url, DEFAULT_BASE_URL, parse_base_url)
+}
+
+/// Whether that is this machine, where some settings are laxer. A wrong one is a fault of its own, and must
+/// not cause others.
+pub(super) fn on_loopback(raw: &RawSettings) -> bool {
+    let text = given(&raw.mimecast_base_url).unwrap_or(DEFAULT_BASE_URL);
+    parse_base_url(text).map_or(true, |url| is_loopback(&url))
 }
 
 fn parse_base_url(text: &str) -> Result<Url, Wrong> {

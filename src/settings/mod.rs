@@ -11,6 +11,7 @@ mod proxy;
 mod raw;
 mod reader;
 mod run;
+mod secret;
 mod state;
 mod unknown;
 
@@ -26,6 +27,7 @@ pub use raw::RawSettings;
 use reader::Reader;
 pub use reader::{SettingFault, SettingsFaults};
 pub use run::LogFormat;
+pub use secret::{SecretSettings, VaultSecret};
 pub use state::{BlobAccessSettings, StateLocation};
 pub use unknown::{PREFIXES, SECRETS, UnknownSetting, unknown_settings};
 
@@ -128,8 +130,7 @@ impl Settings {
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
         let base_url = mimecast::base_url(raw, &mut reader);
-        // A base URL that is wrong is one fault. It must not cause others.
-        let on_loopback = base_url.as_ref().is_none_or(is_loopback);
+        let on_loopback = mimecast::on_loopback(raw);
         let mimecast = mimecast::read(raw, base_url, today, &mut reader);
         let schedule = run::schedule(raw, &mut reader);
         let listen = run::listen(raw, &mut reader);
@@ -173,7 +174,7 @@ impl DryRunSettings {
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
         let base_url = mimecast::base_url(raw, &mut reader);
-        let on_loopback = base_url.as_ref().is_none_or(is_loopback);
+        let on_loopback = mimecast::on_loopback(raw);
         let mimecast = mimecast::read(raw, base_url, today, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
@@ -193,8 +194,8 @@ impl ReplaySettings {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
-        let base_url = mimecast::base_url(raw, &mut reader);
-        let on_loopback = base_url.as_ref().is_none_or(is_loopback);
+        mimecast::base_url(raw, &mut reader);
+        let on_loopback = mimecast::on_loopback(raw);
         let limits = mimecast::limits(raw, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);

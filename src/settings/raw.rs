@@ -10,11 +10,11 @@ const AZURE: &str = "Azure settings";
 
 /// What the flags cannot show.
 const SECRETS: &str = "\
-Secrets, which are read from the environment alone:
+Secrets, which are read from the environment alone, unless a file or a key vault has them:
   MIMECAST_CLIENT_SECRET  Secret of the Mimecast API 2.0 application; required
   AZURE_CLIENT_SECRET     Secret of the application AZURE_CLIENT_ID
 
-Azure is spoken to as the first of these that is set: AZURE_CLIENT_SECRET, \
+Azure is spoken to as the first of these that is set: AZURE_CLIENT_SECRET (or its file or URI), \
 AZURE_FEDERATED_TOKEN_FILE, the managed identity (IDENTITY_ENDPOINT, which the platform sets), or \
 else the login of `az login`. A flag overrides its variable, and an empty value is unset.";
 
@@ -36,6 +36,14 @@ pub struct RawSettings {
     /// Client id of the Mimecast API 2.0 application; required
     #[arg(long, env = "MIMECAST_CLIENT_ID", hide_env_values = true, value_name = "ID", help_heading = MIMECAST)]
     pub mimecast_client_id: Option<String>,
+    /// File with the application's secret, instead of MIMECAST_CLIENT_SECRET; read whenever a token is
+    /// asked for
+    #[arg(long, env = "MIMECAST_CLIENT_SECRET_FILE", hide_env_values = true, value_name = "PATH", help_heading = MIMECAST)]
+    pub mimecast_client_secret_file: Option<String>,
+    /// Key vault's URL of the application's secret, instead of MIMECAST_CLIENT_SECRET; read whenever a
+    /// token is asked for, as the program's identity in Azure
+    #[arg(long, env = "MIMECAST_CLIENT_SECRET_URI", hide_env_values = true, value_name = "URL", help_heading = MIMECAST)]
+    pub mimecast_client_secret_uri: Option<String>,
     /// Event types to read, with commas [default: entities,mailflow,urlclick]
     #[arg(long, env = "MIMECAST_TYPES", hide_env_values = true, value_name = "TYPES", help_heading = MIMECAST)]
     pub mimecast_types: Option<String>,
@@ -122,6 +130,13 @@ pub struct RawSettings {
     /// identity [default: the system-assigned identity]
     #[arg(long, env = "AZURE_CLIENT_ID", hide_env_values = true, value_name = "ID", help_heading = AZURE)]
     pub azure_client_id: Option<String>,
+    /// File with that application's secret, instead of AZURE_CLIENT_SECRET
+    #[arg(long, env = "AZURE_CLIENT_SECRET_FILE", hide_env_values = true, value_name = "PATH", help_heading = AZURE)]
+    pub azure_client_secret_file: Option<String>,
+    /// Key vault's URL of that application's secret, instead of AZURE_CLIENT_SECRET; read as the managed
+    /// identity, or else as your `az login`
+    #[arg(long, env = "AZURE_CLIENT_SECRET_URI", hide_env_values = true, value_name = "URL", help_heading = AZURE)]
+    pub azure_client_secret_uri: Option<String>,
     /// File with the token of a workload identity
     #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE", hide_env_values = true, value_name = "PATH", help_heading = AZURE)]
     pub azure_federated_token_file: Option<String>,

@@ -129,8 +129,9 @@ impl<'a> Reader<'a> {
             if value.starts_with("@Microsoft.KeyVault(") {
                 return wrong(
                     "its Key Vault reference was not resolved",
-                    "Give the function app's identity the role Key Vault Secrets User on the \
-                     vault, check the secret's name, and see that the vault's network admits the app.",
+                    "Set the same name with _URI at its end to the secret's URL in the vault instead, which the \
+                     program reads by itself; or give the function app's identity the role Key Vault \
+                     Secrets User on the vault, and see that the vault's network admits the app.",
                 );
             }
             Ok(SecretString::from(value))

@@ -82,7 +82,7 @@ pub(super) fn read(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<StateLo
             return None;
         }
         Some(sas) => BlobAccessSettings::Sas(sas),
-        None => BlobAccessSettings::Identity(identity(raw, Purpose::Blobs, reader)?),
+        None => BlobAccessSettings::Identity(identity(raw, Purpose::Beside, reader)?),
     };
     Some(StateLocation::Blob { container, access })
 }

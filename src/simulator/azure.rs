@@ -1,4 +1,4 @@
-//! Entra, the managed identity of App Service, and the Logs Ingestion endpoint.
+//! Entra, the managed identity of App Service, a key vault, and the Logs Ingestion endpoint.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::mimecast::text;
 use super::reply::{self, Accepted, Refusal, field};
 use super::rows;
 use super::state::{
-    CLIENT_ID, CLIENT_SECRET, IDENTITY_HEADER, OTHER_RULE_ID, RULE_ID, Shared, TENANT_ID,
+    CLIENT_ID, IDENTITY_HEADER, OTHER_RULE_ID, RULE_ID, SECRET_NAME, Shared, TENANT_ID,
 };
 use super::{Endpoint, Keep, SimulatorOptions};
 use crate::table::Table;
@@ -90,7 +90,7 @@ fn grant(shared: &Shared, tenant: &str, body: &[u8]) -> Result<String, Refusal> 
             let message = "AADSTS50027: The client assertion's type is not that of a JWT.";
             return Err(Refusal::breach(400, "invalid_request", message));
         }
-    } else if !is("client_secret", CLIENT_SECRET) {
+    } else if !is("client_secret", &shared.state().client_secret) {
         let message = "AADSTS7000215: Invalid client secret provided.";
         return Err(Refusal::breach(401, "invalid_client", message));
     }
@@ -117,6 +117,28 @@ fn issue(shared: &Shared, resource: &str) -> String {
     token
 }
 
+/// `GET /secrets/<name>` of a key vault.
+pub(super) async fn secret(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let refuse = |refusal: Refusal| refusal.answer(&shared, Endpoint::Secret);
+    if field(query.unwrap_or_default().as_bytes(), "api-version").as_deref() != Some("7.4") {
+        return refuse(Refusal::breach(400, "BadParameter", "The api-version is not 7.4."));
+    }
+    if let Err(refusal) = authorize(&shared, &headers, "https://vault.azure.") {
+        return refuse(refusal);
+    }
+    if name != SECRET_NAME {
+        let message = format!("A secret with (name/id) {name} was not found in this key vault.");
+        return refuse(Refusal::plain(404, "SecretNotFound", message));
+    }
+    let value = shared.state().client_secret.clone();
+    reply::json(200, &json!({"value": value, "attributes": {"enabled": true}}))
+}
+
 /// `POST /dataCollectionRules/<rule>/streams/<stream>`
 pub(super) async fn ingest(
     State(shared): State<Arc<Shared>>,
@@ -127,7 +149,7 @@ pub(super) async fn ingest(
 ) -> Response {
     let query = query.unwrap_or_default();
     let taken = table_at(&shared, &rule, &stream, query.as_bytes()).and_then(|table| {
-        authorize(&shared, &headers)?;
+        authorize(&shared, &headers, "https://monitor.azure.")?;
         if rule != RULE_ID || !shared.state().has_role {
             return Err(Refusal::plain(403, "OperationFailed", reply::NO_ROLE));
         }
@@ -166,14 +188,15 @@ fn table_at(
     })
 }
 
-fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+/// Whether there is a token for a resource that begins so.
+fn authorize(shared: &Shared, headers: &HeaderMap, resource: &str) -> Result<(), Refusal> {
     let breach = |message: String| Err(Refusal::breach(401, "InvalidToken", message));
     let Some(token) = text(headers, AUTHORIZATION).strip_prefix("Bearer ") else {
         return breach("there is no bearer token".to_owned());
     };
     match shared.state().azure_tokens.get(token) {
-        Some(resource) if resource.starts_with("https://monitor.azure.") => Ok(()),
-        Some(resource) => breach(format!("the bearer token is for {resource}")),
+        Some(of) if of.starts_with(resource) => Ok(()),
+        Some(of) => breach(format!("the bearer token is for {of}")),
         None => breach("the bearer token is not one of Azure's".to_owned()),
     }
 }

@@ -18,6 +18,8 @@ pub enum Endpoint {
     File,
     /// Entra's token endpoint and the managed identity's.
     AzureToken,
+    /// The key vault's secret.
+    Secret,
     /// A body to the ingestion endpoint.
     Post,
 }
@@ -218,11 +220,11 @@ impl Seeded {
 /// bad row or a bad file are only ever scripted: to a client they are real.
 fn passing(endpoint: Endpoint, rng: &mut fastrand::Rng) -> Fault {
     let throttled = match endpoint {
-        Endpoint::Post | Endpoint::AzureToken => ("Retry-After", "0".to_owned()),
+        Endpoint::Post | Endpoint::AzureToken | Endpoint::Secret => ("Retry-After", "0".to_owned()),
         _ => ("X-RateLimit-Reset", rng.u8(1..50).to_string()),
     };
     let own = match endpoint {
-        Endpoint::MimecastToken | Endpoint::AzureToken => Fault::LostReply,
+        Endpoint::MimecastToken | Endpoint::AzureToken | Endpoint::Secret => Fault::LostReply,
         Endpoint::Listing if rng.bool() => Fault::CutShort(rng.usize(..200)),
         Endpoint::Listing => Fault::Unauthorized("token_verification_failed".to_owned()),
         Endpoint::File if rng.bool() => Fault::Expired,

@@ -19,6 +19,8 @@ pub struct Calls {
     pub downloads: BTreeMap<String, u64>,
     /// Requests for an Azure access token, by resource.
     pub azure_tokens: BTreeMap<String, u64>,
+    /// Requests for the key vault's secret.
+    pub secrets: u64,
     /// Bodies posted.
     pub posts: u64,
     /// Bodies accepted.
@@ -46,6 +48,7 @@ impl Calls {
         let counter = match endpoint {
             Endpoint::MimecastToken => &mut self.mimecast_tokens,
             Endpoint::Post => &mut self.posts,
+            Endpoint::Secret => &mut self.secrets,
             Endpoint::Listing => self.listings.entry(name.to_owned()).or_default(),
             Endpoint::File => self.downloads.entry(name.to_owned()).or_default(),
             Endpoint::AzureToken => self.azure_tokens.entry(name.to_owned()).or_default(),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::reply::{self, Refusal, field};
-use super::state::{CLIENT_ID, CLIENT_SECRET, Shared};
+use super::state::{CLIENT_ID, Shared};
 use super::world::{damage, gzip};
 use super::{BatchFile, Endpoint, NextToken, Page};
 
@@ -31,8 +31,9 @@ pub(super) async fn token(
         return refusal.answer(&shared, Endpoint::MimecastToken);
     }
     let is = |name, value: &str| field(&body, name).as_deref() == Some(value);
+    let secret = shared.state().client_secret.clone();
     if !is("client_id", CLIENT_ID)
-        || !is("client_secret", CLIENT_SECRET)
+        || !is("client_secret", &secret)
         || !is("grant_type", "client_credentials")
     {
         let message = "Client credentials are invalid";

@@ -137,9 +137,19 @@ impl Simulator {
         state::CLIENT_ID
     }
 
-    /// Its secret, with characters that must be escaped in a form.
+    /// Its secret at the start, with characters that must be escaped in a form.
     pub fn client_secret(&self) -> &'static str {
         state::CLIENT_SECRET
+    }
+
+    /// Replaces the secret at Mimecast, at Entra and in the key vault.
+    pub fn set_client_secret(&self, secret: &str) {
+        self.state().client_secret = secret.to_owned();
+    }
+
+    /// Where the key vault has it.
+    pub fn secret_uri(&self) -> String {
+        format!("{}/secrets/{}", self.url, state::SECRET_NAME)
     }
 
     /// The Entra tenant.

@@ -121,7 +121,7 @@ fn refusal(endpoint: Endpoint, status: u16, code: &str, message: &str) -> Respon
                         "error_codes": number.into_iter().collect::<Vec<_>>()}),
             )
         }
-        Endpoint::Post => {
+        Endpoint::Post | Endpoint::Secret => {
             let mut response = json(status, &json!({"error": {"code": code, "message": message}}));
             if let Ok(code) = HeaderValue::from_str(code) {
                 response.headers_mut().insert("x-ms-error-code", code);
@@ -161,6 +161,9 @@ pub(super) fn refused_by(fault: &Fault, endpoint: Endpoint) -> Option<Response> 
                 refuse(403, "app_forbidden", "Forbidden to perform the requested operation")
             }
             Endpoint::File => refuse(403, "AccessDenied", "Access Denied"),
+            Endpoint::Secret => {
+                refuse(403, "Forbidden", "Caller is not authorized to perform action")
+            }
             Endpoint::AzureToken => refuse(403, "access_denied", "The identity is not permitted"),
             Endpoint::Post => refuse(403, "OperationFailed", NO_ROLE),
         },

@@ -47,6 +47,7 @@ impl Handler {
             .route("/files/{*key}", at(Endpoint::File, get(mimecast::file)))
             .route("/msi/token", at(Endpoint::AzureToken, get(azure::managed_identity)))
             .route("/{tenant}/oauth2/v2.0/token", at(Endpoint::AzureToken, post(azure::entra)))
+            .route("/secrets/{name}", at(Endpoint::Secret, get(azure::secret)))
             .route(ingestion, at(Endpoint::Post, post(azure::ingest)))
             .fallback(unknown_path)
             .method_not_allowed_fallback(unknown_path)
@@ -168,7 +169,7 @@ fn identify(endpoint: Endpoint, uri: &Uri, body: &Bytes) -> (String, String) {
     let query = uri.query().unwrap_or_default();
     let own = |name: String| (name.clone(), name);
     match endpoint {
-        Endpoint::MimecastToken => own(String::new()),
+        Endpoint::MimecastToken | Endpoint::Secret => own(String::new()),
         Endpoint::Listing => {
             (reply::field(query.as_bytes(), "type").unwrap_or_default(), query.to_owned())
         }

@@ -15,6 +15,8 @@ use super::{BatchFile, Calls, Drawn, Endpoint, Fault, FaultPlan, Page, Simulator
 
 pub(super) const CLIENT_ID: &str = "5f1d3c2e-8a47-4b0e-9c55-0d6a7be01c11";
 pub(super) const CLIENT_SECRET: &str = "made+up&secret=100%/of it";
+/// Under which the key vault has it, as the template does.
+pub(super) const SECRET_NAME: &str = "MimecastClientSecret";
 pub(super) const TENANT_ID: &str = "9b7a1f60-3c1e-4f6d-8d0a-7f2c5e4b9a33";
 pub(super) const IDENTITY_HEADER: &str = "8d0f6a3e7c2b4b1f";
 pub(super) const RULE_ID: &str = "dcr-0f1e2d3c4b5a69788796a5b4c3d2e1f0";
@@ -87,6 +89,8 @@ pub(super) struct State {
     pub(super) signatures: HashMap<String, (String, u64)>,
     /// Listings answered, by stream.
     pub(super) listed: HashMap<String, u64>,
+    /// The application's, which the key vault has too.
+    pub(super) client_secret: String,
     /// Whether the identity may post.
     pub(super) has_role: bool,
     pub(super) assertions: Vec<String>,
@@ -112,6 +116,7 @@ impl State {
             azure_tokens: HashMap::new(),
             signatures: HashMap::new(),
             listed: HashMap::new(),
+            client_secret: CLIENT_SECRET.to_owned(),
             has_role: true,
             assertions: Vec::new(),
             calls: Calls::default(),

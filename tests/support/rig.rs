@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::NaiveDate;
-use mimecast_sentinel::azure::credential::{AccessTokens, Credentials};
+use mimecast_sentinel::azure::credential::{AccessTokens, Credentials, Ways};
 use mimecast_sentinel::azure::ingestion::LogsIngestion;
 use mimecast_sentinel::checkpoint::Checkpoint;
 use mimecast_sentinel::http::{Clients, RetryPolicy};
@@ -15,12 +15,13 @@ use mimecast_sentinel::pipeline::{
 };
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Random};
-use mimecast_sentinel::settings::CredentialSettings;
+use mimecast_sentinel::settings::{CredentialSettings, SecretSettings};
 use mimecast_sentinel::simulator::{FaultPlan, Simulator, SimulatorOptions, World};
 use mimecast_sentinel::sources::mimecast::{Limits, MimecastSource, Options};
 use mimecast_sentinel::spill::SpilledFiles;
 use mimecast_sentinel::store::{FolderStore, Store};
 use mimecast_sentinel::table::CLOUD_INTEGRATED;
+use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -94,7 +95,7 @@ impl Rig {
         let options = Options {
             base_url: simulator.url().parse().unwrap(),
             client_id: simulator.client_id().to_owned(),
-            client_secret: simulator.client_secret().into(),
+            client_secret: Arc::new(SecretString::from(simulator.client_secret())),
             types: vec!["entities", "mailflow", "urlclick"],
             start: NaiveDate::from_ymd_opt(2020, 1, 1).unwrap(),
             calls_per_15_minutes: 100_000,
@@ -132,14 +133,16 @@ impl Rig {
             settings: CredentialSettings::ClientSecret {
                 tenant_id: self.simulator.tenant_id().to_owned(),
                 client_id: self.simulator.client_id().to_owned(),
-                secret: self.simulator.client_secret().into(),
+                secret: SecretSettings::Given(self.simulator.client_secret().into()),
             },
             // Without a look-up, which takes a thread and real time.
             authority: self.entra.url().replace("localhost", "127.0.0.1").parse().unwrap(),
-            http: self.tools.entra_client.clone(),
-            http_without_proxy: self.tools.entra_client.clone(),
-            retry: self.options.retry,
-            seams: (clock.clone(), random.clone()),
+            ways: Ways {
+                http: self.tools.entra_client.clone(),
+                http_without_proxy: self.tools.entra_client.clone(),
+                retry: self.options.retry,
+                seams: (clock.clone(), random.clone()),
+            },
         };
         let scope = "https://monitor.azure.com/.default";
         let sink = LogsIngestion::new(

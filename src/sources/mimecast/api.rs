@@ -1,10 +1,10 @@
 //! Calls to Mimecast's API: what is repeated, how long, and what a final refusal means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::NaiveDate;
 use reqwest::{RequestBuilder, StatusCode};
-use secrecy::SecretString;
 use serde::de::IgnoredAny;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -13,8 +13,8 @@ use super::pace::Pace;
 use super::refusal::is_refusal;
 use crate::codes::Code;
 use crate::http::{
-    Clients, ErrorBody, Failure, GaveUp, Reply, RetryPolicy, TokenCache, looks_like, retry_after,
-    send,
+    Clients, ErrorBody, Failure, GaveUp, ReadSecret, Reply, RetryPolicy, TokenCache, looks_like,
+    retry_after, send,
 };
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::{Clock, Deadline, Random};
@@ -30,7 +30,7 @@ pub(super) struct Api {
     pub(super) clients: Clients,
     pub(super) base_url: Url,
     pub(super) client_id: String,
-    pub(super) client_secret: SecretString,
+    pub(super) client_secret: Arc<dyn ReadSecret>,
     /// The day at which a stream begins.
     pub(super) start: NaiveDate,
     pub(super) tokens: TokenCache<Interrupt>,

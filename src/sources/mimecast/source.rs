@@ -12,7 +12,7 @@ use reqwest::StatusCode;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, TRANSFER_ENCODING,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use url::{Host, Url};
 
 use super::api::Api;
@@ -22,7 +22,7 @@ use super::pace::Pace;
 use crate::checkpoint::Cursor;
 use crate::codes::Code;
 use crate::http::{
-    Clients, Failure, GaveUp, RetryPolicy, TokenCache, describe, is_public, retry_after,
+    Clients, Failure, GaveUp, ReadSecret, RetryPolicy, TokenCache, describe, is_public, retry_after,
 };
 use crate::pipeline::source::{Content, Format, OpenPart, Opened, Page, Part};
 use crate::pipeline::{Fault, Interrupt, Source};
@@ -44,7 +44,7 @@ pub struct Options {
     /// The API 2.0 application's id.
     pub client_id: String,
     /// The API 2.0 application's secret.
-    pub client_secret: SecretString,
+    pub client_secret: Arc<dyn ReadSecret>,
     /// The event types, each of which is a stream.
     pub types: Vec<&'static str>,
     /// The day at which a stream begins.
@@ -87,6 +87,14 @@ impl MimecastSource {
                 random,
             },
         }
+    }
+
+    /// Reads the client secret, as a token would be asked for with it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn read_secret(&self) -> Result<(), Fault> {
+        self.api.secret().await.map(drop)
     }
 
     /// Gets an access token, as the first listing would.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::api::{Api, Call, failure};
 use crate::codes::Code;
-use crate::http::{ErrorBody, Failure, Grant, Reply, Token, hold};
+use crate::http::{ErrorBody, Failure, Grant, Reply, SecretError, Token};
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::Deadline;
 
@@ -24,12 +24,17 @@ impl Api {
         self.tokens.get(self.fetch_token(deadline)).await
     }
 
+    /// The client secret as it is now.
+    pub(super) async fn secret(&self) -> Result<SecretString, Fault> {
+        self.client_secret.read().await.map_err(unreadable)
+    }
+
     async fn fetch_token(&self, deadline: Deadline) -> Result<Grant, Interrupt> {
-        hold(self.client_secret.expose_secret());
+        let secret = self.secret().await?;
         let form = [
             ("grant_type", "client_credentials"),
             ("client_id", self.client_id.as_str()),
-            ("client_secret", self.client_secret.expose_secret()),
+            ("client_secret", secret.expose_secret()),
         ];
         let call = Call { what: "the token endpoint", lists: None };
         let attempt = || async {
@@ -47,6 +52,11 @@ impl Api {
         };
         self.call(&call, deadline, attempt).await
     }
+}
+
+fn unreadable(SecretError { settings, problem, fix }: SecretError) -> Fault {
+    let fault = if settings { Fault::settings } else { Fault::passing };
+    fault(Code::SecretUnreadable, problem, fix)
 }
 
 fn refused(reply: &Reply) -> Fault {
