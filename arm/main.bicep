@@ -75,7 +75,7 @@ param PackageUri string = ''
 @allowed(['Automatic', 'FlexConsumption', 'ElasticPremium'])
 param HostingPlan string = 'Automatic'
 
-@description('Whether the app gets a virtual network of its own, from which alone its storage is reached. Key Vault and the ingestion endpoint stay public over TLS; docs/DEPLOY.md says why.')
+@description('Whether the app gets a virtual network of its own, from which alone its storage and its key vault are reached. The ingestion endpoint stays public over TLS; docs/DEPLOY-DETAILS.md says why.')
 param EnablePrivateNetworking bool = false
 
 @description('Addresses of that virtual network, a /24 or larger. Used with EnablePrivateNetworking only, and only while that network is not there.')
@@ -243,6 +243,7 @@ module network 'modules/network.bicep' = if (EnablePrivateNetworking) {
     addressPrefix: addressPrefix
     flexConsumption: flexConsumption
     storageName: storageName
+    vaultName: vaultName
   }
   dependsOn: [storage]
 }

@@ -215,13 +215,11 @@ resource appSettings 'Microsoft.Web/sites/config@2024-11-01' = {
       APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'Authorization=AAD'
       APPLICATIONINSIGHTS_CONNECTION_STRING: insights.properties.ConnectionString
       AZURE_CLOUD: cloudNames[environment().name]
-      MIMECAST_CLIENT_SECRET: '@Microsoft.KeyVault(SecretUri=${secretsUri}${vault::mimecastSecret.name}/)'
+      // No Key Vault reference: the platform reads one once a day, and on Flex Consumption not behind a
+      // firewall. The program reads the newest version at each run.
+      MIMECAST_CLIENT_SECRET_URI: '${secretsUri}${vault::mimecastSecret.name}'
     },
-    useAppRegistration
-      ? {
-          AZURE_CLIENT_SECRET: '@Microsoft.KeyVault(SecretUri=${secretsUri}${vault::azureSecret.name}/)'
-        }
-      : {},
+    useAppRegistration ? { AZURE_CLIENT_SECRET_URI: '${secretsUri}${vault::azureSecret.name}' } : {},
     // Flex Consumption refuses these.
     flexConsumption
       ? {}

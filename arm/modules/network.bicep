@@ -1,4 +1,4 @@
-// A virtual network for the app alone, and private endpoints by which it reaches its storage.
+// A virtual network for the app alone, and private endpoints by which it reaches its storage and its vault.
 
 param location string
 param tags object
@@ -6,11 +6,33 @@ param name string
 param addressPrefix string
 param flexConsumption bool
 param storageName string
+param vaultName string
 
-var services = ['blob', 'table']
+// An endpoint for each, and the zone in which its name is looked up.
+var services = [
+  {
+    endpoint: '${storageName}-blob'
+    group: 'blob'
+    zone: 'privatelink.blob.${environment().suffixes.storage}'
+  }
+  {
+    endpoint: '${storageName}-table'
+    group: 'table'
+    zone: 'privatelink.table.${environment().suffixes.storage}'
+  }
+  {
+    endpoint: vaultName
+    group: 'vault'
+    zone: 'privatelink${replace(environment().suffixes.keyvaultDns, '.vault.', '.vaultcore.')}'
+  }
+]
 
 resource account 'Microsoft.Storage/storageAccounts@2022-09-01' existing = {
   name: storageName
+}
+
+resource vault 'Microsoft.KeyVault/vaults@2022-07-01' existing = {
+  name: vaultName
 }
 
 // Written again, it would lose subnets, peerings and routes that others have added to it.
@@ -50,7 +72,7 @@ resource network 'Microsoft.Network/virtualNetworks@2022-07-01' = {
 
 resource zones 'Microsoft.Network/privateDnsZones@2020-06-01' = [
   for service in services: {
-    name: 'privatelink.${service}.${environment().suffixes.storage}'
+    name: service.zone
     location: 'global'
     tags: tags
   }
@@ -71,15 +93,18 @@ resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2020-06-01
 
 resource endpoints 'Microsoft.Network/privateEndpoints@2022-07-01' = [
   for service in services: {
-    name: '${storageName}-${service}'
+    name: service.endpoint
     location: location
     tags: tags
     properties: {
       subnet: { id: network::endpointsSubnet.id }
       privateLinkServiceConnections: [
         {
-          name: service
-          properties: { privateLinkServiceId: account.id, groupIds: [service] }
+          name: service.group
+          properties: {
+            privateLinkServiceId: service.group == 'vault' ? vault.id : account.id
+            groupIds: [service.group]
+          }
         }
       ]
     }
@@ -93,7 +118,7 @@ resource zoneGroups 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@202
     properties: {
       privateDnsZoneConfigs: [
         {
-          name: service
+          name: service.group
           properties: { privateDnsZoneId: zones[index].id }
         }
       ]

@@ -7,7 +7,7 @@ param containers array
 @description('Blobs whose name begins with this are deleted after quarantineRetentionDays.')
 param quarantinePrefix string
 param quarantineRetentionDays int
-@description('Whether the account is reached by private endpoints only.')
+@description('Whether account and vault are reached by private endpoints only.')
 param closeNetwork bool
 param vaultName string
 param purgeProtection bool
@@ -90,8 +90,12 @@ resource vault 'Microsoft.KeyVault/vaults@2022-07-01' = {
     softDeleteRetentionInDays: 7
     // The service refuses `false`.
     enablePurgeProtection: purgeProtection ? true : null
-    // Key Vault references do not resolve on Flex Consumption behind a firewall.
-    publicNetworkAccess: 'Enabled'
+    publicNetworkAccess: closeNetwork ? 'Disabled' : 'Enabled'
+    // The secrets of this deployment are written through Resource Manager, which needs no way in.
+    networkAcls: {
+      bypass: 'AzureServices'
+      defaultAction: closeNetwork ? 'Deny' : 'Allow'
+    }
   }
 
   resource mimecastSecret 'secrets' = {

@@ -123,17 +123,8 @@ def rest(azure, method, url, body):
     if path.endswith("/calculateTemplateHash"):
         return {"templateHash": "hash"}
     site = f"{GROUP}/providers/Microsoft.Web/sites/{APP}"
-    references = f"{site}/config/configreferences/appsettings"
     if (method, path) == ("post", f"{site}/host/default/sync"):
         azure["synchronised"] += 1
-        return None
-    if (method, path) == ("get", references):
-        is_read = azure["refreshed"] >= azure["refreshes"]
-        status = "Resolved" if is_read else "AccessToKeyVaultDenied"
-        return {"value": [{"name": "MIMECAST_CLIENT_SECRET",
-                           "properties": {"status": status, "details": "its words"}}]}
-    if (method, path) == ("post", f"{references}/refresh"):
-        azure["refreshed"] += 1
         return None
     assert path == "https://api.loganalytics.io/v1/workspaces/a-guid/query", url
     return tables(azure, json.loads(body)["query"])

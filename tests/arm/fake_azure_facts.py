@@ -13,9 +13,9 @@ NEW = {
     "account": {"id": SUBSCRIPTION.split("/")[2], "name": "Contoso", "tenantId": "tenant-a",
                 "environmentName": "AzureCloud"},
     "group": False, "deployment": None, "polls": 0, "tags": {}, "uploaded": False, "synchronised": 0,
-    "refreshed": 0, "providers": PROVIDERS, "workspaces": [WORKSPACE],
+    "providers": PROVIDERS, "workspaces": [WORKSPACE],
     # How often each must be done until it helps.
-    "syncs": 2, "refreshes": 2, "deployment polls": 3,
+    "syncs": 2, "deployment polls": 3,
     # What the next deployment and the last one come to, and a scope's actions that the account may not do.
     "error": None, "outcome": None, "operations": {}, "denied": {},
     # Calls that fail: a pattern of the call, how often, what it says; or how the caller dies.

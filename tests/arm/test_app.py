@@ -96,18 +96,20 @@ class App(unittest.TestCase):
         self.assertTrue(settings(made)["CHECKPOINT_URL"].endswith(".net/checkpoints"))
         self.assertEqual(made.outputs["checkpointUrl"], settings(made)["CHECKPOINT_URL"])
 
-    def test_private_networking_closes_the_storage_and_nothing_else(self):
+    def test_private_networking_closes_storage_and_vault(self):
         for plan in ("flex-consumption", "elastic-premium"):
             made = deployed(f"{plan}-private")
-            account = made.one("Microsoft.Storage/storageAccounts")["properties"]
-            self.assertEqual(
-                (account["publicNetworkAccess"], account["networkAcls"]["defaultAction"]),
-                ("Disabled", "Deny"))
-            self.assertEqual(
-                {r["properties"]["privateLinkServiceConnections"][0]["properties"]["groupIds"][0]
-                 for r in made.of_type("Microsoft.Network/privateEndpoints")}, {"blob", "table"})
-            self.assertEqual(made.one("Microsoft.KeyVault/vaults")["properties"]
-                             ["publicNetworkAccess"], "Enabled")
+            account = made.one("Microsoft.Storage/storageAccounts")
+            vault = made.one("Microsoft.KeyVault/vaults")
+            for closed in (account["properties"], vault["properties"]):
+                self.assertEqual(
+                    (closed["publicNetworkAccess"], closed["networkAcls"]["defaultAction"]),
+                    ("Disabled", "Deny"))
+            leads = [r["properties"]["privateLinkServiceConnections"][0]["properties"]
+                     for r in made.of_type("Microsoft.Network/privateEndpoints")]
+            self.assertCountEqual(
+                [(one["groupIds"], one["privateLinkServiceId"]) for one in leads],
+                [(["blob"], account["id"]), (["table"], account["id"]), (["vault"], vault["id"])])
             self.all_traffic_goes_through_the_network(plan, made)
         self.assertFalse([r for r in deployed().resources if "Network" in r["type"]])
 
@@ -124,8 +126,16 @@ class App(unittest.TestCase):
         self.assertEqual(delegation["properties"]["serviceName"], {
             "flex-consumption": "Microsoft.App/environments",
             "elastic-premium": "Microsoft.Web/serverFarms"}[plan])
-        for zone in made.of_type("Microsoft.Network/privateDnsZones"):
-            self.assertRegex(zone["name"], r"^privatelink\.(blob|table)\.core\.windows\.net$")
+        zones = [zone["name"] for zone in made.of_type("Microsoft.Network/privateDnsZones")]
+        self.assertCountEqual(zones, [
+            "privatelink.blob.core.windows.net", "privatelink.table.core.windows.net",
+            "privatelink.vaultcore.azure.net"])
+
+    def test_each_cloud_looks_up_its_vault_in_its_own_zone(self):
+        for cloud, zone in (("AzureUSGovernment", "privatelink.vaultcore.usgovcloudapi.net"),
+                            ("AzureChinaCloud", "privatelink.vaultcore.azure.cn")):
+            made = deployed("elastic-premium-private", cloud)
+            self.assertIn(zone, [r["name"] for r in made.of_type("Microsoft.Network/privateDnsZones")])
 
 
 @engine.needed

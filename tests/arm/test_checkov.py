@@ -22,8 +22,6 @@ SKIPPED_CHECKS = {
     "CKV_AZURE_66": "there are no HTTP requests to trace",
     "CKV_AZURE_80": "there is no .NET in it",
     "CKV_AZURE_88": "Azure Files takes a shared key, and shared keys are off",
-    "CKV_AZURE_109": "Key Vault references do not resolve on Flex Consumption behind a firewall",
-    "CKV_AZURE_189": "as CKV_AZURE_109; access takes an Entra role",
     "CKV_AZURE_206": "checkpoints can be made anew; geo-replication would cost twice as much",
     "CKV_AZURE_212": "one instance runs the timer, another would wait for it",
     "CKV_AZURE_213": "Flex Consumption has no health check; the alert on silence stands for it",
@@ -34,6 +32,8 @@ WITHOUT_PRIVATE_NETWORKING = {
     "CKV_AZURE_35": "the storage takes Entra identities over TLS only; EnablePrivateNetworking "
                     "closes its network too",
     "CKV_AZURE_59": "as CKV_AZURE_35; no blob is public",
+    "CKV_AZURE_109": "the key vault takes an Entra role; EnablePrivateNetworking closes its network",
+    "CKV_AZURE_189": "as CKV_AZURE_109",
 }
 WITHOUT_PURGE_PROTECTION = {
     "CKV_AZURE_42": "VaultPurgeProtection is off unless it is asked for: it would keep the vault's "
