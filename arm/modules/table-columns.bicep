@@ -1,5 +1,6 @@
 // Adds the columns that the table lacks. Azure resets a retention that a request does not name, so
-// that plan and retention are written back as they were read.
+// that plan and retention are written back as they were read. A Classic table, such as the vendor's
+// connector before 3.1 made, takes no columns by this API.
 
 param workspaceName string
 param tableName string
@@ -24,10 +25,17 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existin
   name: workspaceName
 }
 
+var isClassic = contains(table.schema, 'tableSubType') && table.schema.tableSubType == 'Classic'
+
 resource withColumns 'Microsoft.OperationalInsights/workspaces/tables@2023-09-01' = {
   parent: workspace
   name: tableName
   properties: union(retention, {
-    schema: { name: tableName, columns: concat(columns, others) }
+    schema: {
+      name: tableName
+      columns: isClassic
+        ? fail('The table ${tableName} is of the kind Classic, which takes no new columns. Migrate it first: docs/UPGRADE.md, step 2.')
+        : concat(columns, others)
+    }
   })
 }

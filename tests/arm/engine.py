@@ -152,8 +152,10 @@ def snapshot(text, values):
         "tenantId": TENANT, "subscriptionId": SUBSCRIPTION, "resourceGroup": "app",
         "location": "westeurope", "deploymentName": "mimecast"})
     if error:
-        # Of parameters that do not fit it says no more than that they do not.
-        said = [message for _, _, message in diagnostics("compileParams", path)]
+        # Of parameters that do not fit it says no more than that they do not. Remarks on style are no
+        # reason.
+        said = [message for _, code, message in diagnostics("compileParams", path)
+                if code.startswith("BCP")]
         raise Refused("; ".join(said) or error["message"])
     return json.loads(result["snapshot"])
 
