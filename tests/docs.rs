@@ -369,11 +369,23 @@ fn every_link_leads_to_a_file() {
             let headings = target.lines().filter(|line| line.starts_with('#'));
             let anchors: Vec<String> = headings
                 .map(|line| line.trim_start_matches('#').trim().to_lowercase())
-                .map(|line| line.replace(' ', "-").replace(['`', '(', ')', ',', '\''], ""))
+                .map(|line| line.replace(' ', "-").replace(['`', '(', ')', ',', '\'', '.'], ""))
                 .collect();
             let found = heading.is_empty() || anchors.iter().any(|anchor| anchor == heading);
             assert!(found, "{name} links to {link}, a heading that does not exist");
         }
+    }
+}
+
+/// Who deploys reads docs/DEPLOY.md and the page of the way that is taken, each of two screens.
+#[test]
+fn each_way_to_deploy_is_a_page_of_two_screens() {
+    let ways = ["DEPLOY.md", "DEPLOY-PORTAL.md", "DEPLOY-COMMAND.md", "DEPLOY-TENANTS.md"];
+    let start = read("docs/DEPLOY.md");
+    for way in ways {
+        let lines = read(&format!("docs/{way}")).lines().count();
+        assert!(lines <= 85, "docs/{way} has {lines} lines");
+        assert!(way == "DEPLOY.md" || start.contains(&format!("]({way})")), "{way}");
     }
 }
 

@@ -209,7 +209,7 @@ class Content(unittest.TestCase):
 
 @engine.needed
 class Alone(unittest.TestCase):
-    """The modules that docs/DEPLOY.md has deployed by themselves, with their own defaults."""
+    """The modules that docs/DEPLOY-DETAILS.md has deployed by themselves, with their own defaults."""
 
     def made(self, name, **more):
         expanded = engine.expand(short_texts(nested(name)), {"workspaceName": "contoso-sentinel", **more})
