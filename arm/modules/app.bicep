@@ -18,7 +18,7 @@ param throughLighthouse bool
 @description('The connector\'s settings, without secrets.')
 param settings object
 
-// An empty version has been seen as well; docs/DEPLOY.md says how to ask for the right one.
+// An empty version has been seen as well; docs/TROUBLESHOOTING.md says how to ask for the right one.
 var customRuntimeVersion = '1.0'
 
 var roleIds = {
