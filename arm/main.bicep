@@ -315,6 +315,8 @@ module app 'modules/app.bicep' = {
         LOGS_INGESTION_STREAM: streamName
         HEALTH_STREAM: healthStreamName
         CHECKPOINT_URL: '${blobUri}${checkpointContainer}'
+        // The program compares it with its own.
+        TEMPLATE_VERSION: trim(loadTextContent('../sentinel/version.txt'))
       },
       useAppRegistration ? { AZURE_CLIENT_ID: AzureClientID, AZURE_TENANT_ID: AzureTenantID } : {},
       // The host's own way of not running a function of the package.

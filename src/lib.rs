@@ -21,3 +21,4 @@ pub mod sources;
 pub mod spill;
 pub mod store;
 pub mod table;
+pub mod version;

@@ -11,14 +11,17 @@ use mimecast_sentinel::settings::RawSettings;
 use mimecast_sentinel::table::{ColumnType, From, TABLES, Table};
 
 /// Which room may use which, from the top of the house to its bottom.
-const MAY_USE: [(&str, &str); 18] = [
+const MAY_USE: [(&str, &str); 19] = [
     (
         "cli",
         "azure, check, checkpoint, codes, functions, health, http, pipeline, quarantine, \
-         schedule, seams, settings, simulator, sources, spill, store, table",
+         schedule, seams, settings, simulator, sources, spill, store, table, version",
     ),
     ("functions", "–"),
-    ("health", "check, pipeline, quarantine, checkpoint, store, schedule, table, seams, codes"),
+    (
+        "health",
+        "check, pipeline, quarantine, checkpoint, store, schedule, table, seams, codes, version",
+    ),
     ("check", "sources, azure, pipeline, store, settings, schedule, http, table, seams"),
     ("sources", "pipeline, checkpoint, http, table, seams, codes"),
     ("azure", "pipeline, settings, store, http, table, seams, codes"),
@@ -34,6 +37,7 @@ const MAY_USE: [(&str, &str); 18] = [
     ("http", "seams"),
     ("seams", "–"),
     ("codes", "–"),
+    ("version", "–"),
 ];
 
 fn root() -> &'static Path {

@@ -88,7 +88,8 @@ impl Reports {
         let schedule = Schedule::parse("0 */15 * * * *").unwrap();
         let named = Named { source: "cloud-integrated", streams: vec!["mailflow"], schedule };
         let is_quiet = self.reporter.is_quiet(&summary).await;
-        let status = Status::read(&self.store, &[named], Depth::Glance, self.now).await.unwrap();
+        let status =
+            Status::read(&self.store, &[named], Depth::Glance, None, self.now).await.unwrap();
         self.reporter.streams(&status).await;
         let rows = std::mem::take(&mut *self.sink.rows.lock().unwrap());
         assert!(rows.is_empty() || !is_quiet, "{rows:#?}");

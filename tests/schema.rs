@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, TABLES, Table};
+use mimecast_sentinel::version::BUILD;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 /// The files that describe a table. Mimecast's are older than the second table.
 fn files(table: &Table) -> [(String, Value); 3] {
@@ -44,6 +46,41 @@ fn the_committed_descriptions_are_those_of_the_tables() {
         "{stale:?} in sentinel/schema differ from src/table/; run \
          `WRITE_SCHEMA=1 cargo test --test all schema::` and commit them"
     );
+}
+
+/// Also where Bicep is not: program and template would differ without a warning.
+#[test]
+fn the_committed_version_is_that_of_the_columns_and_the_content() {
+    let sentinel = Path::new(env!("CARGO_MANIFEST_DIR")).join("sentinel");
+    let hash = |folders: &[(&str, &[&str])]| {
+        let mut files = Vec::new();
+        for (folder, kinds) in folders {
+            for entry in std::fs::read_dir(sentinel.join(folder)).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                if kinds.iter().any(|kind| name.ends_with(kind)) {
+                    files.push(format!("{folder}/{name}"));
+                }
+            }
+        }
+        files.sort();
+        let mut hash = Sha256::new();
+        for file in files {
+            hash.update(&file);
+            hash.update(b"\0");
+            hash.update(std::fs::read(sentinel.join(file)).unwrap());
+        }
+        hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let schema = hash(&[("schema", &["rule.json"])]);
+    let content = hash(&[
+        ("connector", &[".json"]),
+        ("hunting", &[".yaml"]),
+        ("parser", &[".kql", ".yaml"]),
+        ("rules", &[".yaml"]),
+        ("workbook", &[".json"]),
+    ]);
+    let expected = format!("{}+schema.{schema}.content.{content}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(BUILD, expected, "sentinel/version.txt is old: run arm/build");
 }
 
 #[test]

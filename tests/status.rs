@@ -12,12 +12,14 @@ use mimecast_sentinel::quarantine::{FilePosition, Kept, Quarantine, Rejection};
 use mimecast_sentinel::schedule::Schedule;
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan};
 use mimecast_sentinel::store::{FolderStore, Store};
+use mimecast_sentinel::table::HEALTH;
+use mimecast_sentinel::version::BUILD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::support::doubles::MemoryStore;
-use crate::support::program::{Program, STREAMS, signal, simulator};
+use crate::support::program::{Program, STREAMS, signal, simulator, until};
 
 /// The schedule is every 15 minutes.
 fn now() -> DateTime<Utc> {
@@ -78,7 +80,7 @@ async fn store(runs: &[Value]) -> Arc<dyn Store> {
 }
 
 async fn status(store: &Arc<dyn Store>) -> Status {
-    Status::read(store, &[named(&["mailflow"])], Depth::Whole, now()).await.unwrap()
+    Status::read(store, &[named(&["mailflow"])], Depth::Whole, None, now()).await.unwrap()
 }
 
 async fn state(runs: &[Value]) -> (State, Option<String>) {
@@ -214,7 +216,7 @@ async fn a_weekly_schedule_is_connected_the_whole_week() {
             let mut named = named(&["mailflow"]);
             named.schedule = Schedule::parse("0 0 6 * * 1").unwrap();
             let store = store(&[run]).await;
-            let status = Status::read(&store, &[named], Depth::Whole, now()).await.unwrap();
+            let status = Status::read(&store, &[named], Depth::Whole, None, now()).await.unwrap();
             assert_eq!(status.streams[0].state, expected, "{days} days after it");
         }
     }
@@ -556,4 +558,44 @@ async fn the_page_is_written_to_a_file_and_a_place_that_is_not_there_is_said() {
     nowhere.assert_code(1).assert_stderr(&["no/such/page.html cannot be written"]);
     let both = program.run(&["status", "--html", "page.html", "--json"]).await;
     both.assert_code(2);
+}
+
+/// The template leaves its version in the app's settings, and columns that it lacks are dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_of_another_release_is_a_warning_wherever_somebody_looks() {
+    let simulator = simulator(1, FaultPlan::none(), Duration::ZERO).await;
+    let of = |template: &str| {
+        let health = HEALTH.stream;
+        Program::of(&simulator).set("TEMPLATE_VERSION", template).set("HEALTH_STREAM", health)
+    };
+    let (older, same) = (of("0.0.1+schema.00000000.content.00000000"), of(BUILD));
+    for (program, warned) in [(&older, true), (&same, false)] {
+        program.run(&["pull"]).await.assert_code(0);
+        let text = program.run(&["status"]).await;
+        text.assert_code(0);
+        assert_eq!(text.stdout.contains("template that was deployed 0.0.1+"), warned, "{text:#?}");
+        assert!(text.stdout.contains(BUILD), "{text:#?}");
+        let json = program.run(&["status", "--json"]).await.json();
+        assert_eq!(json["build"], BUILD);
+        assert_eq!(json["warnings"].as_array().unwrap().len(), usize::from(warned), "{json}");
+        program.run(&["status", "--html", "page.html"]).await.assert_code(0);
+        let page = std::fs::read_to_string(program.folder.path().join("page.html")).unwrap();
+        assert_eq!(page.contains("drops what has no column"), warned, "{page}");
+        assert!(page.contains("All 3 streams work."), "it is no failure");
+    }
+    let rows = simulator.landed_in(&HEALTH);
+    let templates: Vec<_> =
+        rows.iter().map(|row| row["ExtendedProperties"]["Template"].as_str().unwrap()).collect();
+    assert_eq!(templates.len(), 6, "{rows:#?}");
+    assert!(templates[..3].iter().all(|template| template.starts_with("0.0.1+")), "{rows:#?}");
+    assert!(templates[3..].iter().all(|template| *template == BUILD), "{rows:#?}");
+    assert!(rows.iter().all(|row| row["ExtendedProperties"]["Build"] == BUILD), "{rows:#?}");
+
+    let log = older.folder.path().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let mut command = older.command(&["serve"]);
+    command.stdout(file.try_clone().unwrap()).stderr(file);
+    let _serve = command.spawn().unwrap();
+    let warned = || std::fs::read_to_string(&log).unwrap().contains("that was deployed 0.0.1+");
+    until("a warning in the log of serve", warned).await;
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::check::check;
 use super::run::Runner;
+use super::status::template_version;
 use crate::check::{Rung, Verdict};
 use crate::functions::{Asked, Pages, Shown};
 use crate::health::page::{Page, content_security_policy, test_begin, test_end, test_verdict};
@@ -71,7 +72,7 @@ impl StatusPage {
         let status = match &self.looked_at {
             Ok(LookedAt { store, named }) => {
                 let named = std::slice::from_ref(named);
-                let read = Status::read(store, named, Depth::Whole, now);
+                let read = Status::read(store, named, Depth::Whole, template_version(), now);
                 match timeout(READ_TIME, read).await {
                     Ok(read) => read.map_err(|error| error.to_string()),
                     Err(_) => Err(format!("no answer from {}", store.location())),

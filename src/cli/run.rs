@@ -8,6 +8,7 @@ use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::status::template_version;
 use crate::health::{Depth, History, Named, Reporter, Status};
 use crate::pipeline::{Connector, Live, RunSummary};
 use crate::settings::{Settings, process_env};
@@ -63,7 +64,7 @@ impl Runner {
         }
         let now = connector.clock.now();
         let named = std::slice::from_ref(named);
-        match Status::read(&connector.store, named, Depth::Glance, now).await {
+        match Status::read(&connector.store, named, Depth::Glance, template_version(), now).await {
             Ok(status) => reporter.streams(&status).await,
             // Where the store cannot be read, the run has said so.
             Err(error) => tracing::debug!("there are no rows of health: {error}"),

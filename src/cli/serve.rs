@@ -17,7 +17,7 @@ use super::page::{LookedAt, StatusPage};
 use super::report::first_run;
 use super::run::Runner;
 use super::signals::{stop_on_signal, stop_when_orphaned};
-use super::status::named;
+use super::status::{named, template_version};
 use super::wiring::Wiring;
 use super::{CommandError, DONE, USAGE, begin};
 use crate::codes::Code;
@@ -28,6 +28,7 @@ use crate::seams::Clock;
 use crate::settings::{
     FUNCTIONS_PORT, RawSettings, Settings, StatusSettings, is_loopback, process_env,
 };
+use crate::version::warning;
 
 /// The longest that the scheduler sleeps before it looks at the clock again: a wall clock may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -52,6 +53,9 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) async fn run(self) -> Result<u8, CommandError> {
         begin(&self.settings, Stdout::Logs);
+        if let Some(warning) = warning(template_version().as_deref()) {
+            tracing::warn!("{warning}");
+        }
         match process_env(FUNCTIONS_PORT) {
             Some(port) => self.handle(&port).await,
             None => self.schedule().await,

@@ -15,6 +15,7 @@ use crate::health::page::Page;
 use crate::health::{Depth, LastFailure, Named, Status, StreamStatus, length};
 use crate::settings::{RawSettings, StatusSettings, process_env};
 use crate::sources::mimecast::SOURCE;
+use crate::version::TEMPLATE;
 
 /// Say how each stream is: its state and why, the last success, the next run, the rows
 #[derive(Args, Debug)]
@@ -61,7 +62,9 @@ impl StatusCommand {
         let store = wiring.store(&settings.state.location)?;
         let named = named(&settings);
         let now = wiring.clock.now();
-        let status = Status::read(&store, &[named], Depth::Whole, now).await.map_err(failed)?;
+        let status = Status::read(&store, &[named], Depth::Whole, template_version(), now)
+            .await
+            .map_err(failed)?;
         if let Some(file) = &self.html {
             let page = Page { status: Ok(&status), faults: Vec::new(), now, has_test: false };
             std::fs::write(file, page.html()).map_err(|error| {
@@ -82,6 +85,11 @@ impl StatusCommand {
     }
 }
 
+/// The version of the template that was deployed, which it leaves in the environment.
+pub(super) fn template_version() -> Option<String> {
+    process_env(TEMPLATE)
+}
+
 /// What these settings name.
 pub(super) fn named(settings: &StatusSettings) -> Named {
     let (streams, schedule) = (settings.types.clone(), settings.schedule.clone());
@@ -100,7 +108,8 @@ fn ago(at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> String {
 fn text(status: &Status) -> String {
     let mut lines: Vec<String> =
         status.streams.iter().map(|stream| of_stream(stream, status.read_at)).collect();
-    lines.push(format!("read from {}", status.state_at));
+    lines.extend(status.warnings.iter().map(|warning| format!("warning    {warning}")));
+    lines.push(format!("read from {} by {}", status.state_at, status.build));
     lines.join("\n")
 }
 

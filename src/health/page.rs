@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::seen::sum;
 use super::status::{State, Status, StreamStatus, length};
 use crate::check::Rung;
+use crate::version::BUILD;
 
 /// Its looks. Colours have a contrast of 4.5 at least to what is behind them, in dark and in light.
 const STYLE: &str = include_str!("page.css");
@@ -45,8 +46,13 @@ impl Page<'_> {
                 h1 { "Mimecast connector" }
                 p.summary { (self.summary()) }
                 p.small {
-                    "Read at " (time(self.now)) ", version " (env!("CARGO_PKG_VERSION"))
+                    "Read at " (time(self.now)) ", version " (BUILD)
                     @if let Ok(status) = &self.status { ", state in " code { (status.state_at) } }
+                }
+                @if let Ok(status) = &self.status {
+                    @for warning in &status.warnings {
+                        p.warning { strong { "Warning: " } (warning) }
+                    }
                 }
                 @if let Ok(status) = &self.status { (overview(&status.streams)) }
                 @if self.has_test { (test_form()) }

@@ -96,7 +96,12 @@ impl Reporter {
             .collect();
         let rows = due
             .iter()
-            .map(|of| self.row_of_stream(of, reported.streams.get(of.stream), now))
+            .map(|of| {
+                let mut row = self.row_of_stream(of, reported.streams.get(of.stream), now);
+                row["Build"] = json!(status.build);
+                row["Template"] = json!(status.template);
+                row
+            })
             .collect();
         if self.post(rows, &mut reported, now).await {
             for of in due {

@@ -14,6 +14,7 @@ use crate::pipeline::{Hold, checkpoint_name};
 use crate::quarantine::{Quarantine, in_quarantine, is_record};
 use crate::schedule::Schedule;
 use crate::store::{Store, StoreError};
+use crate::version::{BUILD, warning};
 
 /// The most objects of quarantine that are counted of a stream.
 const MOST_COUNTED: usize = 10_000;
@@ -48,6 +49,12 @@ pub enum Depth {
 pub struct Status {
     /// The program's version.
     pub version: &'static str,
+    /// The same, with the hashes of the tables' columns and of the content; see [`crate::version`].
+    pub build: &'static str,
+    /// That of the template that was deployed, if it is known.
+    pub template: Option<String>,
+    /// What to know that is no failure: a template of another release.
+    pub warnings: Vec<String>,
     /// When this was read.
     pub read_at: DateTime<Utc>,
     /// Where the state is.
@@ -180,7 +187,8 @@ impl State {
 }
 
 impl Status {
-    /// Reads how these sources are.
+    /// Reads how these sources are. `template` is what the environment has as
+    /// [`crate::version::TEMPLATE`].
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -188,6 +196,7 @@ impl Status {
         store: &Arc<dyn Store>,
         sources: &[Named],
         depth: Depth,
+        template: Option<String>,
         now: DateTime<Utc>,
     ) -> Result<Self, StoreError> {
         let days = Days::new(if depth == Depth::Glance { RECENT_DAYS } else { KEPT_DAYS });
@@ -205,7 +214,15 @@ impl Status {
             }
         }
         let state_at = store.location();
-        Ok(Self { version: env!("CARGO_PKG_VERSION"), read_at: now, state_at, streams })
+        Ok(Self {
+            version: env!("CARGO_PKG_VERSION"),
+            build: BUILD,
+            warnings: warning(template.as_deref()).into_iter().collect(),
+            template,
+            read_at: now,
+            state_at,
+            streams,
+        })
     }
 
     /// Whether nothing is wrong with any stream.

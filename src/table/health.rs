@@ -46,7 +46,8 @@ const COLUMNS: &[Column] = &[
         From::Rest,
         "An object. State of a stream: Unavailable (no run has succeeded yet), Connecting (it \
          reads a backlog), Connected, Degraded or Disconnected. Source, Stream, and Version of \
-         the connector. LagSeconds. LastRow: when the newest run that delivered rows did so (RFC \
+         the connector; of a stream also Build (the version with hashes of the tables' columns and of \
+         the content) and Template, that of the template that was deployed, or null. LagSeconds. LastRow: when the newest run that delivered rows did so (RFC \
          3339), or null. Verdict of a connection test: ok, warn, fail, inconclusive or skipped; null \
          for a stream. Fix: what to do, or null. Summary: rows_delivered and \
          rows_quarantined since the stream's row before, rows_24h, quarantine (records in it), \

@@ -4,7 +4,9 @@ import functools
 import json
 
 import engine
-from files import LONG, digest
+from files import LONG, ROOT, digest
+
+VERSION = (ROOT / "sentinel/version.txt").read_text().strip()
 
 # Whose texts are tested where they come from.
 CONTENT = {
@@ -62,8 +64,9 @@ def whole(expanded):
 
 
 def without_cloud(shown, cloud):
-    """The same without the addresses that only this cloud has."""
-    text = json.dumps(shown, ensure_ascii=False)
+    """The same without the addresses that only this cloud has, and without the release's version,
+    which changes with each file of the content."""
+    text = json.dumps(shown, ensure_ascii=False).replace(VERSION, "<version>")
     storage, vault = engine.CLOUDS[cloud]
     return json.loads(text.replace(storage, "<storage>").replace(vault, ".<vault>"))
 
