@@ -1,7 +1,10 @@
-"""Plays the Azure CLI for test_deploy.py, with an Azure behind it that remembers what was made.
+"""Plays the Azure CLI for test_deploy.py, with an Azure behind it that remembers
+what was made.
 
-What is there is in $FAKE_AZ/azure.json; each call is noted in $FAKE_AZ/calls. tests/azure-cli/az refuses
-what the real client does not have; in $FAKE_KNOWN are the calls that it was asked about already.
+What is there is in $FAKE_AZ/azure.json; each call is noted in $FAKE_AZ/calls. Where there is a folder
+$FAKE_AZ/subscriptions, each subscription in it has such an azure.json of its own, and no other can be
+seen. tests/azure-cli/az refuses what the real client does not have; in $FAKE_KNOWN are the calls that it
+was asked about already.
 """
 import json
 import os
@@ -13,10 +16,10 @@ import time
 import zlib
 from pathlib import Path
 
-from fake_azure_facts import APP, DEPLOYMENT, GROUP, OUTPUTS, WORKSPACE
+from fake_azure_facts import APP, DEPLOYMENT, GROUP, OUTPUTS, SUBSCRIPTION, WORKSPACE
 
-FOLDER = Path(os.environ["FAKE_AZ"])
-FILE = FOLDER / "azure.json"
+ROOT = FOLDER = Path(os.environ["FAKE_AZ"])
+OWN = SUBSCRIPTION.split("/")[2]
 CLIENT = Path(__file__).resolve().parents[1] / "azure-cli/az"
 
 
@@ -26,14 +29,15 @@ class Error(Exception):
 
 class Azure:
     def __init__(self):
-        self.__dict__["now"] = json.loads(FILE.read_text())
+        self.__dict__["file"] = FOLDER / "azure.json"
+        self.__dict__["now"] = json.loads(self.file.read_text())
 
     def __getitem__(self, name):
         return self.now[name]
 
     def __setitem__(self, name, value):
         self.now[name] = value
-        FILE.write_text(json.dumps(self.now))
+        self.file.write_text(json.dumps(self.now))
 
 
 def deployed(declared, parameters):
@@ -82,7 +86,7 @@ def answer(azure, command, given):
     if command == "functionapp show":
         return azure["tags"] if query == "tags" else os.environ["FAKE_HOST"]
     if command == "functionapp keys list":
-        return "the-master-key"
+        return azure["key"]
     if command == "functionapp deployment source config-zip":
         assert Path(given["--src"]).is_file()
         azure["uploaded"] = True
@@ -116,8 +120,7 @@ def rest(azure, method, url, body):
         scope = path.removesuffix("/providers/Microsoft.Authorization/permissions")
         return {"value": [{"actions": ["*"], "notActions": azure["denied"].get(scope, [])}]}
     if path == WORKSPACE:
-        return {"id": WORKSPACE, "name": "contoso-sentinel", "location": "westeurope",
-                "properties": {"customerId": "a-guid"}}
+        return {"id": WORKSPACE, "name": "contoso-sentinel", "location": "westeurope"}
     if path.endswith("/onboardingStates/default"):
         return {}
     if path.endswith("/calculateTemplateHash"):
@@ -126,7 +129,7 @@ def rest(azure, method, url, body):
     if (method, path) == ("post", f"{site}/host/default/sync"):
         azure["synchronised"] += 1
         return None
-    assert path == "https://api.loganalytics.io/v1/workspaces/a-guid/query", url
+    assert path == f"{WORKSPACE}/query", url
     return tables(azure, json.loads(body)["query"])
 
 
@@ -160,7 +163,9 @@ def options(words):
 def known(call):
     """Ends with the real client's words if it would not take the call."""
     folder = Path(os.environ["FAKE_KNOWN"])
-    seen = folder / f"call-{zlib.crc32(json.dumps(call).encode())}"
+    # The name of a temporary file is another each time.
+    line = re.sub(r"@/\S*/parameters.json", "@parameters.json", json.dumps(call))
+    seen = folder / f"call-{zlib.crc32(line.encode())}"
     if not seen.exists():
         # It is asked some thousand times, and this takes a while.
         import subprocess
@@ -171,10 +176,24 @@ def known(call):
         seen.touch()
 
 
-def main():
-    call = sys.argv[1:]
-    with open(FOLDER / "calls", "a") as calls:
+def go_to_subscription(call):
+    """Makes the Azure of the subscription that the call is about the one behind it. That subscription."""
+    global FOLDER
+    found = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", " ".join(call))
+    FOLDER = ROOT
+    if not found or not (ROOT / "subscriptions").exists():
+        return OWN
+    FOLDER = ROOT / "subscriptions" / found[0]
+    if not FOLDER.exists():
+        sys.exit(f"ERROR: Subscription '{found[0]}' not found. Check the spelling and casing and try again.")
+    return found[0]
+
+
+def main(call):
+    with open(ROOT / "calls", "a") as calls:
         calls.write(" ".join(call) + "\n")
+    subscription = go_to_subscription(call)
+    call = [word.replace(subscription, OWN) for word in call]
     known(call)
     first = next(i for i, word in enumerate(call) if word.startswith("-"))
     azure, line = Azure(), " ".join(call)
@@ -193,8 +212,9 @@ def main():
         found = answer(azure, " ".join(call[:first]), given)
     except Error as error:
         sys.exit(f"ERROR: {error}")
-    FILE.write_text(json.dumps(azure.now))
+    azure.file.write_text(json.dumps(azure.now))
     if "dies" in fault:
         os.kill(os.getppid(), signal.SIGKILL)
     if found is not None:
-        print(json.dumps(found) if given.get("--output") == "json" else found)
+        text = json.dumps(found) if given.get("--output") == "json" else found
+        print(text.replace(OWN, subscription))

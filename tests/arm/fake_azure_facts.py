@@ -1,4 +1,4 @@
-"""What is in the Azure of test_deploy.py, by which fake_azure.py goes."""
+"""What is in the Azure of test_deploy.py and test_deploy_all.py, by which fake_azure.py goes."""
 SUBSCRIPTION = "/subscriptions/11111111-1111-4111-8111-111111111111"
 WORKSPACE = (f"{SUBSCRIPTION}/resourceGroups/soc/providers/Microsoft.OperationalInsights/workspaces/"
              "contoso-sentinel")
@@ -13,6 +13,7 @@ NEW = {
     "account": {"id": SUBSCRIPTION.split("/")[2], "name": "Contoso", "tenantId": "tenant-a",
                 "environmentName": "AzureCloud"},
     "group": False, "deployment": None, "polls": 0, "tags": {}, "uploaded": False, "synchronised": 0,
+    "key": "the-master-key",
     "providers": PROVIDERS, "workspaces": [WORKSPACE],
     # How often each must be done until it helps.
     "syncs": 2, "deployment polls": 3,

@@ -23,7 +23,8 @@ import fake_azure_facts as facts
 from files import ARM, ROOT, TEMPLATE, TESTS, resources
 
 SECRET = "s3cr3t/of+mimecast=="
-KEY = "the-master-key"
+KEY = facts.NEW["key"]
+SUBSCRIPTION = facts.NEW["account"]["id"]
 CHANGES = re.compile(r"group create|config-zip|tag update|host/default/sync")
 ROLE = ("fail", "azure/stream/Custom-Cloud_Integrated", "403: the role is missing",
         "give it Monitoring Metrics Publisher")
@@ -50,10 +51,11 @@ class App(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         server = self.server
-        if self.headers["x-functions-key"] != KEY:
+        folder = server.folders.get(self.headers["x-functions-key"])
+        if not folder:
             return self.reply(401, "")
         if self.path == "/admin/functions/CloudIntegrated":
-            with open(server.folder / "ticks", "a") as ticks:
+            with open(folder / "ticks", "a") as ticks:
                 ticks.write("tick\n")
             return self.reply(202, "")
         if self.path != "/api/Status" or self.headers["Origin"] != f"https://{server.host}":
@@ -72,9 +74,10 @@ class App(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@unittest.skipUnless(shutil.which("openssl"), "openssl is not here")
-class Deploy(unittest.TestCase):
+class WithAzure(unittest.TestCase):
+    """A test with an Azure of its own."""
     maxDiff = None
+    script = "deploy"
 
     @classmethod
     def setUpClass(cls):
@@ -93,7 +96,7 @@ class Deploy(unittest.TestCase):
             (self.folder / name).mkdir()
         az = self.folder / "bin/az"
         az.write_text(f"#!{sys.executable} -SE\nimport sys\nsys.path.insert(0, {str(TESTS)!r})\n"
-                      "import fake_azure\nfake_azure.main()\n")
+                      "import fake_azure\nfake_azure.main(sys.argv[1:])\n")
         az.chmod(0o755)
         self.azure = {**facts.NEW, "parameters": TEMPLATE["parameters"]}
         self.package = self.folder / "mimecast-sentinel.zip"
@@ -102,7 +105,8 @@ class Deploy(unittest.TestCase):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.cert, f"{self.cert}.key")
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.server.folder, self.server.tests = self.folder, 0
+        # Whose app it is that is called, by its key.
+        self.server.folders, self.server.tests = {KEY: self.folder}, 0
         self.server.host = f"127.0.0.1:{self.server.server_port}"
         self.server.pages = [GOOD]
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
@@ -121,7 +125,7 @@ class Deploy(unittest.TestCase):
         """Starts it with the Azure there is by now."""
         (self.folder / "azure.json").write_text(json.dumps(self.azure))
         return subprocess.Popen(
-            [sys.executable, "-B", TESTS / "without_waiting.py", *arguments],
+            [sys.executable, "-B", TESTS / "without_waiting.py", self.script, *arguments],
             env=self.environment, text=True, **{
                 "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT,
                 **how})
@@ -167,6 +171,14 @@ class Deploy(unittest.TestCase):
         self.assertEqual(self.changes(), list(changed))
         return said
 
+    def reset(self):
+        self.azure = {**facts.NEW, "parameters": TEMPLATE["parameters"]}
+        for name in ("calls", "ticks", "given.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+@unittest.skipUnless(shutil.which("openssl"), "openssl is not here")
+class Deploy(WithAzure):
     def test_from_nothing_to_rows(self):
         code, said = self.run_it()
         self.assertEqual(code, 0, said)
@@ -242,11 +254,6 @@ class Deploy(unittest.TestCase):
                 self.assertEqual(code, 0, said)
                 self.assertIn("9000 rows", said)
 
-    def reset(self):
-        self.azure = {**facts.NEW, "parameters": TEMPLATE["parameters"]}
-        for name in ("calls", "ticks", "given.json"):
-            (self.folder / name).unlink(missing_ok=True)
-
     def test_one_failed_look_does_not_end_a_wait_and_three_do(self):
         self.fault("deployment group show.*mimecast-sentinel", times=2, says="connection reset")
         self.azure["group"] = True
@@ -319,6 +326,23 @@ class Deploy(unittest.TestCase):
                         "\"message\":\"The access token is from the wrong issuer\"}})")
         self.fails("is in another tenant than the account that is signed in to subscription Contoso",
                    "az login --tenant")
+
+    def test_each_call_is_about_the_subscription_that_is_given(self):
+        code, said = self.run_it(*self.arguments, "--subscription", SUBSCRIPTION)
+        self.assertEqual(code, 0, said)
+        self.assertEqual([call for call in self.calls() if f"--subscription {SUBSCRIPTION}" not in call], [])
+
+    def test_a_subscription_that_no_sign_in_sees(self):
+        (self.folder / "subscriptions").mkdir()
+        self.fails("none of the accounts that are signed in sees the subscription: Subscription '11111111",
+                   "az login --tenant", "Lighthouse",
+                   arguments=[*self.arguments, "--subscription", SUBSCRIPTION])
+
+    def test_a_sign_in_that_has_ended(self):
+        self.fault("group show", says="AADSTS70043: The refresh token has expired. Interactive authentication "
+                                      "is needed. Please run: az login")
+        self.fails("the sign-in to tenant tenant-a is not good any more: AADSTS70043",
+                   "What to do: az login --tenant tenant-a")
 
     def test_two_workspaces_of_one_name(self):
         self.azure["workspaces"] = [facts.WORKSPACE, facts.WORKSPACE.replace("/soc/", "/other/")]
@@ -593,6 +617,7 @@ class Deploy(unittest.TestCase):
             (["--resource-group"], "--resource-group takes a value"),
             (["--resource-group", "x"], "give --workspace-name or --workspace-resource-id"),
             ([*self.arguments, "--workspace-resource-id", "x"], "one of them only"),
+            ([*self.arguments, "--subscription", "Contoso"], "--subscription is not a GUID"),
             ([*self.arguments, "--region", "x"], "there is no option --region"),
             ([*self.arguments, "Nonsense=1"], "Nonsense is no parameter"),
             ([*self.arguments, "LogLevel=Loud"], "LogLevel is not one of Debug"),
