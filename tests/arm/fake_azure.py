@@ -1,4 +1,4 @@
-"""Plays the Azure CLI for test_deploy.py, with an Azure behind it that remembers
+"""Plays the Azure CLI for test_deploy.py and test_deploy_all.py, with an Azure behind it that remembers
 what was made.
 
 What is there is in $FAKE_AZ/azure.json; each call is noted in $FAKE_AZ/calls. Where there is a folder
@@ -16,7 +16,7 @@ import time
 import zlib
 from pathlib import Path
 
-from fake_azure_facts import APP, DEPLOYMENT, GROUP, OUTPUTS, SUBSCRIPTION, WORKSPACE
+from fake_azure_facts import APP, DEPLOYMENT, GROUP, OUTPUTS, SUBSCRIPTION, VAULT, WORKSPACE
 
 ROOT = FOLDER = Path(os.environ["FAKE_AZ"])
 OWN = SUBSCRIPTION.split("/")[2]
@@ -121,6 +121,12 @@ def rest(azure, method, url, body):
         return {"value": [{"actions": ["*"], "notActions": azure["denied"].get(scope, [])}]}
     if path == WORKSPACE:
         return {"id": WORKSPACE, "name": "contoso-sentinel", "location": "westeurope"}
+    if path == VAULT:
+        return {"id": VAULT, "properties": {"enabledForTemplateDeployment": azure["gives secrets"]}}
+    if path.startswith(f"{VAULT}/secrets/"):
+        if path.split("/")[-1] not in azure["secrets"]:
+            raise Error("Not Found({\"error\":{\"code\":\"SecretNotFound\"}})")
+        return {"properties": {"attributes": {"enabled": True}}}
     if path.endswith("/onboardingStates/default"):
         return {}
     if path.endswith("/calculateTemplateHash"):

@@ -4,6 +4,7 @@ WORKSPACE = (f"{SUBSCRIPTION}/resourceGroups/soc/providers/Microsoft.Operational
              "contoso-sentinel")
 GROUP = f"{SUBSCRIPTION}/resourceGroups/mimecast"
 DEPLOYMENT = f"{GROUP}/providers/Microsoft.Resources/deployments/mimecast-sentinel"
+VAULT = f"{GROUP}/providers/Microsoft.KeyVault/vaults/contoso-deployment"
 APP = "mimecastci-x"
 OUTPUTS = {"functionAppName": APP, "keyVaultName": "mimecast-x", "table": "Cloud_Integrated_CL"}
 PROVIDERS = ["Microsoft.Web", "Microsoft.Storage", "Microsoft.KeyVault", "microsoft.insights",
@@ -13,7 +14,7 @@ NEW = {
     "account": {"id": SUBSCRIPTION.split("/")[2], "name": "Contoso", "tenantId": "tenant-a",
                 "environmentName": "AzureCloud"},
     "group": False, "deployment": None, "polls": 0, "tags": {}, "uploaded": False, "synchronised": 0,
-    "key": "the-master-key",
+    "key": "the-master-key", "gives secrets": True, "secrets": ["mimecast-client-secret"],
     "providers": PROVIDERS, "workspaces": [WORKSPACE],
     # How often each must be done until it helps.
     "syncs": 2, "deployment polls": 3,

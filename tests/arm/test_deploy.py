@@ -576,6 +576,46 @@ class Deploy(WithAzure):
         self.holds(said.decode())
         self.assertEqual(self.given(), SECRET)
 
+    def test_the_secret_that_is_in_a_vault_is_left_to_azure(self):
+        del self.environment["MIMECAST_CLIENT_SECRET"]
+        arguments = [*self.arguments, "--secret-vault", facts.VAULT, "--secret-name",
+                     "mimecast-client-secret"]
+        code, said = self.run_it(*arguments)
+        self.assertEqual(code, 0, said)
+        given = json.loads((self.folder / "given.json").read_text())
+        self.assertEqual(given["MimecastClientSecret"], {"reference": {
+            "keyVault": {"id": facts.VAULT}, "secretName": "mimecast-client-secret"}})
+        before = self.changes()
+        code, said = self.run_it(*arguments)
+        self.assertEqual((code, self.changes()), (0, before), said)
+        code, said = self.run_it(*arguments, "--redeploy")
+        self.assertEqual((code, self.changes()[len(before):]),
+                         (0, ["group create", "config-zip", "tag update"]), said)
+        self.assertFalse([call for call in self.calls() if "keyvault secret" in call])
+
+    def test_a_vault_that_gives_no_secret(self):
+        self.azure["group"] = True
+        arguments = [*self.arguments, "--secret-vault", facts.VAULT, "--secret-name", "mimecast-client-secret"]
+        self.azure["gives secrets"] = False
+        self.fails("key vault contoso-deployment lets no deployment take a secret", "az keyvault update "
+                   "--name contoso-deployment --enabled-for-template-deployment true", arguments=arguments)
+        self.azure.update({"gives secrets": True, "secrets": []})
+        self.fails("key vault contoso-deployment has no secret mimecast-client-secret",
+                   "docs/DEPLOY-TENANTS.md", arguments=arguments)
+        self.azure.update({"secrets": ["mimecast-client-secret"],
+                           "denied": {facts.VAULT: ["Microsoft.KeyVault/vaults/deploy/*"]}})
+        self.fails("Microsoft.KeyVault/vaults/deploy/action on key vault contoso-deployment is missing; the "
+                   f"role Contributor on {facts.VAULT} has it", arguments=arguments)
+        self.azure["denied"] = {}
+        self.fault(re.escape(facts.VAULT) + r"\?", says="(ResourceNotFound) it is not there")
+        self.fails(f"key vault {facts.VAULT} was not found", arguments=arguments)
+        # Only the deployment itself can tell.
+        self.fault(re.escape(facts.VAULT) + "/secrets", times=-1, says="(Forbidden) by a firewall")
+        self.fault("deployment group create", says=json.dumps({
+            "code": "KeyVaultParameterReferenceSecretRetrieveFailed", "message": "Forbidden"}))
+        self.fails("KeyVaultParameterReferenceSecretRetrieveFailed", "lets a deployment take it",
+                   arguments=arguments, changed=["group create"])
+
     def given(self):
         return json.loads((self.folder / "given.json").read_text())["MimecastClientSecret"]["value"]
 
@@ -617,6 +657,13 @@ class Deploy(WithAzure):
             (["--resource-group"], "--resource-group takes a value"),
             (["--resource-group", "x"], "give --workspace-name or --workspace-resource-id"),
             ([*self.arguments, "--workspace-resource-id", "x"], "one of them only"),
+            ([*self.arguments, "--secret-vault", facts.VAULT], "--secret-vault and --secret-name"),
+            ([*self.arguments, "--secret-vault", facts.VAULT, "--secret-name", "x", "--secret-file", "y"],
+             "give --secret-file, or --secret-vault"),
+            ([*self.arguments, "--secret-vault", "mine", "--secret-name", "x"],
+             "--secret-vault is not the resource id of a key vault"),
+            ([*self.arguments, "--secret-vault", facts.VAULT, "--secret-name", SECRET],
+             "--secret-name is not the name of a secret, not the secret"),
             ([*self.arguments, "--subscription", "Contoso"], "--subscription is not a GUID"),
             ([*self.arguments, "--region", "x"], "there is no option --region"),
             ([*self.arguments, "Nonsense=1"], "Nonsense is no parameter"),
