@@ -628,6 +628,19 @@ class Deploy(WithAzure):
         self.fails("has no client secret in it",
                    arguments=[*self.arguments, "--secret-file", str(empty)])
 
+    def test_the_client_id_is_that_of_the_last_deployment(self):
+        self.fails("the client id of the Mimecast application is missing", "MIMECAST_CLIENT_ID",
+                   arguments=self.arguments[:-1], code=2)
+        self.run_it()
+        before = self.changes()
+        code, said = self.run_it(*self.arguments[:-1])
+        self.assertEqual((code, self.changes()), (0, before), said)
+        self.environment["MIMECAST_CLIENT_ID"] = "another"
+        code, said = self.run_it(*self.arguments[:-1])
+        self.assertEqual(code, 0, said)
+        given = json.loads((self.folder / "given.json").read_text())
+        self.assertEqual(given["MimecastClientID"]["value"], "another")
+
     def test_a_secret_is_no_argument(self):
         for argument in (["--client-secret", SECRET], [f"--secret={SECRET}"], [SECRET],
                          [f"MimecastClientSecret={SECRET}"], [f"-p{SECRET}"],
@@ -673,7 +686,6 @@ class Deploy(WithAzure):
             ([*self.arguments, "PackageUri=https://x.example/p.zip"], "give --package"),
             ([*self.arguments, "HostingPlan=ElasticPremium"], "deploy by hand"),
             ([*self.arguments, "StatusPage=false"], "switch it off afterwards"),
-            (self.arguments[:-1], "the client id of the Mimecast application is missing"),
         ]:
             with self.subTest(words):
                 # None as arguments would be the good ones.
