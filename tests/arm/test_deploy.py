@@ -664,6 +664,18 @@ class Deploy(WithAzure):
         self.azure["group"] = True
         self.fails("is missing; the role Contributor", arguments=[*self.arguments, "--what-if"])
 
+    def test_what_if_says_where_it_would_begin(self):
+        self.run_it()
+        before = self.changes()
+        code, said = self.run_it(*self.arguments, "--what-if")
+        self.assertEqual((code, said.count("done already")), (0, 7), said)
+        self.assertNotIn("12 to create", said)
+        write_package(self.package, b"a newer program")
+        code, said = self.run_it(*self.arguments, "--what-if")
+        self.assertEqual(code, 0, said)
+        self.assertIn("[3/7] the program: would be done", said)
+        self.assertEqual(self.changes(), before)
+
     def test_wrong_calls(self):
         for arguments, words in [
             ([], "--resource-group is missing"),
