@@ -50,6 +50,17 @@ def deployed(declared, parameters):
     return shown
 
 
+def signed_in_to(tenant):
+    """As the client does for an upload: it goes by the default subscription."""
+    settings = Path(os.environ.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
+    profile = settings / "azureProfile.json"
+    if profile.exists():
+        found = json.loads(profile.read_text(encoding="utf-8-sig"))["subscriptions"]
+        if [one["tenantId"] for one in found if one["isDefault"]] != [tenant]:
+            raise Error("An error occured during deployment. Status Code: 401, Details: ")
+        assert (settings / "msal_token_cache.json").read_text() == "tokens"
+
+
 def answer(azure, command, given):
     """What the client prints, as a JSON value."""
     query = given.get("--query")
@@ -89,6 +100,7 @@ def answer(azure, command, given):
         return azure["key"]
     if command == "functionapp deployment source config-zip":
         assert Path(given["--src"]).is_file()
+        signed_in_to(azure["account"]["tenantId"])
         azure["uploaded"] = True
         return None
     if command == "functionapp function list":

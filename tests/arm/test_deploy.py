@@ -332,6 +332,20 @@ class Deploy(WithAzure):
         self.assertEqual(code, 0, said)
         self.assertEqual([call for call in self.calls() if f"--subscription {SUBSCRIPTION}" not in call], [])
 
+    def test_an_upload_is_signed_in_to_the_subscriptions_tenant(self):
+        settings = self.folder / "home/.azure"
+        (settings / "logs").mkdir(parents=True)
+        (settings / "msal_token_cache.json").write_text("tokens")
+        profile = json.dumps({"subscriptions": [
+            {"id": "22222222-2222-4222-8222-222222222222", "tenantId": "tenant-b", "isDefault": True},
+            {"id": SUBSCRIPTION, "tenantId": "tenant-a", "isDefault": False}]})
+        (settings / "azureProfile.json").write_text(profile, encoding="utf-8-sig")
+        code, said = self.run_it(*self.arguments, "--subscription", SUBSCRIPTION)
+        self.assertEqual(code, 0, said)
+        # The user's own stay as they are.
+        self.assertEqual((settings / "azureProfile.json").read_text(encoding="utf-8-sig"), profile)
+        self.assertEqual((settings / "msal_token_cache.json").read_text(), "tokens")
+
     def test_a_subscription_that_no_sign_in_sees(self):
         (self.folder / "subscriptions").mkdir()
         self.fails("none of the accounts that are signed in sees the subscription: Subscription '11111111",
