@@ -141,7 +141,7 @@ class DeployAll(test_deploy.WithAzure):
         self.assertEqual(started.returncode, -signal.SIGKILL, said)
         for left in (self.folder / "tmp").iterdir():
             shutil.rmtree(left)
-        self.assertIn("[3/7] the program", self.log("two"))
+        self.assertIn("[3/6] the program", self.log("two"))
         code, said = self.run_it()
         self.assertEqual(code, 0, said)
         self.assertEqual([self.begun(name) for name in self.names], [1, 1, 1])
