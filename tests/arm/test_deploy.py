@@ -505,6 +505,19 @@ class Deploy(WithAzure):
                    arguments=[one for one in self.arguments if one not in ("--package",
                                                                            str(self.package))])
 
+    def test_an_archive_of_a_release_has_its_package(self):
+        archive = self.folder / "archive"
+        shutil.copytree(ARM, archive / "arm")
+        self.environment["DEPLOY_COPY"] = str(archive / "arm/deploy")
+        arguments = [one for one in self.arguments if one not in ("--package", str(self.package))]
+        self.fails("mimecast-sentinel.zip cannot be read", arguments=arguments)
+
+        write_package(archive / "mimecast-sentinel.zip")
+        code, said = self.run_it(*arguments)
+        self.assertEqual(code, 0, said)
+        [upload] = [call for call in self.calls() if "config-zip" in call]
+        self.assertIn(str(archive / "mimecast-sentinel.zip"), upload)
+
     # Roles, the first run, rows
 
     def test_roles_that_spread_late(self):

@@ -39,5 +39,6 @@ def run(call, stdout=None, **how):
 time.monotonic, time.sleep = lambda: now[0], sleep
 if os.environ.get("FAKE_INSIDE"):
     subprocess.run = run
-sys.argv = [str(ARM / sys.argv[1]), *sys.argv[2:]]
+# A test may have a copy of it in another place.
+sys.argv = [os.environ.get("DEPLOY_COPY", str(ARM / sys.argv[1])), *sys.argv[2:]]
 runpy.run_path(sys.argv[0], run_name="__main__")
