@@ -21,6 +21,10 @@ def sources(room=""):
     return "".join(path.read_text() for path in sorted((ROOT / "src" / room).rglob("*.rs")))
 
 
+def sources_of(file):
+    return (ROOT / "src" / file).read_text()
+
+
 def settings(made):
     return made.one("Microsoft.Web/sites/config")["properties"]
 
@@ -28,7 +32,7 @@ def settings(made):
 @engine.needed
 class App(unittest.TestCase):
     def test_each_setting_is_one_that_the_connector_or_the_host_reads(self):
-        source = sources("settings")
+        source = sources("settings") + sources_of("version.rs")
         known = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', source))
         for file in FILES:
             for name, value in settings(deployed(file)).items():

@@ -153,6 +153,8 @@ class FaultsInSources(unittest.TestCase):
         self.root = Path(folder.name)
         for name in ("arm", "sentinel"):
             shutil.copytree(ROOT / name, self.root / name)
+        # Has the version.
+        shutil.copy(ROOT / "Cargo.toml", self.root)
 
     def change(self, name, old, new):
         path = self.root / name
