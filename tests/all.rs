@@ -15,6 +15,7 @@
 mod support;
 
 mod azure_ingestion;
+mod backfill;
 mod blob_answers;
 mod blob_transport;
 mod check;

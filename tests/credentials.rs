@@ -462,6 +462,7 @@ async fn mimecast(script: &Script) -> MimecastSource {
         types: vec!["entities"],
         start: NaiveDate::from_ymd_opt(2026, 1, 1).unwrap(),
         calls_per_15_minutes: 1_000,
+        call_log: None,
         limits: Limits { line: 1, file: 1 },
         loopback: true,
         retry: impatient(),

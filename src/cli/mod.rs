@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share.
 
+mod backfill;
 mod check;
 #[cfg(feature = "simulator")]
 mod demo;
@@ -56,6 +57,8 @@ enum Command {
     #[cfg(feature = "simulator")]
     Demo(demo::Demo),
     Pull(pull::Pull),
+    #[command(after_help = backfill::HELP)]
+    Backfill(backfill::Backfill),
     Serve(serve::Serve),
     #[command(after_help = check::HELP)]
     Check(check::Check),
@@ -146,6 +149,7 @@ impl Cli {
                 #[cfg(feature = "simulator")]
                 Command::Demo(demo) => demo.run().await,
                 Command::Pull(pull) => pull.run().await,
+                Command::Backfill(backfill) => backfill.run().await,
                 Command::Serve(serve) => serve.run().await,
                 Command::Check(check) => check.run().await,
                 Command::Status(status) => status.run().await,

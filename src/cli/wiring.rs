@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::CommandError;
+use chrono::TimeDelta;
+
+use super::{CommandError, backfill};
 use crate::azure::blob::{BlobAccess, BlobStore};
 use crate::azure::credential::{AccessTokens, Credentials, Ways};
 use crate::azure::ingestion::LogsIngestion;
@@ -17,9 +19,9 @@ use crate::settings::{
     self, AzureIdentity, FileLimits, IngestionSettings, MimecastSettings, ReplaySettings, Settings,
     StateLocation, is_loopback,
 };
-use crate::sources::mimecast::{self, BatchFile, Limits, MimecastSource, Options};
+use crate::sources::mimecast::{self, BatchFile, CallLog, Limits, MimecastSource, Options};
 use crate::spill::SpilledFiles;
-use crate::store::{FolderStore, Store};
+use crate::store::{Below, FolderStore, Store};
 use crate::table::{CLOUD_INTEGRATED, HEALTH};
 
 /// What every command needs.
@@ -60,6 +62,26 @@ impl Wiring {
         })
     }
 
+    /// The same for a backfill: its own checkpoints, no spill, and calls that are remembered in `calls`.
+    pub(super) fn backfill(
+        &self,
+        settings: &Settings,
+        calls: Arc<dyn CallLog>,
+    ) -> Result<Connector, CommandError> {
+        let connector = self.connector(settings)?;
+        let store: Arc<dyn Store> = Arc::new(Below::new(connector.store, backfill::FOLDER));
+        let source = self.source_with(&settings.mimecast, Some(calls));
+        let policy = Policy {
+            run_time_limit: backfill::TIME_LIMIT,
+            // A file that cannot be had is passed at once: the schedule has its events, or another backfill.
+            give_up: (TimeDelta::zero(), 1),
+            spill_after: None,
+            ..connector.policy
+        };
+        let spill = SpilledFiles::new(Arc::clone(&store));
+        Ok(Connector { source: Arc::new(source), store, spill, policy, ..connector })
+    }
+
     /// Everything that a replay of these streams needs.
     pub(super) fn replay(
         &self,
@@ -84,6 +106,14 @@ impl Wiring {
     }
 
     pub(super) fn source(&self, settings: &MimecastSettings) -> MimecastSource {
+        self.source_with(settings, None)
+    }
+
+    fn source_with(
+        &self,
+        settings: &MimecastSettings,
+        call_log: Option<Arc<dyn CallLog>>,
+    ) -> MimecastSource {
         let options = Options {
             loopback: is_loopback(&settings.base_url),
             base_url: settings.base_url.clone(),
@@ -92,6 +122,7 @@ impl Wiring {
             types: settings.types.clone(),
             start: settings.start_date,
             calls_per_15_minutes: settings.calls_per_15_minutes,
+            call_log,
             limits: limits(settings.limits),
             retry: self.retry,
         };

@@ -29,8 +29,6 @@ pub(super) struct Progress {
     pub(super) summary: Live,
     pub(super) clock: Clock,
     pub(super) policy: Policy,
-    /// The newest delivered event's time, in milliseconds since 1970.
-    pub(super) newest_ms: Option<i64>,
     /// Whether a body could not be posted in time.
     pub(super) starved: bool,
     /// Whether files were passed without their bytes.
@@ -60,7 +58,6 @@ impl Progress {
             summary,
             clock,
             policy,
-            newest_ms: None,
             starved: false,
             files_gone: false,
             settled: HashMap::new(),
@@ -132,7 +129,6 @@ impl Progress {
         let truncated = body.rejections.iter().filter(|kept| kept.delivered).count() as u64;
         self.files_gone |= body.rejections.iter().any(|kept| kept.kept == Kept::Nothing);
         let newest_ms = accepted.filter_map(|row| row.time_ms).max();
-        self.newest_ms = self.newest_ms.max(newest_ms);
         let newest = newest_ms.and_then(DateTime::from_timestamp_millis);
         let checkpoint = self.change();
         checkpoint.newest_event = checkpoint.newest_event.max(newest);
@@ -144,6 +140,7 @@ impl Progress {
         checkpoint.unreported.rows_quarantined += quarantined;
         checkpoint.unreported.rows_truncated += truncated;
         self.summary.with(|summary| {
+            summary.newest_ms = summary.newest_ms.max(newest_ms);
             summary.rows_delivered += delivered;
             summary.rows_quarantined += quarantined;
             summary.rows_truncated += truncated;

@@ -75,7 +75,7 @@ impl StreamPull {
         let (now, checkpoint) = (connector.clock.now(), progress.checkpoint);
         summary.with(|summary| {
             summary.backfill_from = checkpoint.backfill_from;
-            let newest = progress.newest_ms;
+            let newest = summary.newest_ms;
             summary.lag_seconds = newest.map(|newest| (now.timestamp_millis() - newest) / 1000);
             summary.files_waiting = checkpoint.files_waiting();
             summary.held_up = Hold::of(&checkpoint, stream.name, run.policy.give_up.0);

@@ -70,6 +70,9 @@ pub struct StreamSummary {
     pub gap: Option<Gap>,
     /// Finish less the newest delivered event's time, in seconds.
     pub lag_seconds: Option<i64>,
+    /// The time of the newest event that was delivered, in milliseconds since 1970.
+    #[serde(skip)]
+    pub newest_ms: Option<i64>,
     /// Batch files that were kept whole, since the destination is down.
     pub files_spilled: u64,
     /// Batch files that wait in spill, of this run and others.
@@ -280,6 +283,7 @@ mod tests {
             }
         };
         StreamSummary {
+            newest_ms: None,
             source: "cloud-integrated",
             stream: "mailflow".to_owned(),
             outcome,

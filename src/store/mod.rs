@@ -5,6 +5,7 @@
 //! not begin with a dot and does not end in `.lock`; another name is [`StoreError::Failed`].
 
 mod area;
+mod below;
 mod files;
 mod folder;
 mod keeping;
@@ -20,6 +21,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
 pub use area::{Area, KeepError};
+pub use below::Below;
 pub use folder::FolderStore;
 pub use keeping::Keeping;
 pub use null::NullStore;

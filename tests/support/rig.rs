@@ -99,6 +99,7 @@ impl Rig {
             types: vec!["entities", "mailflow", "urlclick"],
             start: NaiveDate::from_ymd_opt(2020, 1, 1).unwrap(),
             calls_per_15_minutes: 100_000,
+            call_log: None,
             limits: Limits { line: 2 << 20, file: 8 << 30 },
             loopback: true,
             retry: impatient(),

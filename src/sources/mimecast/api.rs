@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::pace::Pace;
+use super::pace::{CallLog, Pace};
 use super::refusal::is_refusal;
 use crate::codes::Code;
 use crate::http::{
@@ -35,6 +35,7 @@ pub(super) struct Api {
     pub(super) start: NaiveDate,
     pub(super) tokens: TokenCache<Interrupt>,
     pub(super) pace: Pace,
+    pub(super) call_log: Option<Arc<dyn CallLog>>,
     pub(super) retry: RetryPolicy,
     pub(super) clock: Clock,
     pub(super) random: Random,
@@ -80,10 +81,13 @@ impl Api {
         deadline: Deadline,
         request: RequestBuilder,
     ) -> Result<Reply, Failure<Interrupt>> {
-        if let Some(stream) = call.lists
-            && !self.pace.turn(stream, deadline).await
-        {
-            return Err(Failure::OutOfTime);
+        if let Some(stream) = call.lists {
+            if !self.pace.turn(stream, deadline).await {
+                return Err(Failure::OutOfTime);
+            }
+            if let Some(log) = &self.call_log {
+                log.begin().await?;
+            }
         }
         let asked = Instant::now();
         let reply = match timeout_at(deadline.instant(), send(request, REPLY_LIMIT)).await {

@@ -15,7 +15,7 @@ mod unpack;
 
 pub use batch_file::{BatchFile, Limits};
 pub use listing::Place;
-pub use pace::Pace;
+pub use pace::{CallLog, Pace};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use page_reply::page_of;

@@ -4,13 +4,28 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::pipeline::Interrupt;
 use crate::seams::Deadline;
 
 /// The window that Mimecast counts in.
 const WINDOW: Duration = Duration::from_secs(15 * 60);
+
+/// Remembers listing calls beyond this process, so that another one keeps to the pace too.
+#[async_trait]
+pub trait CallLog: std::fmt::Debug + Send + Sync {
+    /// How long ago the last ones began; older ones than 15 minutes do not count.
+    fn ago(&self) -> Vec<Duration>;
+
+    /// A call is about to begin.
+    ///
+    /// # Errors
+    /// It cannot be remembered, so that it must not begin.
+    async fn begin(&self) -> Result<(), Interrupt>;
+}
 
 /// Lets at most so many calls begin in any 15 minutes. Each stream that wants more may count on an
 /// equal share of them, so that no stream's backlog starves another; what the others leave is for
@@ -36,6 +51,16 @@ impl Pace {
     pub fn new(calls: u32) -> Self {
         let state = Mutex::default();
         Self { calls: calls.max(1) as usize, state, rested: Notify::new() }
+    }
+
+    /// The same after calls that began so long ago.
+    #[must_use]
+    pub fn after(self, ago: &[Duration]) -> Self {
+        let now = Instant::now();
+        let mut begun: Vec<_> = ago.iter().filter_map(|ago| now.checked_sub(*ago)).collect();
+        begun.sort();
+        self.state().begun = begun.into_iter().map(|at| (at, String::new())).collect();
+        self
     }
 
     /// Waits for the turn of `stream`; `false` if it would come after the deadline.
@@ -123,6 +148,21 @@ mod tests {
             assert!(four[3] - four[0] >= 900, "{begun:?}");
         }
         assert!(!pace.turn("a", Deadline::after(Duration::from_secs(60))).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_of_another_process_count_too() {
+        tokio::time::advance(WINDOW).await;
+        let minutes = |ago: u64| Duration::from_secs(60 * ago);
+        let pace = Pace::new(3).after(&[minutes(1), minutes(14), minutes(16)]);
+        let start = Instant::now();
+        let far = Deadline::after(minutes(60));
+        let mut begun = Vec::new();
+        for _ in 0..3 {
+            assert!(pace.turn("a", far).await);
+            begun.push(start.elapsed().as_secs() / 60);
+        }
+        assert_eq!(begun, [0, 1, 14]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use url::{Host, Url};
 use super::api::Api;
 use super::batch_file::{BatchFile, Limits};
 use super::key::is_same_object;
-use super::pace::Pace;
+use super::pace::{CallLog, Pace};
 use crate::checkpoint::Cursor;
 use crate::codes::Code;
 use crate::http::{
@@ -51,6 +51,8 @@ pub struct Options {
     pub start: NaiveDate,
     /// Listing calls in 15 minutes.
     pub calls_per_15_minutes: u32,
+    /// Where calls are remembered, if not by this process alone.
+    pub call_log: Option<Arc<dyn CallLog>>,
     /// What a line and a file may hold.
     pub limits: Limits,
     /// Whether batch files may come from this machine, over plain http: for tests.
@@ -81,7 +83,11 @@ impl MimecastSource {
                 client_secret: options.client_secret,
                 start: options.start,
                 tokens: TokenCache::default(),
-                pace: Pace::new(options.calls_per_15_minutes),
+                pace: match &options.call_log {
+                    Some(log) => Pace::new(options.calls_per_15_minutes).after(&log.ago()),
+                    None => Pace::new(options.calls_per_15_minutes),
+                },
+                call_log: options.call_log,
                 retry: options.retry,
                 clock,
                 random,

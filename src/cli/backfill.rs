@@ -1,0 +1,428 @@
+//! `backfill`: delivers once more what Mimecast still keeps from a day on, beside the schedule.
+//!
+//! It is a run like any other, with checkpoints of its own below `backfill/`, so that the schedule's are
+//! not touched. What is to be remembered beyond them is its job.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use clap::{Arg, Args};
+use indicatif::HumanCount;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::dry_run::Rows;
+use super::logs::Stdout;
+use super::output::{note, say};
+use super::progress::{self, Done};
+use super::report::report;
+use super::signals::stop_on_signal;
+use super::state::{confirmed, failed};
+use super::status::template_version;
+use super::wiring::Wiring;
+use super::{CommandError, DONE, begin};
+use crate::health::{Depth, Named, Status};
+use crate::pipeline::{Interrupt, Live, Outcome, RunSummary, checkpoint_name};
+use crate::seams::Clock;
+use crate::settings::{
+    DryRunSettings, EVENT_TYPES, RawSettings, Settings, is_loopback, process_env,
+};
+use crate::sources::mimecast::{CallLog, SOURCE};
+use crate::store::{Below, Lease, Store};
+
+/// Where its checkpoints and its job are, below `CHECKPOINT_URL`.
+pub(super) const FOLDER: &str = "backfill";
+
+/// It goes on until it has caught up: longer than Mimecast keeps anything.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+const JOB: &str = "job.json";
+
+/// Listing calls in 15 minutes, beside those of the schedule.
+const CALLS: u32 = 8;
+
+/// Mimecast's own limit on those of both.
+const MOST_CALLS: u32 = 50;
+
+/// What Mimecast counts in.
+const WINDOW: TimeDelta = TimeDelta::minutes(15);
+
+/// Bytes of a row, and what a GB of rows costs: `row_bytes` and the range of `ingest_usd` in
+/// docs/SCALE.md.
+const ROW_BYTES: f64 = 816.0;
+const USD_PER_GB: [f64; 2] = [4.0, 6.0];
+
+pub(super) const HELP: &str = "\
+It reads everything since that day that Mimecast still keeps, which is about a week, until it has caught \
+up. All of it comes again: the parser shows each event once, and each row is billed again. It leaves the \
+checkpoints of the schedule alone, and goes on beside it, on any machine that has the same CHECKPOINT_URL, \
+with at most 8 listing calls in 15 minutes. Stopped or killed, it goes on where it was when it is called \
+again with the same day.
+
+Exit codes:
+  0  done, or stopped by a signal: called again it goes on
+  1  nothing could be done
+  2  wrong settings or usage
+  3  some streams failed, the others did their work";
+
+/// Deliver once more, from a day on, what Mimecast still keeps, beside the schedule
+#[derive(Args, Debug)]
+#[command(mut_args = without_its_own)]
+pub(super) struct Backfill {
+    /// The first day, in UTC, as YYYY-MM-DD
+    #[arg(long, value_name = "DAY")]
+    from: NaiveDate,
+    /// This stream alone
+    #[arg(long, value_name = "STREAM", value_parser = EVENT_TYPES)]
+    stream: Option<String>,
+    /// Print the rows as NDJSON on stdout and the summary on stderr; post nothing, write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Forget a backfill from another day that was not finished
+    #[arg(long, conflicts_with = "dry_run")]
+    restart: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    settings: RawSettings,
+}
+
+/// Hides the settings that its flags stand for.
+fn without_its_own(arg: Arg) -> Arg {
+    let own = ["start_date", "mimecast_types", "mimecast_calls_per_15_minutes", "schedule"];
+    let hidden = own.contains(&arg.get_id().as_str());
+    if hidden { arg.hide(true) } else { arg }
+}
+
+impl Backfill {
+    pub(super) async fn run(mut self) -> Result<u8, CommandError> {
+        begin(&self.settings, if self.dry_run { Stdout::Taken } else { Stdout::Logs });
+        let today = Clock::system().now().date_naive();
+        if self.from > today {
+            return Err(CommandError::Usage(format!(
+                "--from {} is in the future: give a day of the last week",
+                self.from
+            )));
+        }
+        self.settings.start_date = Some(self.from.to_string());
+        if let Some(stream) = &self.stream {
+            self.settings.mimecast_types = Some(stream.clone());
+        }
+        if self.dry_run { self.print(today).await } else { self.deliver(today).await }
+    }
+
+    async fn print(self, today: NaiveDate) -> Result<u8, CommandError> {
+        let mut settings = DryRunSettings::resolve(&self.settings, &process_env, today)?;
+        settings.mimecast.calls_per_15_minutes =
+            calls_beside(settings.mimecast.calls_per_15_minutes);
+        settings.run_time_limit = TIME_LIMIT;
+        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
+        let rows = Rows::default();
+        let connector = rows.connector(wiring.source(&settings.mimecast), &settings, &wiring);
+        let (summaries, stop) = (connector.summaries(), stop_on_signal());
+        let shown = show(&summaries);
+        let summary = connector.run(connector.begin(), &summaries, &stop).await;
+        drop(shown);
+        if rows.reader_is_gone() {
+            return Ok(DONE);
+        }
+        note(&report(&summary, "printed"));
+        Ok(summary.exit_code())
+    }
+
+    async fn deliver(self, today: NaiveDate) -> Result<u8, CommandError> {
+        let mut settings = Settings::resolve(&self.settings, &process_env, today)?;
+        for warning in &settings.state.warnings {
+            tracing::warn!("{warning}");
+        }
+        settings.mimecast.calls_per_15_minutes =
+            calls_beside(settings.mimecast.calls_per_15_minutes);
+        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
+        let base = wiring.store(&settings.state.location)?;
+        let store: Arc<dyn Store> = Arc::new(Below::new(Arc::clone(&base), FOLDER));
+        let mut job = OpenJob::take(&store).await?;
+        if !self.takes_up(&mut job, &store, &mut settings).await? {
+            let named = Named {
+                source: SOURCE,
+                streams: settings.mimecast.types.clone(),
+                schedule: settings.schedule.clone(),
+            };
+            let words = self.what_it_costs(&base, named, wiring.clock.now()).await?;
+            note(&words);
+            if !self.yes && !confirmed("Begin?")? {
+                note("nothing was changed");
+                job.release().await;
+                return Ok(DONE);
+            }
+            // One that was killed at its end may have left some.
+            for stream in &settings.mimecast.types {
+                store.delete(&checkpoint_name(stream)).await.map_err(failed)?;
+            }
+        }
+        job.from = Some(self.from);
+        job.streams.extend(settings.mimecast.types.iter().map(|stream| (*stream).to_owned()));
+        job.write().await.map_err(failed)?;
+        let log = Arc::new(Calls::new(job, wiring.clock.clone()));
+        let connector = wiring.backfill(&settings, Arc::<Calls>::clone(&log))?;
+        let (summaries, stop) = (connector.summaries(), stop_on_signal());
+        // Nobody else sets it.
+        drop(log.summaries.set(summaries.clone()));
+        let shown = show(&summaries);
+        let mut summary = connector.run(connector.begin(), &summaries, &stop).await;
+        drop(shown);
+        let is_done = log.close(&summary, store.as_ref()).await?;
+        self.say_end(&mut summary, is_done)?;
+        Ok(summary.exit_code())
+    }
+
+    /// Whether it goes on with one that was begun; the streams are that one's then.
+    async fn takes_up(
+        &self,
+        job: &mut OpenJob,
+        store: &Arc<dyn Store>,
+        settings: &mut Settings,
+    ) -> Result<bool, CommandError> {
+        let Some(from) = job.from else { return Ok(false) };
+        if self.restart {
+            for stream in std::mem::take(&mut job.streams) {
+                store.delete(&checkpoint_name(&stream)).await.map_err(failed)?;
+            }
+            job.from = None;
+            return Ok(false);
+        }
+        if from != self.from {
+            return Err(CommandError::Usage(format!(
+                "a backfill since {from} is not finished in {}: `--from {from}` goes on with it, \
+                 `--restart` forgets it",
+                store.location()
+            )));
+        }
+        let streams = &mut settings.mimecast.types;
+        let begun = |stream: &&'static str| job.streams.contains(*stream);
+        let (begun, others): (Vec<_>, Vec<_>) = streams.iter().copied().partition(begun);
+        if begun.is_empty() {
+            return Ok(false);
+        }
+        note(&format!("goes on with the backfill of {} since {from}", begun.join(", ")));
+        if !others.is_empty() {
+            note(&format!("{} had caught up before, or was not asked for", others.join(", ")));
+        }
+        *streams = begun;
+        Ok(true)
+    }
+
+    /// What comes again, and what that costs by the figures of the last days.
+    async fn what_it_costs(
+        &self,
+        store: &Arc<dyn Store>,
+        named: Named,
+        now: DateTime<Utc>,
+    ) -> Result<String, CommandError> {
+        let streams = named.streams.join(", ");
+        let named = [named];
+        let status = Status::read(store, &named, Depth::Whole, template_version(), now);
+        let status = status.await.map_err(failed)?;
+        let by_day = |day: usize| status.streams.iter().map(|of| of.rows_by_day[day]).sum::<u64>();
+        // The last 7, the newest last; without those before the first run.
+        let days: Vec<u64> = (23..30).map(by_day).skip_while(|rows| *rows == 0).collect();
+        let cost = match days.len() as u64 {
+            0 => "No rows were delivered in the last week, so that nothing can be said of how many these \
+                  are."
+                .to_owned(),
+            known => {
+                let a_day = days.iter().sum::<u64>() / known;
+                let rows = a_day * days_since(self.from, now);
+                let gb = rows as f64 * ROW_BYTES / 1e9;
+                let [least, most] = USD_PER_GB.map(|usd| gb * usd);
+                format!(
+                    "By the rows of the last {known} days, {} a day, they are about {}: {gb:.2} GB, some \
+                     {least:.2} to {most:.2} USD.",
+                    HumanCount(a_day),
+                    HumanCount(rows)
+                )
+            }
+        };
+        Ok(format!(
+            "All rows of {streams} since {} that Mimecast still keeps are delivered again, until now: the \
+             parser shows each event once, and each row is billed again. {cost}",
+            self.from
+        ))
+    }
+
+    fn say_end(&self, summary: &mut RunSummary, is_done: bool) -> Result<(), CommandError> {
+        // That of the schedule is another.
+        summary.first_run = false;
+        say(&report(summary, "delivered"))?;
+        let from = self.from;
+        note(&if is_done {
+            format!("the backfill since {from} is done")
+        } else {
+            format!("the backfill is not done: called again with --from {from} it goes on")
+        });
+        Ok(())
+    }
+}
+
+/// How many listing calls it makes in 15 minutes, beside so many of the schedule's.
+fn calls_beside(schedule: u32) -> u32 {
+    MOST_CALLS.saturating_sub(schedule).clamp(1, CALLS)
+}
+
+/// Days of which there are events, with today; Mimecast keeps about a week.
+fn days_since(from: NaiveDate, now: DateTime<Utc>) -> u64 {
+    let days = (now.date_naive() - from).num_days() + 1;
+    u64::try_from(days.clamp(1, 8)).unwrap_or(1)
+}
+
+/// Shows how far it is, until it is dropped.
+fn show(summaries: &[Live]) -> impl Sized + use<> {
+    let summaries = summaries.to_vec();
+    progress::show(None, move || {
+        let (files, rows, newest) = so_far(&summaries);
+        let newest = newest.map(|newest| format!(", newest event {newest}"));
+        let text = format!(
+            "{} files, {} rows{}",
+            HumanCount(files),
+            HumanCount(rows),
+            newest.unwrap_or_default()
+        );
+        Done { rows, text }
+    })
+}
+
+/// Files, rows, and the time of the newest event.
+fn so_far(summaries: &[Live]) -> (u64, u64, Option<String>) {
+    let each = summaries.iter().map(|summary| {
+        summary.with(|summary| (summary.files, summary.rows_delivered, summary.newest_ms))
+    });
+    let (files, rows, newest) = each.fold((0, 0, None), |(a, b, c), (files, rows, newest)| {
+        (a + files, b + rows, c.max(newest))
+    });
+    let newest = newest.and_then(DateTime::from_timestamp_millis);
+    (files, rows, newest.map(|newest| newest.format("%F %R UTC").to_string()))
+}
+
+/// What is remembered of a backfill beyond its checkpoints, in `backfill/job.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Job {
+    /// Its first day; none is begun without it.
+    from: Option<NaiveDate>,
+    /// The streams that have not caught up.
+    streams: BTreeSet<String>,
+    /// When the listing calls of the last 15 minutes began, whoever made them.
+    calls: Vec<DateTime<Utc>>,
+}
+
+/// A job under its lease: there is one backfill at a time.
+struct OpenJob {
+    job: Job,
+    lease: Box<dyn Lease>,
+}
+
+impl std::ops::Deref for OpenJob {
+    type Target = Job;
+
+    fn deref(&self) -> &Job {
+        &self.job
+    }
+}
+
+impl std::ops::DerefMut for OpenJob {
+    fn deref_mut(&mut self) -> &mut Job {
+        &mut self.job
+    }
+}
+
+impl OpenJob {
+    async fn take(store: &Arc<dyn Store>) -> Result<Self, CommandError> {
+        let at = store.location();
+        let mut lease = store.lease(JOB).await.map_err(failed)?.ok_or_else(|| {
+            CommandError::Failed(format!(
+                "another backfill is in progress in {at}, or was killed less than a minute ago: wait until \
+                 it has ended"
+            ))
+        })?;
+        let stored = lease.read().await.map_err(failed)?;
+        let job = stored.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+        let job = job.map_err(|error| {
+            failed(format!("{at}/{JOB} cannot be read: {error}; remove {at} to begin anew"))
+        })?;
+        Ok(Self { job: job.unwrap_or_default(), lease })
+    }
+
+    async fn write(&mut self) -> Result<(), crate::store::StoreError> {
+        // Strings, dates and a list: nothing in it can fail to serialise.
+        let bytes = serde_json::to_vec_pretty(&self.job).unwrap_or_default();
+        self.lease.write(bytes.into()).await
+    }
+
+    async fn release(self) {
+        if let Err(error) = self.lease.release().await {
+            tracing::debug!(%error, "the lease runs out by itself");
+        }
+    }
+}
+
+/// Remembers each listing call in the job before it is made, and says how far the backfill is.
+struct Calls {
+    job: Mutex<Option<OpenJob>>,
+    ago: Vec<Duration>,
+    clock: Clock,
+    summaries: OnceLock<Vec<Live>>,
+}
+
+impl std::fmt::Debug for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Calls").field("ago", &self.ago).finish_non_exhaustive()
+    }
+}
+
+impl Calls {
+    fn new(job: OpenJob, clock: Clock) -> Self {
+        let now = clock.now();
+        // By a clock that was ahead, one may be of the future: it counts as one of now.
+        let ago = job.calls.iter().map(|at| (now - *at).to_std().unwrap_or_default()).collect();
+        Self { job: Mutex::new(Some(job)), ago, clock, summaries: OnceLock::new() }
+    }
+
+    /// Forgets the streams that have caught up. Whether all have.
+    async fn close(&self, summary: &RunSummary, store: &dyn Store) -> Result<bool, CommandError> {
+        let Some(mut job) = self.job.lock().await.take() else { return Ok(false) };
+        let caught_up = summary.streams.iter().filter(|of| of.outcome == Outcome::CaughtUp);
+        let caught_up: Vec<&str> = caught_up.map(|of| of.stream.as_str()).collect();
+        job.streams.retain(|stream| !caught_up.contains(&stream.as_str()));
+        let is_done = job.streams.is_empty();
+        if is_done {
+            job.from = None;
+        }
+        job.write().await.map_err(failed)?;
+        for stream in caught_up {
+            store.delete(&checkpoint_name(stream)).await.map_err(failed)?;
+        }
+        job.release().await;
+        Ok(is_done)
+    }
+}
+
+#[async_trait]
+impl CallLog for Calls {
+    fn ago(&self) -> Vec<Duration> {
+        self.ago.clone()
+    }
+
+    async fn begin(&self) -> Result<(), Interrupt> {
+        let mut job = self.job.lock().await;
+        let Some(job) = job.as_mut() else { return Ok(()) };
+        let now = self.clock.now();
+        job.calls.retain(|at| now - *at < WINDOW && *at <= now);
+        job.calls.push(now);
+        job.write().await?;
+        let (files, rows, newest_event) = so_far(self.summaries.get().map_or(&[], Vec::as_slice));
+        tracing::info!(files, rows, newest_event, "the backfill lists the next batch files");
+        Ok(())
+    }
+}
