@@ -1,5 +1,5 @@
 'use strict';
-// Parses and binds every query under sentinel/ with Microsoft's own parser. No diagnostics pass.
+// Parses and binds every query under sentinel/ and in docs/ with Microsoft's own parser. No diagnostics pass.
 // Prints "ok …" or "FAIL …" for each check.
 
 const fs = require('node:fs');
@@ -9,6 +9,7 @@ const kusto = require('./kusto');
 const content = require('./content');
 
 const SENTINEL = path.resolve(__dirname, '../../sentinel');
+const DOCS = path.resolve(__dirname, '../../docs');
 const TABLE = 'Cloud_Integrated_CL';
 const PARSER = 'MimecastCloudIntegrated';
 const HEALTH = 'MimecastConnectorHealth_CL';
@@ -123,6 +124,12 @@ function checkContent() {
   }
 }
 
+function checkDocuments() {
+  const found = content.documentQueries(DOCS);
+  report('the documents have queries', found.length === 0 ? ['none was found'] : []);
+  for (const one of found) report(`${one.name} binds`, queryFaults(one));
+}
+
 /** Queries made wrong on purpose go the same way; each must be found out. */
 function checkWrongOnes() {
   for (const file of content.files(path.join(__dirname, 'wrong'), '.kql')) {
@@ -140,4 +147,5 @@ function checkWrongOnes() {
 checkTransforms();
 checkParser();
 checkContent();
+checkDocuments();
 checkWrongOnes();

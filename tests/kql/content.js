@@ -1,5 +1,5 @@
 'use strict';
-// Finds every query under sentinel/ (or another folder of the same shape).
+// Finds every query under sentinel/ (or another folder of the same shape), and in the documents.
 
 const fs = require('node:fs');
 const path = require('node:path');
@@ -113,6 +113,16 @@ function connectorQueries(folder) {
   });
 }
 
+/** The blocks of KQL in the documents; `uses` is empty, since nothing counts on their columns. */
+function documentQueries(folder) {
+  return files(folder, '.md').flatMap((file) => {
+    const blocks = [...read(file).matchAll(/^( *)```kusto\n(.*?)^\1```$/gms)];
+    return blocks.map(([, indent, text], index) => ({
+      name: `${label(file)} block ${index + 1}`, query: text.replaceAll(`\n${indent}`, '\n'), uses: [],
+    }));
+  });
+}
+
 /** The rows of the first Markdown table with the header `column | type`. */
 function documentedColumns(file) {
   return [...read(file).matchAll(/^\| `([^`]+)` \| (\w+) \|/gm)].map(([, name, type]) => ({ name, type }));
@@ -120,4 +130,4 @@ function documentedColumns(file) {
 
 const label = (file) => path.join(path.basename(path.dirname(file)), path.basename(file));
 
-module.exports = { read, files, yamlQueries, workbookQueries, connectorQueries, documentedColumns };
+module.exports = { read, files, yamlQueries, workbookQueries, connectorQueries, documentQueries, documentedColumns };
