@@ -786,6 +786,32 @@ async fn a_run_in_progress_keeps_its_checkpoint() {
     assert_eq!(simulator.landed_count(), events(4));
 }
 
+/// As docs/OPERATIONS.md has it done from one storage account to another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_was_copied_in_the_middle_of_a_backlog_goes_on_elsewhere() {
+    let mut made_up = MadeUp::new(1);
+    let lines: Vec<String> = (0..5_000).map(|n| made_up.event("entities", n)).collect();
+    let file = BatchFile::of_lines("a.json.gz", &lines);
+    let day = NaiveDate::from_ymd_opt(2026, 1, 1).unwrap();
+    let world = World::default().page("entities", Page::new(day).file(file));
+    let options = SimulatorOptions::default();
+    let simulator = Simulator::start(world, FaultPlan::none(), options).await.unwrap();
+    let program = Program::of(&simulator).set("MAX_ROWS_PER_RUN", "1000");
+    let begun = program.run(&["pull", "--json"]).await.assert_code(0).json();
+    assert_eq!(begun["outcome"], "time_limit", "{begun}");
+    let shown = program.run(&["state", "show"]).await.json();
+
+    let copied = program.shell("cp -R state copied && find copied -name '*.lock' -delete").await;
+    copied.assert_code(0);
+    let copy = program.folder.path().join("copied").display().to_string();
+    let program = program.set("CHECKPOINT_URL", &copy).unset("MAX_ROWS_PER_RUN");
+    assert_eq!(program.run(&["state", "show"]).await.json(), shown);
+    let gone_on = program.run(&["pull", "--json"]).await.assert_code(0).json();
+    assert_eq!((&gone_on["outcome"], &gone_on["first_run"]), (&json!("caught_up"), &json!(false)));
+    assert_eq!(landed(&simulator), 5_000);
+    assert_eq!(simulator.landed_count(), 5_000, "none comes again");
+}
+
 /// Nobody should look for another connector then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_removed_during_a_run_is_said_to_be_gone() {
