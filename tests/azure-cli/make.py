@@ -41,7 +41,9 @@ def used(commands):
     deploy = (ROOT / "arm/deploy").read_text(encoding="utf-8")
     found = {*OURS, *re.findall(r'\baz\("([a-z -]+)"', deploy)}
     for path in DOCUMENTS:
-        for text in re.findall(r"\baz ((?:[a-z][a-z0-9-]* ?)+)", path.read_text(encoding="utf-8")):
+        # A line may break within a command.
+        document = " ".join(path.read_text(encoding="utf-8").split())
+        for text in re.findall(r"\baz ((?:[a-z][a-z0-9-]* ?)+)", document):
             words = text.split()
             whole = [" ".join(words[:n]) for n in range(len(words), 0, -1)]
             found |= set([one for one in whole if one in commands][:1])
