@@ -458,6 +458,43 @@ fn runs_in(state: &Path) -> Vec<Value> {
         .collect()
 }
 
+/// The stream works again, and what is missing is not forgotten.
+#[tokio::test]
+async fn a_time_of_which_events_may_be_missing_is_said_for_30_days() {
+    let gap = json!({"from": minutes(9_000), "to": minutes(3_000)});
+    let with_gap = run(2_000, json!({ "outcome": "caught_up", "gap": gap }));
+    let store = store(&[with_gap, well(5)]).await;
+    let status = status(&store).await;
+    assert_eq!(status.streams[0].state, State::Connected);
+    let found = status.streams[0].last_gap.unwrap();
+    assert_eq!((found.at, found.gap.to), (minutes(1_999), minutes(3_000)));
+    let page = Page { status: Ok(&status), faults: Vec::new(), now: now(), has_test: false }.html();
+    assert!(page.contains("may be missing"), "{page}");
+    let json = serde_json::to_value(&status).unwrap();
+    let keys: Vec<_> = json["streams"][0]["last_gap"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["at", "from", "to"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_no_longer_known_shows_as_missing_events() {
+    let simulator = simulator(1, FaultPlan::none(), Duration::ZERO).await;
+    let program = Program::of(&simulator).set("HEALTH_STREAM", HEALTH.stream);
+    program.run(&["pull"]).await.assert_code(0);
+    simulator.forget_page_tokens();
+    program.run(&["pull"]).await.assert_code(0);
+    let status = program.run(&["status"]).await;
+    status.assert_code(0);
+    assert_eq!(status.stdout.matches("missing        events from").count(), 3, "{status:#?}");
+    let rows = simulator.landed_in(&HEALTH);
+    let last = &rows[rows.len() - 3..];
+    for row in last {
+        let gap = &row["ExtendedProperties"]["Summary"]["last_gap"];
+        assert!(gap["from"].is_string(), "it is reported at once: {row:#}");
+        assert_eq!(row["Status"], "Success");
+    }
+    assert_eq!(rows.len(), 6, "{rows:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn status_says_how_pulls_went() {
     let simulator = simulator(1, FaultPlan::none(), Duration::ZERO).await;

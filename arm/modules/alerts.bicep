@@ -26,15 +26,16 @@ traces
   }
   {
     name: 'quarantine'
-    displayName: 'Mimecast Cloud Integrated: events in quarantine'
-    description: 'The connector put events into its quarantine: they are not in the table, and are deleted after QuarantineRetentionDays. Its log says of which stream and where they are; each record says why.'
+    displayName: 'Mimecast Cloud Integrated: events in quarantine or missing'
+    description: 'The connector put events into its quarantine: they are not in the table, and are deleted after QuarantineRetentionDays. Its log says of which stream and where they are; each record says why. Or a run has a gap: events of that time may be missing for good; docs/OPERATIONS.md says what to do.'
     severity: 2
     window: 'PT2H'
     query: '''
 traces
-| where message has 'rows were put in quarantine'
+| where message has_any ('rows were put in quarantine', 'run finished')
 | extend line = parse_json(extract(@'\{.*\}', 0, message))
-| where tolong(line.rows_quarantined) > 0'''
+| mv-expand stream = parse_json(tostring(line.summary)).streams
+| where tolong(line.rows_quarantined) > 0 or isnotnull(todatetime(stream.gap.from))'''
   }
 ]
 // The names of Microsoft's list of this resource's metrics.

@@ -12,7 +12,8 @@ use super::state::failed;
 use super::wiring::Wiring;
 use super::{CommandError, DONE, NOTHING_DONE, SOME_FAILED, begin};
 use crate::health::page::Page;
-use crate::health::{Depth, LastFailure, Named, Status, StreamStatus, length};
+use crate::health::{Depth, LastFailure, LastGap, Named, Status, StreamStatus, length};
+use crate::pipeline::Gap;
 use crate::settings::{RawSettings, StatusSettings, process_env};
 use crate::sources::mimecast::SOURCE;
 use crate::version::TEMPLATE;
@@ -143,6 +144,13 @@ fn of_stream(of: &StreamStatus, now: DateTime<Utc>) -> String {
         add(
             "last failure",
             format!("{}: {} ({})", time(failure.at), failure.message, failure.code),
+        );
+    }
+    if let Some(LastGap { at, gap: Gap { from, to } }) = of.last_gap {
+        let noticed = time(at);
+        add(
+            "missing",
+            format!("events from {} to {} may be, seen at {noticed}", time(from), time(to)),
         );
     }
     match of.running_since {

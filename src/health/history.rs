@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use crate::pipeline::{Begun, Fault, Hold, Outcome, Policy, RunSummary, StreamSummary};
+use crate::pipeline::{Begun, Fault, Gap, Hold, Outcome, Policy, RunSummary, StreamSummary};
 use crate::store::{Lease, Store, StoreError};
 
 /// For how many days runs are kept, besides today.
@@ -76,6 +76,9 @@ pub struct StreamRecord {
     /// What keeps it from going on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_up: Option<Hold>,
+    /// Of what time events may be missing for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -297,6 +300,7 @@ impl StreamRecord {
             newest_event: summary.lag_seconds.and_then(newest),
             files_waiting: summary.files_waiting,
             held_up: summary.held_up.clone(),
+            gap: summary.gap,
             error: summary.error.as_ref().map(Failure::of),
         }
     }

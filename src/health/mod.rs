@@ -12,4 +12,6 @@ mod status;
 
 pub use history::{Failure, History, RunRecord, StreamRecord};
 pub use report::Reporter;
-pub use status::{Depth, LastFailure, Named, Quarantined, State, Status, StreamStatus, length};
+pub use status::{
+    Depth, LastFailure, LastGap, Named, Quarantined, State, Status, StreamStatus, length,
+};

@@ -9,8 +9,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
 
 use super::seen::sum;
-use super::status::{State, Status, StreamStatus, length};
+use super::status::{LastGap, State, Status, StreamStatus, length};
 use crate::check::Rung;
+use crate::pipeline::Gap;
 use crate::version::BUILD;
 
 /// Its looks. Colours have a contrast of 4.5 at least to what is behind them, in dark and in light.
@@ -106,6 +107,11 @@ impl Page<'_> {
                     p { (prose(reason)) @if let Some(code) = &of.code { " " code.at { (code) } } }
                 }
                 @if let Some(fix) = &of.fix { p { strong { "What to do: " } (prose(fix)) } }
+                @if let Some(LastGap { at, gap: Gap { from, to } }) = of.last_gap {
+                    p.warning {
+                        "Events from " (time(from)) " to " (time(to)) " may be missing, seen at " (time(at)) "."
+                    }
+                }
                 @if let Some(held_up) = &of.held_up {
                     p {
                         "Held up by " (held_up.what) " since " (time(held_up.since)) ", tried in "

@@ -76,7 +76,8 @@ impl Reporter {
         let reported = self.reported().await;
         run.streams.iter().all(|of| {
             let reported = reported.streams.get(&of.stream);
-            let is_well = of.outcome == Outcome::CaughtUp && of.files_waiting == 0;
+            let is_well =
+                of.outcome == Outcome::CaughtUp && of.files_waiting == 0 && of.gap.is_none();
             is_well
                 && reported.is_some_and(|reported| {
                     let ago = run.finished_at - reported.at;
@@ -218,6 +219,7 @@ impl Reporter {
                 "quarantine": of.quarantine.records,
                 "files_waiting": of.files_waiting,
                 "held_up": of.held_up,
+                "last_gap": of.last_gap,
             },
         })
     }
@@ -265,6 +267,9 @@ fn is_due(of: &StreamStatus, reported: Option<&ReportedStream>, now: DateTime<Ut
     let Some(reported) = reported else { return true };
     // A clock that was ahead must not hold it back.
     if now < reported.at || now - reported.at >= EVERY {
+        return true;
+    }
+    if of.last_gap.is_some_and(|gap| gap.at > reported.at) {
         return true;
     }
     if (reported.state, &reported.code) == (of.state, &of.code) {

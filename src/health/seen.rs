@@ -11,7 +11,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::history::{Failure, RunRecord, StreamRecord};
-use super::status::{LastFailure, Named, Quarantined, State, StreamStatus};
+use super::status::{LastFailure, LastGap, Named, Quarantined, State, StreamStatus};
 use crate::codes::Code;
 use crate::pipeline::Outcome;
 
@@ -39,6 +39,7 @@ pub(super) struct Seen<'a> {
     last_success: Option<DateTime<Utc>>,
     last_row: Option<DateTime<Utc>>,
     last_failure: Option<LastFailure>,
+    last_gap: Option<LastGap>,
     /// The failures since the last success.
     trouble: Option<Trouble>,
     /// When the newest run ended that came to the end of what there is.
@@ -68,6 +69,7 @@ impl<'a> Seen<'a> {
             last_success: None,
             last_row: None,
             last_failure: None,
+            last_gap: None,
             trouble: None,
             caught_up: None,
             latest: None,
@@ -93,6 +95,9 @@ impl<'a> Seen<'a> {
             }
             return;
         };
+        if let Some(gap) = record.gap {
+            self.last_gap = Some(LastGap { at: finished, gap });
+        }
         match (record.outcome, &record.error) {
             (Some(Outcome::Failed | Outcome::Partial), Some(failure)) => {
                 self.fail(finished, failure.clone());
@@ -256,6 +261,7 @@ impl<'a> Seen<'a> {
             code,
             last_success: self.last_success,
             last_failure: self.last_failure,
+            last_gap: self.last_gap,
             last_row: self.last_row,
             running_since: self.running_since,
             next_run: self.named.schedule.after(self.now),

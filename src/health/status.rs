@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::history::{History, KEPT_DAYS};
 use super::seen::{RECENT_DAYS, Seen, is_ahead};
 use crate::checkpoint::Checkpoint;
-use crate::pipeline::{Hold, checkpoint_name};
+use crate::pipeline::{Gap, Hold, checkpoint_name};
 use crate::quarantine::{Quarantine, in_quarantine, is_record};
 use crate::schedule::Schedule;
 use crate::store::{Store, StoreError};
@@ -82,6 +82,8 @@ pub struct StreamStatus {
     pub last_success: Option<DateTime<Utc>>,
     /// The newest failure of the last 30 days, also if runs succeeded since.
     pub last_failure: Option<LastFailure>,
+    /// The newest time of the last 30 days of which events may be missing for good.
+    pub last_gap: Option<LastGap>,
     /// When the newest run ended that delivered rows.
     pub last_row: Option<DateTime<Utc>>,
     /// When the run began that is in progress.
@@ -113,6 +115,16 @@ pub struct StreamStatus {
     /// When each run ended that is known, and its rows delivered and quarantined.
     #[serde(skip)]
     pub(super) ended: Vec<(DateTime<Utc>, [u64; 2])>,
+}
+
+/// Of what time events may be missing.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LastGap {
+    /// When the run ended that found it.
+    pub at: DateTime<Utc>,
+    /// From when to when.
+    #[serde(flatten)]
+    pub gap: Gap,
 }
 
 /// A stream in one word.

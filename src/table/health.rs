@@ -51,7 +51,8 @@ const COLUMNS: &[Column] = &[
          3339), or null. Verdict of a connection test: ok, warn, fail, inconclusive or skipped; null \
          for a stream. Fix: what to do, or null. Summary: rows_delivered and \
          rows_quarantined since the stream's row before, rows_24h, quarantine (records in it), \
-         files_waiting and held_up; null for a verdict.",
+         files_waiting, held_up and last_gap (from, to, and at, when it was found: events of that time may be \
+         missing for good); null for a verdict.",
     ),
 ];
 
