@@ -20,6 +20,7 @@ mod blob_answers;
 mod blob_transport;
 mod check;
 mod cli;
+mod completions;
 mod conservation;
 mod contract;
 mod crashes;

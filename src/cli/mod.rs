@@ -2,6 +2,7 @@
 
 mod backfill;
 mod check;
+mod completions;
 #[cfg(feature = "simulator")]
 mod demo;
 mod dry_run;
@@ -64,6 +65,7 @@ enum Command {
     Check(check::Check),
     Status(status::StatusCommand),
     Package(package::Package),
+    Completions(completions::Completions),
     State(state::State),
     Skip(skip::Skip),
     Quarantine(quarantine::QuarantineCommand),
@@ -154,6 +156,7 @@ impl Cli {
                 Command::Check(check) => check.run().await,
                 Command::Status(status) => status.run().await,
                 Command::Package(package) => package.run(),
+                Command::Completions(completions) => completions.run(),
                 Command::State(state) => state.run().await,
                 Command::Skip(skip) => skip.run().await,
                 Command::Quarantine(quarantine) => quarantine.run().await,
