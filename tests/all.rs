@@ -30,6 +30,7 @@ mod field;
 mod functions_host;
 mod health;
 mod histories;
+mod homes;
 mod hostile;
 mod ingestion;
 mod killed;
