@@ -64,7 +64,10 @@ impl CredentialSettings {
                 "Turn on the system-assigned identity of the app, or set AZURE_CLIENT_ID to the \
                  client id of a user-assigned identity that the app has"
             }
-            Self::AzureCli => "Install the Azure CLI and run `az login`",
+            Self::AzureCli => {
+                "Install the Azure CLI and run `az login`; where nobody signs in, set AZURE_TENANT_ID, \
+                 AZURE_CLIENT_ID and AZURE_CLIENT_SECRET_FILE"
+            }
         }
     }
 }

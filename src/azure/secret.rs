@@ -50,7 +50,8 @@ impl ReadSecret for SecretReader {
         let secret = match &self.settings {
             SecretSettings::Given(secret) => secret.clone(),
             SecretSettings::File(path) => in_file(path).await.map_err(|why| {
-                let fix = "Put the secret into that file, or correct the setting that names it";
+                let fix = "Put the secret into that file, let this account read it, or correct the setting that \
+                           names it";
                 settings_error(format!("{} {why}", path.display()), fix)
             })?,
             SecretSettings::Vault(secret) => InVault { secret, ways: &self.ways }.read().await?,

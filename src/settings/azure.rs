@@ -386,7 +386,8 @@ fn azure_cli(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<CredentialSet
     if given(&raw.azure_client_id).is_some() {
         let problem = format!("it is set, but neither AZURE_CLIENT_SECRET nor {TOKEN_FILE} is");
         let fix = "Set one of them in the environment, or unset AZURE_CLIENT_ID to use your `az \
-                   login`; a managed identity needs IDENTITY_ENDPOINT, which the platform sets.";
+                   login`; a managed identity needs IDENTITY_ENDPOINT, which the platform sets, and a \
+                   virtual machine does not.";
         reader.fault("AZURE_CLIENT_ID", Wrong { problem, fix: fix.to_owned() });
         return None;
     }
