@@ -224,7 +224,10 @@ def main(call):
         sys.exit(f"ERROR: {fault['says']}")
     if "hangs" in fault:
         (FOLDER / "hangs").touch()
-        time.sleep(60)
+        for _ in range(600):
+            if (FOLDER / "awake").exists():
+                break
+            time.sleep(0.1)
     given = options(call[first:])
     try:
         found = answer(azure, " ".join(call[:first]), given)

@@ -288,6 +288,28 @@ class Deploy(WithAzure):
         self.assertEqual(code, 0, said)
         self.assertEqual(self.changes().count("config-zip"), 2)
 
+    def test_a_closed_terminal_leaves_no_secret_behind(self):
+        for heed, code in ((signal.SIG_DFL, 1), (signal.SIG_IGN, 0)):
+            self.reset()
+            self.fault("deployment group create", hangs=True)
+            started = self.start(*self.arguments, start_new_session=True,
+                                 preexec_fn=functools.partial(signal.signal, signal.SIGHUP, heed))
+            until(lambda: (self.folder / "hangs").exists())
+            if code:
+                os.killpg(started.pid, signal.SIGHUP)
+            else:
+                # As under nohup, which outlives it. The client need not hang any longer.
+                os.kill(started.pid, signal.SIGHUP)
+                self.wake()
+            said, _ = started.communicate(timeout=60)
+            self.assertEqual(started.returncode, code, said)
+            self.holds(said)
+            (self.folder / "hangs").unlink()
+
+    def wake(self):
+        """Lets the client that hangs go on."""
+        (self.folder / "awake").touch()
+
     def test_a_deployment_in_progress_is_waited_for(self):
         self.azure["deployment polls"] = 1000
         self.fails("still in progress after an hour", "waits for it again",
