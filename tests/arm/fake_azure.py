@@ -107,7 +107,8 @@ def answer(azure, command, given):
         listed = azure["uploaded"] and azure["synchronised"] >= azure["syncs"]
         return [f"{APP}/{name}" for name in (["CloudIntegrated", "Status"] if listed else ["WarmUp"])]
     if command == "tag update":
-        azure["tags"] = dict([given["--tags"].split("=")])
+        assert given["--operation"] == "Merge", given
+        azure["tags"] = {**azure["tags"], **dict([given["--tags"].split("=")])}
         return {}
     assert command == "rest", command
     return rest(azure, given["--method"], given["--url"], given.get("--body", ""))

@@ -25,7 +25,8 @@ from files import ARM, ROOT, TEMPLATE, TESTS, resources
 SECRET = "s3cr3t/of+mimecast=="
 KEY = facts.NEW["key"]
 SUBSCRIPTION = facts.NEW["account"]["id"]
-CHANGES = re.compile(r"group create|config-zip|tag update|host/default/sync")
+PACKAGE, TESTED = "mimecast-sentinel-package", "mimecast-sentinel-tested"
+CHANGES = re.compile(rf"group create|config-zip|{PACKAGE}|{TESTED}|host/default/sync")
 ROLE = ("fail", "azure/stream/Custom-Cloud_Integrated", "403: the role is missing",
         "give it Monitoring Metrics Publisher")
 GOOD = [("ok", "mimecast/token", "it was given", ""), ("ok", ROLE[1], "204", ""),
@@ -62,7 +63,15 @@ class App(http.server.BaseHTTPRequestHandler):
             return self.reply(403, "")
         server.tests += 1
         rungs = server.pages.pop(0) if len(server.pages) > 1 else server.pages[0]
+        if isinstance(rungs, bytes):
+            self.wfile.write(rungs)
+            self.close_connection = True
+            return None
         return self.reply(200, page(rungs)) if rungs else self.reply(503, "")
+
+    def do_GET(self):
+        self.server.strays.append(self.path)
+        self.reply(200, "")
 
     def reply(self, status, text):
         self.send_response(status)
@@ -108,7 +117,7 @@ class WithAzure(unittest.TestCase):
         # Whose app it is that is called, by its key.
         self.server.folders, self.server.tests = {KEY: self.folder}, 0
         self.server.host = f"127.0.0.1:{self.server.server_port}"
-        self.server.pages = [GOOD]
+        self.server.pages, self.server.strays = [GOOD], []
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         self.addCleanup(self.server.server_close)
         self.addCleanup(self.server.shutdown)
@@ -183,8 +192,8 @@ class Deploy(WithAzure):
         code, said = self.run_it()
         self.assertEqual(code, 0, said)
         self.assertEqual(self.changes(), [
-            "group create", "group create", "config-zip", "tag update", "host/default/sync",
-            "host/default/sync"])
+            "group create", "group create", "config-zip", PACKAGE, "host/default/sync",
+            "host/default/sync", TESTED])
         given = json.loads((self.folder / "given.json").read_text())
         self.assertEqual({name: one["value"] for name, one in given.items()}, {
             "MimecastClientID": "the-client-id", "MimecastClientSecret": SECRET,
@@ -209,17 +218,18 @@ class Deploy(WithAzure):
         count = len(self.changes())
         code, said = self.run_it(*self.arguments, "LogLevel=Debug")
         self.assertEqual(code, 0, said)
-        self.assertEqual(self.changes()[count:], ["group create", "config-zip", "tag update"])
+        self.assertEqual(self.changes()[count:], ["group create", "config-zip", PACKAGE, TESTED])
         code, said = self.run_it(*self.arguments, "LogLevel=Debug", "--redeploy")
         self.assertEqual(code, 0, said)
-        self.assertEqual(self.changes()[count + 3:], ["group create", "config-zip", "tag update"])
+        self.assertEqual(self.changes()[count + 4:], ["group create", "config-zip", PACKAGE, TESTED])
         write_package(self.package, b"a newer program")
         code, said = self.run_it(*self.arguments, "LogLevel=Debug")
         self.assertEqual(code, 0, said)
-        self.assertEqual(self.changes()[count + 6:], ["config-zip", "tag update"])
+        self.assertEqual(self.changes()[count + 8:], ["config-zip", PACKAGE, TESTED])
+        self.assertEqual((self.server.tests, self.ticks()), (4, 1))
 
     def test_after_it_was_killed_at_any_change_it_goes_on_there(self):
-        once = ["--name mimecast --location", "deployment group create", "config-zip", "tag update"]
+        once = ["--name mimecast --location", "deployment group create", "config-zip", PACKAGE, TESTED]
         for at in [*once, "host/default/sync", "functionapp keys list"]:
             with self.subTest(at):
                 self.reset()
@@ -235,13 +245,14 @@ class Deploy(WithAzure):
                 code, said = self.run_it()
                 self.assertEqual(code, 0, said)
                 for change in once:
-                    # Whether an upload has come to its end is known by the tag behind it alone.
-                    count = 2 if at == change == "config-zip" else 1
+                    # Whether an upload has come to its end is known by the tag behind it alone. Until rows
+                    # have landed, the connection is tested again.
+                    count = 2 if at == change and change in ("config-zip", TESTED) else 1
                     self.assertEqual(sum(change in call for call in self.calls()), count, change)
                 self.assertEqual(self.ticks(), 1)
 
     def test_after_a_call_was_refused_it_goes_on_there(self):
-        for at in ["--name mimecast --location", "deployment group create", "config-zip", "tag update",
+        for at in ["--name mimecast --location", "deployment group create", "config-zip", PACKAGE, TESTED,
                    "functionapp keys list", "appsettings . --only"]:
             with self.subTest(at):
                 self.reset()
@@ -562,7 +573,46 @@ class Deploy(WithAzure):
         self.server.pages = [GOOD]
         code, said = self.run_it()
         self.assertEqual((code, self.ticks()), (0, 1), said)
-        self.assertEqual(self.changes(), before)
+        self.assertEqual(self.changes(), [*before, TESTED])
+
+    def test_rows_of_before_do_not_hide_a_new_secret_that_is_wrong(self):
+        self.run_it()
+        self.server.pages = [[("fail", "mimecast/token", "401", "correct the secret"), *GOOD[1:]]]
+        code, said = self.run_it(*self.arguments, "--redeploy")
+        self.assertEqual(code, 1, said)
+        self.assertIn("check: mimecast/token fails", said)
+        # Not once it is called again either.
+        code, said = self.run_it()
+        self.assertEqual(code, 1, said)
+        self.server.pages = [GOOD]
+        code, said = self.run_it()
+        self.assertEqual(code, 0, said)
+
+    def test_an_app_that_answers_half_or_nonsense_is_waited_for(self):
+        half = b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n<li"
+        self.server.pages = [half, b"nonsense\r\n\r\n", GOOD]
+        code, said = self.run_it()
+        self.assertEqual((code, self.server.tests), (0, 3), said)
+        self.assertIn("/api/Status: IncompleteRead", said)
+
+    def test_the_apps_key_goes_nowhere_else(self):
+        other = f"https://{self.server.host}/elsewhere"
+        for status in (302, 307):
+            self.server.pages = [f"HTTP/1.1 {status} Found\r\nLocation: {other}\r\nContent-Length: 0\r\n\r\n"
+                                 .encode()]
+            said = self.run_it()[1]
+            self.assertIn(f"/api/Status answered {status}", said)
+            self.assertIn("a sign-in was put before it", said)
+        self.assertEqual(self.server.tests, 2)
+        self.assertEqual(self.server.strays, [])
+
+    def test_an_app_without_a_key_yet(self):
+        for key in (None, ""):
+            self.reset()
+            self.azure["key"] = key
+            code, said = self.run_it()
+            self.assertEqual(code, 1, said)
+            self.assertIn("FAILED: Azure refused a call: mimecastci-x has no master key yet", said)
 
     def test_what_waiting_does_not_help_ends_at_once_with_its_fix(self):
         self.server.pages = [[("fail", "mimecast/token", "401 &lt;invalid&gt;",
@@ -639,7 +689,7 @@ class Deploy(WithAzure):
         self.assertEqual((code, self.changes()), (0, before), said)
         code, said = self.run_it(*arguments, "--redeploy")
         self.assertEqual((code, self.changes()[len(before):]),
-                         (0, ["group create", "config-zip", "tag update"]), said)
+                         (0, ["group create", "config-zip", PACKAGE, TESTED]), said)
         self.assertFalse([call for call in self.calls() if "keyvault secret" in call])
 
     def test_a_vault_that_gives_no_secret(self):
