@@ -653,7 +653,8 @@ class Deploy(WithAzure):
     def test_the_secret_from_a_file_and_from_a_prompt(self):
         del self.environment["MIMECAST_CLIENT_SECRET"]
         file = self.folder / "secret.txt"
-        file.write_text(SECRET + "\n")
+        # As Windows' editor writes it.
+        file.write_text(SECRET + "\r\n", encoding="utf-8-sig", newline="")
         code, said = self.run_it(*self.arguments, "--secret-file", str(file))
         self.assertEqual(code, 0, said)
         self.assertEqual(self.given(), SECRET)
@@ -722,10 +723,11 @@ class Deploy(WithAzure):
         self.environment["MIMECAST_CLIENT_SECRET"] = ""
         self.fails("there is no client secret and no terminal", code=2)
         self.fails("cannot be read", arguments=[*self.arguments, "--secret-file", "/none"])
-        empty = self.folder / "empty"
-        empty.write_text("\n")
-        self.fails("has no client secret in it",
-                   arguments=[*self.arguments, "--secret-file", str(empty)])
+        file = self.folder / "secret.txt"
+        for text, words in [("\n", "has no client secret in it"),
+                            (f"an-id\n{SECRET}\n", "several lines"), (f"{SECRET}\0", "control characters")]:
+            file.write_text(text)
+            self.fails(words, arguments=[*self.arguments, "--secret-file", str(file)])
 
     def test_the_client_id_is_that_of_the_last_deployment(self):
         self.fails("the client id of the Mimecast application is missing", "MIMECAST_CLIENT_ID",
