@@ -3,6 +3,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,16 @@ class Tenants(unittest.TestCase):
                 self.assertEqual(code, 0, said)
                 self.refused(self.with_columns(**{name: wrong}), f"{name} is not ")
                 self.assertNotIn("sig=secret", make(self.with_columns(**{name: wrong}))[0])
+
+    def test_ids_are_taken_in_any_case(self):
+        header, first, second = self.example.splitlines()
+        small = re.sub(r"/subscriptions/\S+?,", lambda found: found[0].lower(), first)
+        self.assertIn("/microsoft.keyvault/vaults/", small)
+        said, code, _ = make("\n".join([header, small, second]))
+        self.assertEqual(code, 0, said)
+        # It is the same tenant still.
+        self.refused("\n".join([header, first, small.replace("contoso,", "other,", 1)]),
+                     "WorkspaceResourceId as in line 2")
 
     def test_purge_protection_and_tags(self):
         text = self.with_columns(VaultPurgeProtection="TRUE", Tags="owner=SOC; cost center=47=11 ;x=")
