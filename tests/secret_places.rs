@@ -110,6 +110,7 @@ async fn a_vault_that_does_not_give_the_secret_says_what_to_do() {
         (says(401, "Unauthorized", ""), "in the tenant of the identity", "fail"),
         (says(400, "BadParameter", ""), "Check the URL of the secret", "fail"),
         (Fault::Says(200, b"{\"value\":\" \"}".to_vec()), "Set it again", "fail"),
+        (Fault::Says(200, b"{\"value\":\"an-id\\nsecret\"}".to_vec()), "Set it again", "fail"),
         (Fault::Says(200, b"{\"id\":1}".to_vec()), "the way to 127.0.0.1", "inconclusive"),
         (Fault::Says(403, b"<html>Blocked</html>".to_vec()), "the way to", "inconclusive"),
         (Fault::Unavailable, "The next run tries again", "inconclusive"),
@@ -176,7 +177,15 @@ async fn a_file_that_has_no_secret_is_named_and_loses_nothing() {
     let folder = program.folder.path().to_owned();
     let file = folder.join("secret");
     let program = program.set("MIMECAST_CLIENT_SECRET_FILE", &file.display().to_string());
-    let contents: [Option<&[u8]>; 3] = [None, Some(b" \n"), Some(b"\xff\xfe")];
+    let large = vec![b'x'; 64 * 1024 + 1];
+    let contents: [Option<&[u8]>; 6] = [
+        None,
+        Some(b" \n"),
+        Some(b"\xff\xfe"),
+        Some(b"an-id\nsecret\n"),
+        Some(b"sec\0ret"),
+        Some(&large),
+    ];
     for content in contents {
         if let Some(content) = content {
             std::fs::write(&file, content).unwrap();
@@ -186,8 +195,9 @@ async fn a_file_that_has_no_secret_is_named_and_loses_nothing() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains(&file.display().to_string()), "{content:?}: {error}");
     }
-    // With the line end that an editor adds.
-    std::fs::write(&file, format!("{}\r\n", simulator.client_secret())).unwrap();
+    assert_eq!(simulator.calls().mimecast_tokens, 0, "it is sent nowhere");
+    // With what Windows' editors add.
+    std::fs::write(&file, format!("\u{feff}{}\r\n", simulator.client_secret())).unwrap();
     program.run(&["pull"]).await.assert_code(0);
     assert_eq!(simulator.landed_count(), STREAMS.len() as u64);
 }

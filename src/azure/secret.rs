@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
 
 use super::credential::{CredentialError, Credentials, Ways};
 use crate::http::{
@@ -27,7 +28,7 @@ const API_VERSION: &str = "7.4";
 /// 25 KB at most.
 pub(super) const LIMIT: usize = 64 * 1024;
 
-/// How long a vault is asked, besides the time for a token.
+/// How long a vault is asked, besides the time for a token, or a file is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Reads one secret, each time anew.
@@ -60,16 +61,30 @@ impl ReadSecret for SecretReader {
     }
 }
 
-/// What a file has, without the blanks around it; else what is wrong with it.
+/// What a file has, as [`sole`] has it; else what is wrong with it.
 pub(super) async fn in_file(path: &Path) -> Result<SecretString, String> {
     let mut text = String::new();
     let read = async {
         let file = tokio::fs::File::open(path).await?;
-        file.take(LIMIT as u64).read_to_string(&mut text).await
+        file.take(LIMIT as u64 + 1).read_to_string(&mut text).await
     };
-    read.await.map_err(|error| format!("cannot be read: {error}"))?;
-    match text.trim() {
-        "" => Err("is empty".to_owned()),
+    // A pipe that nobody writes to, or a share that is gone, never answers.
+    match timeout(PATIENCE, read).await {
+        Err(_) => Err(format!("cannot be read: no answer in {} s", PATIENCE.as_secs())),
+        Ok(Err(error)) => Err(format!("cannot be read: {error}")),
+        Ok(Ok(_)) if text.len() > LIMIT => Err(format!("has more than {LIMIT} bytes")),
+        Ok(Ok(_)) => sole(&text).map_err(str::to_owned),
+    }
+}
+
+/// The secret that a text is, without the blanks around it and the mark that Windows' editors begin a
+/// file with; else what is wrong with it.
+fn sole(text: &str) -> Result<SecretString, &'static str> {
+    match text.trim_start_matches('\u{feff}').trim() {
+        "" => Err("is empty"),
+        secret if secret.chars().any(char::is_control) => {
+            Err("has more in it than a secret: several lines, or control characters")
+        }
         secret => Ok(secret.into()),
     }
 }
@@ -131,10 +146,8 @@ impl InVault<'_> {
         let answer: Answer =
             reply.json().map_err(|why| Failure::passing(format!("it answered 200, but {why}")))?;
         // `az keyvault secret set --file` keeps a line end.
-        match answer.value.expose_secret().trim() {
-            "" => Err(self.refused("it is empty", "Set it again").into()),
-            value => Ok(value.into()),
-        }
+        sole(answer.value.expose_secret())
+            .map_err(|why| self.refused(&format!("it {why}"), "Set it again").into())
     }
 
     fn name(&self) -> String {
