@@ -606,6 +606,13 @@ class Deploy(WithAzure):
         self.assertEqual(self.server.tests, 2)
         self.assertEqual(self.server.strays, [])
 
+    def test_an_answer_that_nobody_thought_of(self):
+        self.azure["providers"] = [{}]
+        said, _ = self.start(*self.arguments).communicate(timeout=120)
+        self.assertIn("Traceback", said)
+        self.assertIn("FAILED: an error of this command: AttributeError", said)
+        self.assertIn("report it with what was printed", said)
+
     def test_an_app_without_a_key_yet(self):
         for key in (None, ""):
             self.reset()
