@@ -91,10 +91,20 @@ pub(super) struct Backfill {
     settings: RawSettings,
 }
 
-/// Hides the settings that its flags stand for.
+/// Hides the settings that its flags stand for, and those of what it does not do.
 fn without_its_own(arg: Arg) -> Arg {
-    let own = ["start_date", "mimecast_types", "mimecast_calls_per_15_minutes", "schedule"];
-    let hidden = own.contains(&arg.get_id().as_str());
+    const HIDDEN: [&str; 9] = [
+        "start_date",
+        "mimecast_types",
+        "mimecast_calls_per_15_minutes",
+        "schedule",
+        "run_time_limit_seconds",
+        "give_up_after_hours",
+        "spill_after_hours",
+        "spill_max_bytes",
+        "listen",
+    ];
+    let hidden = HIDDEN.contains(&arg.get_id().as_str());
     if hidden { arg.hide(true) } else { arg }
 }
 
