@@ -65,12 +65,21 @@ impl Pace {
 
     /// Waits for the turn of `stream`; `false` if it would come after the deadline.
     pub(super) async fn turn(&self, stream: &str, deadline: Deadline) -> bool {
+        let mut reported = false;
         loop {
             let rested = self.rested.notified();
             let Err(look_again) = self.state().begin(stream, self.calls, deadline) else {
                 return true;
             };
             let Some(look_again) = look_again else { return false };
+            if !std::mem::replace(&mut reported, true) {
+                let calls = self.calls;
+                tracing::info!(
+                    stream,
+                    calls,
+                    "waiting: so many listing calls are made in 15 minutes"
+                );
+            }
             tokio::select! {
                 () = sleep_until(look_again) => {}
                 () = rested => {}
