@@ -58,7 +58,10 @@ pub(super) async fn stored(
     let checkpoint = Checkpoint::parse(&bytes).map_err(|error| {
         let fix = match &error {
             CheckpointError::Newer { .. } => "install the newer release again".to_owned(),
-            _ => format!("look at the file; `mimecast-sentinel state reset {stream}` begins again"),
+            _ => format!(
+                "look at the file; `mimecast-sentinel state reset {stream}`, or in a backfill its \
+                 `--restart`, begins again"
+            ),
         };
         Fault::settings(Code::CheckpointRefused, format!("{} {error}", name_in(store, stream)), fix)
     })?;
@@ -92,8 +95,8 @@ impl Connector {
                 Code::CheckpointOfAnother,
                 format!("{name} belongs to {:?}, not to {owner:?}", checkpoint.owner),
                 format!(
-                    "use another CHECKPOINT_URL for this account, or run `mimecast-sentinel state \
-                     reset {stream}` to begin again"
+                    "use another CHECKPOINT_URL for this account; or, to begin again, run \
+                     `mimecast-sentinel state reset {stream}`, or the backfill with `--restart`"
                 ),
             )
             .into());

@@ -259,7 +259,10 @@ fn no_place(stream: &str, Cursor(value): &Cursor) -> Fault {
     Fault::settings(
         Code::CheckpointRefused,
         format!("{} cannot be read: {value} is no cursor of Mimecast's", checkpoint_name(stream)),
-        format!("look at the file; `mimecast-sentinel state reset {stream}` begins again"),
+        format!(
+            "look at the file; `mimecast-sentinel state reset {stream}`, or in a backfill its \
+                 `--restart`, begins again"
+        ),
     )
 }
 
