@@ -294,3 +294,21 @@ async fn it_works_on_a_blob_container_too() {
         assert_eq!(simulator.take_landed().len(), 2);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_behind_empty_pages_comes_too() {
+    let page = |world: World, ago: u64, files: bool| {
+        let line = json!({"type": "mailflow", "ago": ago}).to_string();
+        let file = BatchFile::of_lines(&format!("{ago}.json.gz"), &[&line]);
+        let page = Page::new(days_ago(ago));
+        world.page("mailflow", if files { page.file(file) } else { page })
+    };
+    let world = page(World::default(), 3, true);
+    let world = (0..5).fold(world, |world, _| page(world, 2, false));
+    let world = page(world, 1, true);
+    let options = SimulatorOptions::default();
+    let simulator = Simulator::start(world, FaultPlan::none(), options).await.unwrap();
+    let program = Program::of(&simulator);
+    program.run(&args(&of_mailflow(3))).await.assert_code(0);
+    assert_eq!(simulator.landed_count(), 2);
+}

@@ -76,6 +76,8 @@ impl Wiring {
             // A file that cannot be had is passed at once: the schedule has its events, or another backfill.
             give_up: (TimeDelta::zero(), 1),
             spill_after: None,
+            // No run comes after it that would go on behind them.
+            empty_pages: u32::MAX,
             ..connector.policy
         };
         let spill = SpilledFiles::new(Arc::clone(&store));

@@ -80,6 +80,8 @@ pub struct Policy {
     /// A run ends after so many rows, as it does at its time limit: what an outsider makes a source
     /// send must not become a bill without end.
     pub max_rows: u64,
+    /// Empty pages after which a stream has caught up for now; the next run goes on behind them.
+    pub empty_pages: u32,
 }
 
 impl Default for Policy {
@@ -98,6 +100,7 @@ impl Default for Policy {
             give_up: (TimeDelta::hours(24), 6),
             spill_after: Some(TimeDelta::hours(72)),
             max_rows: 20_000_000,
+            empty_pages: 5,
         }
     }
 }

@@ -21,9 +21,6 @@ use crate::checkpoint::{Checkpoint, Cursor, HeldUp, Position};
 use crate::codes::Code;
 use crate::seams::Deadline;
 
-/// Empty pages that are asked for in one run; the next run goes on behind them.
-const EMPTY_PAGES: u32 = 5;
-
 /// Where the time was up, if not in a file.
 const LISTING: &str = "the listing";
 
@@ -219,7 +216,7 @@ impl Pages {
                 self.progress.change().totals.pages += 1;
                 self.pull.summary.with(|summary| summary.pages += 1);
             }
-            if page.caught_up || stays || empty_pages >= EMPTY_PAGES {
+            if page.caught_up || stays || empty_pages >= self.pull.run.policy.empty_pages {
                 if self.progress.checkpoint.out_of_time_at.is_some() {
                     self.progress.change().out_of_time_at = None;
                 }
