@@ -11,7 +11,7 @@ use mimecast_sentinel::simulator::{
 use serde_json::{Value, json};
 
 use crate::support::azurite::{Azurite, sas};
-use crate::support::program::{Program, STREAMS, assert_no_secret, signal, until};
+use crate::support::program::{Program, STREAMS, assert_no_secret, ended, signal, until};
 
 const ALWAYS: usize = usize::MAX;
 
@@ -109,7 +109,10 @@ async fn what_is_kept_comes_again_and_the_schedules_place_stays() {
     assert_eq!(program.run(&["state", "show"]).await.stdout, before);
     assert!(ended.stderr.contains("each row is billed again"), "{ended:#?}");
     assert!(
-        ended.stderr.contains(&format!("the backfill since {} is done", days_ago(0))),
+        ended.stderr.contains(&format!(
+            "the backfill of entities, mailflow, urlclick since {} is done",
+            days_ago(0)
+        )),
         "{ended:#?}"
     );
     assert!(!ended.said().contains("first run"), "{ended:#?}");
@@ -175,6 +178,10 @@ async fn one_that_is_killed_goes_on_where_it_was() {
     let stream = program.run(&["backfill", "--from", &days_ago(3).to_string()]).await;
     stream.assert_code(0);
     assert!(stream.stderr.contains("goes on with the backfill of"), "nobody is asked: {stream:#?}");
+    assert!(
+        stream.stderr.contains("the backfill of mailflow since"),
+        "and of no other: {stream:#?}"
+    );
     assert_eq!((before, simulator.take_landed().len()), (1, 3), "none twice");
     assert!((5..=8).contains(&calls_of(&program)), "those of both are remembered");
     assert_eq!(job(&program)["streams"], json!([]));
@@ -200,7 +207,7 @@ async fn no_more_than_eight_calls_are_made_in_15_minutes_whoever_makes_them() {
     let calls: Vec<DateTime<Utc>> = vec![now - TimeDelta::seconds(20); 8];
     set_job(&program, &json!({"from": null, "streams": [], "calls": calls}));
     let arguments = since(3);
-    let mut waiting = program.command(&args(&arguments)).spawn().unwrap();
+    let waiting = program.command(&args(&arguments)).spawn().unwrap();
     let begun = || job(&program)["from"] != Value::Null;
     until("the backfill to begin", begun).await;
 
@@ -215,8 +222,10 @@ async fn no_more_than_eight_calls_are_made_in_15_minutes_whoever_makes_them() {
     assert_eq!(simulator.calls().all_listings(), of_schedule, "none is left for the backfill");
     assert!(of_schedule > listings);
     signal(&waiting, "TERM");
-    let code = waiting.wait().await.unwrap().code();
-    assert_eq!(code, Some(0), "stopped by a signal, it can go on");
+    let ended = ended(waiting).await;
+    // Stopped by a signal, it can go on.
+    ended.assert_code(0);
+    assert!(ended.stdout.contains("waiting: so many listing calls"), "{ended:#?}");
     assert_eq!(job(&program)["streams"], json!(STREAMS));
 }
 
@@ -289,7 +298,10 @@ async fn it_works_on_a_blob_container_too() {
     let program = Program::of(&simulator).set("CHECKPOINT_URL", &url);
     program.run(&["pull"]).await.assert_code(0);
     simulator.take_landed();
+    let unanswered = ["backfill", "--from", &days_ago(1).to_string()];
     for _ in 0..2 {
+        // It leaves no lease behind, which would run out after a minute.
+        program.run(&unanswered).await.assert_code(2).assert_stderr(&["say --yes"]);
         program.run(&args(&of_mailflow(1))).await.assert_code(0);
         assert_eq!(simulator.take_landed().len(), 2);
     }
@@ -311,4 +323,62 @@ async fn what_is_behind_empty_pages_comes_too() {
     let program = Program::of(&simulator);
     program.run(&args(&of_mailflow(3))).await.assert_code(0);
     assert_eq!(simulator.landed_count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_forgotten_before_somebody_has_said_so() {
+    let simulator = simulator(FaultPlan::none()).await;
+    let program = delivered(&simulator).await;
+    set_job(&program, &json!({"from": days_ago(3), "streams": ["mailflow"], "calls": []}));
+    let checkpoints_of_it = program.state().join("backfill/checkpoints");
+    std::fs::create_dir_all(&checkpoints_of_it).unwrap();
+    let schedule = program.state().join("checkpoints/mailflow.json");
+    std::fs::copy(schedule, checkpoints_of_it.join("mailflow.json")).unwrap();
+    simulator.take_landed();
+    let refused = program.run(&["backfill", "--restart", "--from", &days_ago(1).to_string()]).await;
+    refused.assert_code(2).assert_stderr(&["say --yes"]);
+    program.run(&args(&since(3))).await.assert_code(0);
+    assert_eq!(simulator.take_landed().len(), 0, "it went on where it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_another_application_or_release_says_how_to_forget_it() {
+    let simulator = simulator(FaultPlan::none()).await;
+    let program = delivered(&simulator).await;
+    set_job(&program, &json!({"from": days_ago(0), "streams": ["mailflow"], "calls": []}));
+    let place = program.state().join("backfill/checkpoints");
+    std::fs::create_dir_all(&place).unwrap();
+    let schedule = std::fs::read_to_string(program.state().join("checkpoints/mailflow.json"));
+    let of_another = schedule.unwrap().replace(simulator.client_id(), "another");
+    std::fs::write(place.join("mailflow.json"), of_another).unwrap();
+    let refused = program.run(&args(&of_mailflow(0))).await;
+    refused.assert_code(2).assert_stderr(&["belongs to", "the backfill with `--restart`"]);
+
+    set_job(&program, &json!({"from": days_ago(0), "streams": ["../later"], "calls": []}));
+    let refused = program.run(&args(&of_mailflow(0))).await;
+    refused.assert_code(2).assert_stderr(&["\"../later\"", "`--restart`"]);
+    let arguments = [of_mailflow(0), vec!["--restart".to_owned()]].concat();
+    let ended = program.run(&args(&arguments)).await;
+    ended.assert_code(0);
+    assert!(ended.stderr.contains("is done"), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_delivered_is_reported_though_the_job_cannot_be_written() {
+    let simulator = simulator(FaultPlan::none()).await;
+    let program = delivered(&simulator).await;
+    let second = simulator.page_token("mailflow", 1);
+    let second: String = url::form_urlencoded::byte_serialize(second.as_bytes()).collect();
+    let slow = Fault::Slow(Duration::from_secs(30));
+    simulator.plan(FaultPlan::none().matching(&second, ALWAYS, Endpoint::Listing, slow));
+    let child = program.command(&args(&of_mailflow(3))).spawn().unwrap();
+    until("the first page, and the call for the second", || {
+        delivered_by_checkpoint(&program) == Some(1) && calls_of(&program) == 2
+    })
+    .await;
+    set_job(&program, &json!({"from": null, "streams": [], "calls": []}));
+    signal(&child, "TERM");
+    let ended = ended(child).await;
+    ended.assert_code(1).assert_stderr(&["the lease on backfill/job.json", "was lost"]);
+    assert!(ended.stdout.contains("1 row delivered"), "{ended:#?}");
 }

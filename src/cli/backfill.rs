@@ -12,7 +12,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use clap::{Arg, Args};
 use indicatif::HumanCount;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::dry_run::Rows;
 use super::logs::Stdout;
@@ -24,14 +24,15 @@ use super::state::{confirmed, failed};
 use super::status::template_version;
 use super::wiring::Wiring;
 use super::{CommandError, DONE, begin};
+use crate::codes::Code;
 use crate::health::{Depth, Named, Status};
-use crate::pipeline::{Interrupt, Live, Outcome, RunSummary, checkpoint_name};
-use crate::seams::Clock;
+use crate::pipeline::{Fault, Interrupt, Live, Outcome, RunSummary, checkpoint_name};
+use crate::seams::{Clock, spawn, spawn_blocking};
 use crate::settings::{
     DryRunSettings, EVENT_TYPES, RawSettings, Settings, is_loopback, process_env,
 };
 use crate::sources::mimecast::{CallLog, SOURCE};
-use crate::store::{Below, Lease, Store};
+use crate::store::{Below, Lease, Store, StoreError};
 
 /// Where its checkpoints and its job are, below `CHECKPOINT_URL`.
 pub(super) const FOLDER: &str = "backfill";
@@ -155,59 +156,88 @@ impl Backfill {
         let base = wiring.store(&settings.state.location)?;
         let store: Arc<dyn Store> = Arc::new(Below::new(Arc::clone(&base), FOLDER));
         let mut job = OpenJob::take(&store).await?;
-        if !self.takes_up(&mut job, &store, &mut settings).await? {
-            let named = Named {
-                source: SOURCE,
-                streams: settings.mimecast.types.clone(),
-                schedule: settings.schedule.clone(),
-            };
-            let words = self.what_it_costs(&base, named, wiring.clock.now()).await?;
-            note(&words);
-            if !self.yes && !confirmed("Begin?")? {
-                note("nothing was changed");
+        match self.may_begin(&mut job, [&base, &store], &mut settings).await {
+            Ok(true) => {}
+            // Not only dropped: a blob's lease would hold up the next one for a minute.
+            ended => {
                 job.release().await;
-                return Ok(DONE);
-            }
-            // One that was killed at its end may have left some.
-            for stream in &settings.mimecast.types {
-                store.delete(&checkpoint_name(stream)).await.map_err(failed)?;
+                return ended.map(|_| DONE);
             }
         }
         job.from = Some(self.from);
         job.streams.extend(settings.mimecast.types.iter().map(|stream| (*stream).to_owned()));
         job.write().await.map_err(failed)?;
         let log = Arc::new(Calls::new(job, wiring.clock.clone()));
-        let connector = wiring.backfill(&settings, Arc::<Calls>::clone(&log))?;
+        let connector = wiring.backfill(base, &settings, Arc::<Calls>::clone(&log));
         let (summaries, stop) = (connector.summaries(), stop_on_signal());
         // Nobody else sets it.
         drop(log.summaries.set(summaries.clone()));
         let shown = show(&summaries);
         let mut summary = connector.run(connector.begin(), &summaries, &stop).await;
         drop(shown);
-        let is_done = log.close(&summary, store.as_ref()).await?;
-        self.say_end(&mut summary, is_done)?;
+        // That of the schedule is another.
+        summary.first_run = false;
+        say(&report(&summary, "delivered"))?;
+        let left = log.close(&summary, store.as_ref()).await?;
+        note(&self.end(&settings.mimecast.types, &left));
         Ok(summary.exit_code())
     }
 
-    /// Whether it goes on with one that was begun; the streams are that one's then.
-    async fn takes_up(
+    /// Goes on with one that was begun, whose streams are those of the settings then; or forgets it, and
+    /// asks whether to begin.
+    async fn may_begin(
         &self,
         job: &mut OpenJob,
-        store: &Arc<dyn Store>,
+        [base, store]: [&Arc<dyn Store>; 2],
         settings: &mut Settings,
     ) -> Result<bool, CommandError> {
-        let Some(from) = job.from else { return Ok(false) };
-        if self.restart {
-            for stream in std::mem::take(&mut job.streams) {
-                store.delete(&checkpoint_name(&stream)).await.map_err(failed)?;
-            }
-            job.from = None;
+        if self.takes_up(job, store.as_ref(), settings)? {
+            return Ok(true);
+        }
+        let named = Named {
+            source: SOURCE,
+            streams: settings.mimecast.types.clone(),
+            schedule: settings.schedule.clone(),
+        };
+        let words = self.what_it_costs(base, named, Clock::system().now()).await?;
+        note(&words);
+        // On a thread of its own: meanwhile the lease is renewed on this one.
+        let asked = async { spawn_blocking(|| confirmed("Begin?")).await.map_err(failed)? };
+        if !self.yes && !asked.await? {
+            note("nothing was changed");
             return Ok(false);
         }
+        // Of one that is forgotten, or was killed at its end.
+        let old = if self.restart { &EVENT_TYPES[..] } else { &settings.mimecast.types[..] };
+        for stream in old {
+            store.delete(&checkpoint_name(stream)).await.map_err(failed)?;
+        }
+        if self.restart {
+            job.streams.clear();
+        }
+        Ok(true)
+    }
+
+    /// Whether it goes on with one that was begun; the streams are that one's then.
+    fn takes_up(
+        &self,
+        job: &Job,
+        store: &dyn Store,
+        settings: &mut Settings,
+    ) -> Result<bool, CommandError> {
+        let Some(from) = job.from.filter(|_| !self.restart) else { return Ok(false) };
         if from != self.from {
             return Err(CommandError::Usage(format!(
                 "a backfill since {from} is not finished in {}: `--from {from}` goes on with it, \
                  `--restart` forgets it",
+                store.location()
+            )));
+        }
+        let known = |stream: &&String| EVENT_TYPES.contains(&stream.as_str());
+        if let Some(stream) = job.streams.iter().find(|stream| !known(stream)) {
+            return Err(CommandError::Usage(format!(
+                "the backfill in {} is one of {stream:?} too, which this release does not know: go on with \
+                 the release that began it, or forget it by `--restart`",
                 store.location()
             )));
         }
@@ -263,17 +293,17 @@ impl Backfill {
         ))
     }
 
-    fn say_end(&self, summary: &mut RunSummary, is_done: bool) -> Result<(), CommandError> {
-        // That of the schedule is another.
-        summary.first_run = false;
-        say(&report(summary, "delivered"))?;
+    /// What is said at the end, by the streams of this run and those that have not caught up.
+    fn end(&self, streams: &[&'static str], left: &BTreeSet<String>) -> String {
         let from = self.from;
-        note(&if is_done {
-            format!("the backfill since {from} is done")
-        } else {
-            format!("the backfill is not done: called again with --from {from} it goes on")
-        });
-        Ok(())
+        if left.is_empty() {
+            return format!("the backfill of {} since {from} is done", streams.join(", "));
+        }
+        let left: Vec<&str> = left.iter().map(String::as_str).collect();
+        format!(
+            "the backfill of {} since {from} is not done: called again with --from {from} it goes on",
+            left.join(", ")
+        )
     }
 }
 
@@ -356,30 +386,48 @@ impl OpenJob {
                  it has ended"
             ))
         })?;
-        let stored = lease.read().await.map_err(failed)?;
-        let job = stored.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-        let job = job.map_err(|error| {
-            failed(format!("{at}/{JOB} cannot be read: {error}; remove {at} to begin anew"))
-        })?;
-        Ok(Self { job: job.unwrap_or_default(), lease })
+        let job = match lease.read().await {
+            Ok(bytes) => {
+                bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(|error| {
+                    failed(format!("{at}/{JOB} cannot be read: {error}; remove {at} to begin anew"))
+                })
+            }
+            Err(error) => Err(failed(error)),
+        };
+        match job {
+            Ok(job) => Ok(Self { job: job.unwrap_or_default(), lease }),
+            Err(error) => {
+                release(lease).await;
+                Err(error)
+            }
+        }
     }
 
-    async fn write(&mut self) -> Result<(), crate::store::StoreError> {
+    async fn write(&mut self) -> Result<(), StoreError> {
         // Strings, dates and a list: nothing in it can fail to serialise.
         let bytes = serde_json::to_vec_pretty(&self.job).unwrap_or_default();
-        self.lease.write(bytes.into()).await
+        let written = self.lease.write(bytes.into()).await;
+        if written.is_err() {
+            // It may have been written all the same, and the next write must know what is there.
+            drop(self.lease.read().await);
+        }
+        written
     }
 
     async fn release(self) {
-        if let Err(error) = self.lease.release().await {
-            tracing::debug!(%error, "the lease runs out by itself");
-        }
+        release(self.lease).await;
+    }
+}
+
+async fn release(lease: Box<dyn Lease>) {
+    if let Err(error) = lease.release().await {
+        tracing::debug!(%error, "the lease runs out by itself");
     }
 }
 
 /// Remembers each listing call in the job before it is made, and says how far the backfill is.
 struct Calls {
-    job: Mutex<Option<OpenJob>>,
+    job: Arc<Mutex<Option<OpenJob>>>,
     ago: Vec<Duration>,
     clock: Clock,
     summaries: OnceLock<Vec<Live>>,
@@ -396,25 +444,29 @@ impl Calls {
         let now = clock.now();
         // By a clock that was ahead, one may be of the future: it counts as one of now.
         let ago = job.calls.iter().map(|at| (now - *at).to_std().unwrap_or_default()).collect();
-        Self { job: Mutex::new(Some(job)), ago, clock, summaries: OnceLock::new() }
+        Self { job: Arc::new(Mutex::new(Some(job))), ago, clock, summaries: OnceLock::new() }
     }
 
-    /// Forgets the streams that have caught up. Whether all have.
-    async fn close(&self, summary: &RunSummary, store: &dyn Store) -> Result<bool, CommandError> {
-        let Some(mut job) = self.job.lock().await.take() else { return Ok(false) };
+    /// Forgets the streams that have caught up, and says which have not.
+    async fn close(
+        &self,
+        summary: &RunSummary,
+        store: &dyn Store,
+    ) -> Result<BTreeSet<String>, CommandError> {
+        let Some(mut job) = self.job.lock().await.take() else { return Ok(BTreeSet::new()) };
         let caught_up = summary.streams.iter().filter(|of| of.outcome == Outcome::CaughtUp);
         let caught_up: Vec<&str> = caught_up.map(|of| of.stream.as_str()).collect();
         job.streams.retain(|stream| !caught_up.contains(&stream.as_str()));
-        let is_done = job.streams.is_empty();
-        if is_done {
+        if job.streams.is_empty() {
             job.from = None;
         }
         job.write().await.map_err(failed)?;
         for stream in caught_up {
             store.delete(&checkpoint_name(stream)).await.map_err(failed)?;
         }
+        let left = std::mem::take(&mut job.streams);
         job.release().await;
-        Ok(is_done)
+        Ok(left)
     }
 }
 
@@ -425,14 +477,77 @@ impl CallLog for Calls {
     }
 
     async fn begin(&self) -> Result<(), Interrupt> {
-        let mut job = self.job.lock().await;
-        let Some(job) = job.as_mut() else { return Ok(()) };
-        let now = self.clock.now();
-        job.calls.retain(|at| now - *at < WINDOW && *at <= now);
-        job.calls.push(now);
-        job.write().await?;
+        let (job, now) = (Arc::clone(&self.job).lock_owned().await, self.clock.now());
+        // A task of its own: of a write that is broken off nobody knows whether it was done, and the next
+        // one would find that the job has changed.
+        spawn(note_call(job, now)).await.map_err(|error| {
+            Fault::passing(
+                Code::Internal,
+                format!("an internal step failed: {error}"),
+                "this is a bug; please report it with this log line",
+            )
+        })??;
         let (files, rows, newest_event) = so_far(self.summaries.get().map_or(&[], Vec::as_slice));
         tracing::info!(files, rows, newest_event, "the backfill lists the next batch files");
         Ok(())
+    }
+}
+
+async fn note_call(
+    mut job: OwnedMutexGuard<Option<OpenJob>>,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let Some(job) = job.as_mut() else { return Ok(()) };
+    job.calls.retain(|at| now - *at < WINDOW);
+    for at in &mut job.calls {
+        // By a clock that was ahead it may be of the future: it counts as one of now.
+        *at = now.min(*at);
+    }
+    job.calls.push(now);
+    job.write().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use futures::poll;
+
+    use super::*;
+    use crate::store::FolderStore;
+
+    async fn calls_at(folder: &std::path::Path, clock: Clock) -> Calls {
+        let store: Arc<dyn Store> = Arc::new(FolderStore::new(folder));
+        Calls::new(OpenJob::take(&store).await.unwrap(), clock)
+    }
+
+    async fn noted(calls: &Calls) -> Vec<DateTime<Utc>> {
+        calls.job.lock().await.as_ref().unwrap().calls.clone()
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_broken_off_does_not_break_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let calls = calls_at(folder.path(), Clock::system()).await;
+        for begun in 0..3 {
+            {
+                let begin = calls.begin();
+                tokio::pin!(begin);
+                assert!(matches!(poll!(begin), Poll::Pending));
+            }
+            calls.begin().await.unwrap();
+            assert_eq!(noted(&calls).await.len(), 2 * (begun + 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_by_a_clock_that_was_ahead_are_not_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
+        let calls = calls_at(folder.path(), Clock::from_fn(move || now)).await;
+        let at = [TimeDelta::minutes(-16), TimeDelta::minutes(-14), TimeDelta::hours(1)];
+        calls.job.lock().await.as_mut().unwrap().calls = at.map(|ago| now + ago).to_vec();
+        calls.begin().await.unwrap();
+        assert_eq!(noted(&calls).await, [now - TimeDelta::minutes(14), now, now]);
     }
 }

@@ -44,7 +44,11 @@ impl Wiring {
     /// Everything that a pull needs.
     pub(super) fn connector(&self, settings: &Settings) -> Result<Connector, CommandError> {
         let store = self.store(&settings.state.location)?;
-        Ok(Connector {
+        Ok(self.connector_on(store, settings))
+    }
+
+    fn connector_on(&self, store: Arc<dyn Store>, settings: &Settings) -> Connector {
+        Connector {
             source: Arc::new(self.source(&settings.mimecast)),
             sink: Arc::new(self.sink(&settings.ingestion)),
             quarantine: Quarantine::new(Arc::clone(&store))
@@ -59,16 +63,18 @@ impl Wiring {
             pool: Pool::default(),
             clock: self.clock.clone(),
             random: self.random.clone(),
-        })
+        }
     }
 
-    /// The same for a backfill: its own checkpoints, no spill, and calls that are remembered in `calls`.
+    /// The same for a backfill on this store: its own checkpoints, no spill, and calls that are remembered
+    /// in `calls`.
     pub(super) fn backfill(
         &self,
+        store: Arc<dyn Store>,
         settings: &Settings,
         calls: Arc<dyn CallLog>,
-    ) -> Result<Connector, CommandError> {
-        let connector = self.connector(settings)?;
+    ) -> Connector {
+        let connector = self.connector_on(store, settings);
         let store: Arc<dyn Store> = Arc::new(Below::new(connector.store, backfill::FOLDER));
         let source = self.source_with(&settings.mimecast, Some(calls));
         let policy = Policy {
@@ -81,7 +87,7 @@ impl Wiring {
             ..connector.policy
         };
         let spill = SpilledFiles::new(Arc::clone(&store));
-        Ok(Connector { source: Arc::new(source), store, spill, policy, ..connector })
+        Connector { source: Arc::new(source), store, spill, policy, ..connector }
     }
 
     /// Everything that a replay of these streams needs.
