@@ -382,3 +382,27 @@ async fn what_was_delivered_is_reported_though_the_job_cannot_be_written() {
     ended.assert_code(1).assert_stderr(&["the lease on backfill/job.json", "was lost"]);
     assert!(ended.stdout.contains("1 row delivered"), "{ended:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_wrong_rule_refused_is_delivered_once_it_is_right() {
+    let lines: Vec<String> =
+        (0..20).map(|n| json!({"type": "mailflow", "n": n}).to_string()).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let file = BatchFile::of_lines("a.json.gz", &lines);
+    let world = World::default().page("mailflow", Page::new(days_ago(1)).file(file));
+    let refusing = FaultPlan::none().poison(|_| true);
+    let simulator = Simulator::start(world, refusing, SimulatorOptions::default()).await.unwrap();
+    let program = Program::of(&simulator);
+    let refused = program.run(&args(&of_mailflow(1))).await;
+    refused.assert_code(2).assert_stderr(&[
+        "every-row-refused",
+        "is passed into quarantine at the next run",
+        "of mailflow since",
+        "is not done",
+    ]);
+    assert!(!refused.said().contains("mimecast-sentinel skip"), "{refused:#?}");
+    simulator.plan(FaultPlan::none());
+    let ended = program.run(&args(&of_mailflow(1))).await;
+    ended.assert_code(0).assert_stderr(&["is done"]);
+    assert_eq!(simulator.landed_count(), 20);
+}

@@ -349,6 +349,9 @@ impl Pages {
     /// What becomes of what is held up.
     fn outlook(&self, held_up: &HeldUp) -> String {
         let (after, least) = self.pull.run.policy.give_up;
+        if after.is_zero() && least <= 1 {
+            return "is passed into quarantine at the next run".to_owned();
+        }
         format!(
             "is passed into quarantine on {} and after {least} runs, or at the next run after \
              `mimecast-sentinel skip {}`",
