@@ -1,20 +1,18 @@
 //! `backfill`: delivers once more what Mimecast still keeps from a day on, beside the schedule.
 //!
 //! It is a run like any other, with checkpoints of its own below `backfill/`, so that the schedule's are
-//! not touched. What is to be remembered beyond them is its job.
+//! not touched. What is to be remembered beyond them is its job: `backfill_job.rs`.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Arg, Args};
 use indicatif::HumanCount;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::dry_run::Rows;
+use super::backfill_job::{Calls, Job, OpenJob, so_far};
+use super::dry_run;
 use super::logs::Stdout;
 use super::output::{note, say};
 use super::progress::{self, Done};
@@ -24,15 +22,14 @@ use super::state::{confirmed, failed};
 use super::status::template_version;
 use super::wiring::Wiring;
 use super::{CommandError, DONE, begin};
-use crate::codes::Code;
 use crate::health::{Depth, Named, Status};
-use crate::pipeline::{Fault, Interrupt, Live, Outcome, RunSummary, checkpoint_name};
-use crate::seams::{Clock, spawn, spawn_blocking};
+use crate::pipeline::{Live, checkpoint_name};
+use crate::seams::{Clock, spawn_blocking};
 use crate::settings::{
     DryRunSettings, EVENT_TYPES, RawSettings, Settings, is_loopback, process_env,
 };
-use crate::sources::mimecast::{CallLog, SOURCE};
-use crate::store::{Below, Lease, Store, StoreError};
+use crate::sources::mimecast::SOURCE;
+use crate::store::{Below, Store};
 
 /// Where its checkpoints and its job are, below `CHECKPOINT_URL`.
 pub(super) const FOLDER: &str = "backfill";
@@ -40,16 +37,11 @@ pub(super) const FOLDER: &str = "backfill";
 /// It goes on until it has caught up: longer than Mimecast keeps anything.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-const JOB: &str = "job.json";
-
 /// Listing calls in 15 minutes, beside those of the schedule.
 const CALLS: u32 = 8;
 
 /// Mimecast's own limit on those of both.
 const MOST_CALLS: u32 = 50;
-
-/// What Mimecast counts in.
-const WINDOW: TimeDelta = TimeDelta::minutes(15);
 
 /// Bytes of a row, and what a GB of rows costs: `row_bytes` and the range of `ingest_usd` in
 /// docs/SCALE.md.
@@ -131,18 +123,7 @@ impl Backfill {
         settings.mimecast.calls_per_15_minutes =
             calls_beside(settings.mimecast.calls_per_15_minutes);
         settings.run_time_limit = TIME_LIMIT;
-        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
-        let rows = Rows::default();
-        let connector = rows.connector(wiring.source(&settings.mimecast), &settings, &wiring);
-        let (summaries, stop) = (connector.summaries(), stop_on_signal());
-        let shown = show(&summaries);
-        let summary = connector.run(connector.begin(), &summaries, &stop).await;
-        drop(shown);
-        if rows.reader_is_gone() {
-            return Ok(DONE);
-        }
-        note(&report(&summary, "printed"));
-        Ok(summary.exit_code())
+        dry_run::print(&settings, show).await
     }
 
     async fn deliver(self, today: NaiveDate) -> Result<u8, CommandError> {
@@ -156,7 +137,7 @@ impl Backfill {
         let base = wiring.store(&settings.state.location)?;
         let store: Arc<dyn Store> = Arc::new(Below::new(Arc::clone(&base), FOLDER));
         let mut job = OpenJob::take(&store).await?;
-        match self.may_begin(&mut job, [&base, &store], &mut settings).await {
+        match self.may_begin(&mut job.job, [&base, &store], &mut settings).await {
             Ok(true) => {}
             // Not only dropped: a blob's lease would hold up the next one for a minute.
             ended => {
@@ -164,8 +145,8 @@ impl Backfill {
                 return ended.map(|_| DONE);
             }
         }
-        job.from = Some(self.from);
-        job.streams.extend(settings.mimecast.types.iter().map(|stream| (*stream).to_owned()));
+        job.job.from = Some(self.from);
+        job.job.streams.extend(settings.mimecast.types.iter().map(|stream| (*stream).to_owned()));
         job.write().await.map_err(failed)?;
         let log = Arc::new(Calls::new(job, wiring.clock.clone()));
         let connector = wiring.backfill(base, &settings, Arc::<Calls>::clone(&log));
@@ -187,7 +168,7 @@ impl Backfill {
     /// asks whether to begin.
     async fn may_begin(
         &self,
-        job: &mut OpenJob,
+        job: &mut Job,
         [base, store]: [&Arc<dyn Store>; 2],
         settings: &mut Settings,
     ) -> Result<bool, CommandError> {
@@ -332,222 +313,4 @@ fn show(summaries: &[Live]) -> impl Sized + use<> {
         );
         Done { rows, text }
     })
-}
-
-/// Files, rows, and the time of the newest event.
-fn so_far(summaries: &[Live]) -> (u64, u64, Option<String>) {
-    let each = summaries.iter().map(|summary| {
-        summary.with(|summary| (summary.files, summary.rows_delivered, summary.newest_ms))
-    });
-    let (files, rows, newest) = each.fold((0, 0, None), |(a, b, c), (files, rows, newest)| {
-        (a + files, b + rows, c.max(newest))
-    });
-    let newest = newest.and_then(DateTime::from_timestamp_millis);
-    (files, rows, newest.map(|newest| newest.format("%F %R UTC").to_string()))
-}
-
-/// What is remembered of a backfill beyond its checkpoints, in `backfill/job.json`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Job {
-    /// Its first day; none is begun without it.
-    from: Option<NaiveDate>,
-    /// The streams that have not caught up.
-    streams: BTreeSet<String>,
-    /// When the listing calls of the last 15 minutes began, whoever made them.
-    calls: Vec<DateTime<Utc>>,
-}
-
-/// A job under its lease: there is one backfill at a time.
-struct OpenJob {
-    job: Job,
-    lease: Box<dyn Lease>,
-}
-
-impl std::ops::Deref for OpenJob {
-    type Target = Job;
-
-    fn deref(&self) -> &Job {
-        &self.job
-    }
-}
-
-impl std::ops::DerefMut for OpenJob {
-    fn deref_mut(&mut self) -> &mut Job {
-        &mut self.job
-    }
-}
-
-impl OpenJob {
-    async fn take(store: &Arc<dyn Store>) -> Result<Self, CommandError> {
-        let at = store.location();
-        let mut lease = store.lease(JOB).await.map_err(failed)?.ok_or_else(|| {
-            CommandError::Failed(format!(
-                "another backfill is in progress in {at}, or was killed less than a minute ago: wait until \
-                 it has ended"
-            ))
-        })?;
-        let job = match lease.read().await {
-            Ok(bytes) => {
-                bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(|error| {
-                    failed(format!("{at}/{JOB} cannot be read: {error}; remove {at} to begin anew"))
-                })
-            }
-            Err(error) => Err(failed(error)),
-        };
-        match job {
-            Ok(job) => Ok(Self { job: job.unwrap_or_default(), lease }),
-            Err(error) => {
-                release(lease).await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn write(&mut self) -> Result<(), StoreError> {
-        // Strings, dates and a list: nothing in it can fail to serialise.
-        let bytes = serde_json::to_vec_pretty(&self.job).unwrap_or_default();
-        let written = self.lease.write(bytes.into()).await;
-        if written.is_err() {
-            // It may have been written all the same, and the next write must know what is there.
-            drop(self.lease.read().await);
-        }
-        written
-    }
-
-    async fn release(self) {
-        release(self.lease).await;
-    }
-}
-
-async fn release(lease: Box<dyn Lease>) {
-    if let Err(error) = lease.release().await {
-        tracing::debug!(%error, "the lease runs out by itself");
-    }
-}
-
-/// Remembers each listing call in the job before it is made, and says how far the backfill is.
-struct Calls {
-    job: Arc<Mutex<Option<OpenJob>>>,
-    ago: Vec<Duration>,
-    clock: Clock,
-    summaries: OnceLock<Vec<Live>>,
-}
-
-impl std::fmt::Debug for Calls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Calls").field("ago", &self.ago).finish_non_exhaustive()
-    }
-}
-
-impl Calls {
-    fn new(job: OpenJob, clock: Clock) -> Self {
-        let now = clock.now();
-        // By a clock that was ahead, one may be of the future: it counts as one of now.
-        let ago = job.calls.iter().map(|at| (now - *at).to_std().unwrap_or_default()).collect();
-        Self { job: Arc::new(Mutex::new(Some(job))), ago, clock, summaries: OnceLock::new() }
-    }
-
-    /// Forgets the streams that have caught up, and says which have not.
-    async fn close(
-        &self,
-        summary: &RunSummary,
-        store: &dyn Store,
-    ) -> Result<BTreeSet<String>, CommandError> {
-        let Some(mut job) = self.job.lock().await.take() else { return Ok(BTreeSet::new()) };
-        let caught_up = summary.streams.iter().filter(|of| of.outcome == Outcome::CaughtUp);
-        let caught_up: Vec<&str> = caught_up.map(|of| of.stream.as_str()).collect();
-        job.streams.retain(|stream| !caught_up.contains(&stream.as_str()));
-        if job.streams.is_empty() {
-            job.from = None;
-        }
-        job.write().await.map_err(failed)?;
-        for stream in caught_up {
-            store.delete(&checkpoint_name(stream)).await.map_err(failed)?;
-        }
-        let left = std::mem::take(&mut job.streams);
-        job.release().await;
-        Ok(left)
-    }
-}
-
-#[async_trait]
-impl CallLog for Calls {
-    fn ago(&self) -> Vec<Duration> {
-        self.ago.clone()
-    }
-
-    async fn begin(&self) -> Result<(), Interrupt> {
-        let (job, now) = (Arc::clone(&self.job).lock_owned().await, self.clock.now());
-        // A task of its own: of a write that is broken off nobody knows whether it was done, and the next
-        // one would find that the job has changed.
-        spawn(note_call(job, now)).await.map_err(|error| {
-            Fault::passing(
-                Code::Internal,
-                format!("an internal step failed: {error}"),
-                "this is a bug; please report it with this log line",
-            )
-        })??;
-        let (files, rows, newest_event) = so_far(self.summaries.get().map_or(&[], Vec::as_slice));
-        tracing::info!(files, rows, newest_event, "the backfill lists the next batch files");
-        Ok(())
-    }
-}
-
-async fn note_call(
-    mut job: OwnedMutexGuard<Option<OpenJob>>,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    let Some(job) = job.as_mut() else { return Ok(()) };
-    job.calls.retain(|at| now - *at < WINDOW);
-    for at in &mut job.calls {
-        // By a clock that was ahead it may be of the future: it counts as one of now.
-        *at = now.min(*at);
-    }
-    job.calls.push(now);
-    job.write().await
-}
-
-#[cfg(test)]
-mod tests {
-    use std::task::Poll;
-
-    use futures::poll;
-
-    use super::*;
-    use crate::store::FolderStore;
-
-    async fn calls_at(folder: &std::path::Path, clock: Clock) -> Calls {
-        let store: Arc<dyn Store> = Arc::new(FolderStore::new(folder));
-        Calls::new(OpenJob::take(&store).await.unwrap(), clock)
-    }
-
-    async fn noted(calls: &Calls) -> Vec<DateTime<Utc>> {
-        calls.job.lock().await.as_ref().unwrap().calls.clone()
-    }
-
-    #[tokio::test]
-    async fn a_call_that_is_broken_off_does_not_break_the_next_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let calls = calls_at(folder.path(), Clock::system()).await;
-        for begun in 0..3 {
-            {
-                let begin = calls.begin();
-                tokio::pin!(begin);
-                assert!(matches!(poll!(begin), Poll::Pending));
-            }
-            calls.begin().await.unwrap();
-            assert_eq!(noted(&calls).await.len(), 2 * (begun + 1));
-        }
-    }
-
-    #[tokio::test]
-    async fn calls_by_a_clock_that_was_ahead_are_not_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
-        let calls = calls_at(folder.path(), Clock::from_fn(move || now)).await;
-        let at = [TimeDelta::minutes(-16), TimeDelta::minutes(-14), TimeDelta::hours(1)];
-        calls.job.lock().await.as_mut().unwrap().calls = at.map(|ago| now + ago).to_vec();
-        calls.begin().await.unwrap();
-        assert_eq!(noted(&calls).await, [now - TimeDelta::minutes(14), now, now]);
-    }
 }

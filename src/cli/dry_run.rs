@@ -10,26 +10,51 @@ use flate2::read::GzDecoder;
 use serde_json::value::RawValue;
 
 use super::escape::escaped_json;
+use super::output::note;
 use super::progress;
+use super::report::report;
+use super::signals::stop_on_signal;
 use super::wiring::Wiring;
+use super::{CommandError, DONE};
 use crate::codes::Code;
 use crate::pipeline::sink::{PostError, Posted};
-use crate::pipeline::{Connector, Fault, Interrupt, Policy, Pool, Sink};
+use crate::pipeline::{Connector, Fault, Interrupt, Live, Policy, Pool, Sink};
 use crate::quarantine::Quarantine;
 use crate::seams::Deadline;
-use crate::settings::DryRunSettings;
+use crate::settings::{DryRunSettings, is_loopback};
 use crate::sources::mimecast::MimecastSource;
 use crate::spill::SpilledFiles;
 use crate::store::NullStore;
 use crate::table::Table;
 
+/// Prints the rows of a run, and then its summary on stderr. `show` shows how far it is, until it is
+/// dropped.
+pub(super) async fn print<S>(
+    settings: &DryRunSettings,
+    show: impl FnOnce(&[Live]) -> S,
+) -> Result<u8, CommandError> {
+    let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
+    let rows = Rows::default();
+    let connector = rows.connector(wiring.source(&settings.mimecast), settings, &wiring);
+    let (summaries, stop) = (connector.summaries(), stop_on_signal());
+    let shown = show(&summaries);
+    // Without a record in the history: nothing is written.
+    let summary = connector.run(connector.begin(), &summaries, &stop).await;
+    drop(shown);
+    if rows.reader_is_gone() {
+        return Ok(DONE);
+    }
+    note(&report(&summary, "printed"));
+    Ok(summary.exit_code())
+}
+
 /// A sink that prints rows as NDJSON on stdout.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rows(Arc<AtomicBool>);
+struct Rows(Arc<AtomicBool>);
 
 impl Rows {
     /// A connector that reads from `source` and prints here. It keeps nothing.
-    pub(super) fn connector(
+    fn connector(
         &self,
         source: MimecastSource,
         settings: &DryRunSettings,
@@ -55,7 +80,7 @@ impl Rows {
     }
 
     /// Whether the reader of stdout has gone, as `head` does: that is not a failure.
-    pub(super) fn reader_is_gone(&self) -> bool {
+    fn reader_is_gone(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 

@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share.
 
 mod backfill;
+mod backfill_job;
 mod check;
 mod completions;
 #[cfg(feature = "simulator")]

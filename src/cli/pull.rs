@@ -3,15 +3,15 @@
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount};
 
-use super::dry_run::Rows;
+use super::dry_run;
 use super::logs::Stdout;
-use super::output::{note, say, say_json};
+use super::output::{say, say_json};
 use super::progress::{self, Done};
 use super::report::report;
 use super::run::Runner;
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
-use super::{CommandError, DONE, begin};
+use super::{CommandError, begin};
 use crate::pipeline::{Live, StreamSummary};
 use crate::seams::Clock;
 use crate::settings::{DryRunSettings, RawSettings, Settings, is_loopback, process_env};
@@ -60,20 +60,7 @@ impl Pull {
     async fn dry_run(self) -> Result<u8, CommandError> {
         let today = Clock::system().now().date_naive();
         let settings = DryRunSettings::resolve(&self.settings, &process_env, today)?;
-        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
-        let rows = Rows::default();
-        let source = wiring.source(&settings.mimecast);
-        let connector = rows.connector(source, &settings, &wiring);
-        let (summaries, stop) = (connector.summaries(), stop_on_signal());
-        let shown = show(&summaries);
-        // Without a record in the history: nothing is written.
-        let summary = connector.run(connector.begin(), &summaries, &stop).await;
-        drop(shown);
-        if rows.reader_is_gone() {
-            return Ok(DONE);
-        }
-        note(&report(&summary, "printed"));
-        Ok(summary.exit_code())
+        dry_run::print(&settings, show).await
     }
 }
 
