@@ -3,7 +3,7 @@
 use chrono::{Days, NaiveDate};
 use url::Url;
 
-use super::azure::{Purpose, identity};
+use super::identity::{Purpose, identity};
 use super::origin::{https_host, is_loopback, origin};
 use super::raw::RawSettings;
 use super::reader::{Reader, Wrong, given, identifier, whole_number, wrong};

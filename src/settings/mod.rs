@@ -5,6 +5,7 @@
 //! [`SettingsFaults`] report everything that is wrong at once. An empty value is unset, everywhere.
 
 mod azure;
+mod identity;
 mod mimecast;
 mod origin;
 mod proxy;
@@ -20,7 +21,8 @@ use std::time::Duration;
 
 use chrono::{NaiveDate, TimeDelta};
 
-pub use azure::{AzureCloud, AzureIdentity, CredentialSettings, IngestionSettings};
+pub use azure::{AzureCloud, IngestionSettings};
+pub use identity::{AzureIdentity, CredentialSettings};
 pub use mimecast::{EVENT_TYPES, FileLimits, MimecastSettings};
 pub use origin::is_loopback;
 pub use raw::RawSettings;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
-use super::azure::{AzureCloud, AzureIdentity, cloud};
+use super::azure::{AzureCloud, cloud};
+use super::identity::AzureIdentity;
 use super::mimecast::on_loopback;
 use super::origin::{https_host, is_loopback};
 use super::raw::RawSettings;

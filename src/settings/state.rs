@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
-use super::azure::{AzureIdentity, Purpose, identity};
+use super::identity::{AzureIdentity, Purpose, identity};
 use super::origin::is_loopback;
 use super::raw::RawSettings;
 use super::reader::{Reader, Wrong, given, whole_number, wrong};
