@@ -7,7 +7,7 @@ param workspaceName string
 param tags object = {}
 @description('The whole name of the table that the parser reads, with its _CL.')
 param tableName string = 'Cloud_Integrated_CL'
-@description('Whether to deploy the function MimecastCloudIntegrated. One of that name, such as the vendor\'s, is replaced.')
+@description('Whether to deploy the functions MimecastCI, MimecastCIRows and MimecastCloudIntegrated. One of the last name, such as the vendor\'s, is replaced.')
 param deployParser bool = true
 param deployHuntingQueries bool = true
 param deployWorkbook bool = true
@@ -16,13 +16,18 @@ param deployConnectorPage bool = true
 // The table as the files in sentinel/ name it.
 var defaultTable = 'Cloud_Integrated_CL'
 
-var function = 'MimecastCloudIntegrated'
-var parser = loadTextContent('../../sentinel/parser/MimecastCloudIntegrated.kql')
 // Another table is read beside the default one, which has the rows of the time before.
-var parserTable = '(Cloud_Integrated_CL | extend IngestionTime = ingestion_time() | invoke rows())'
-var parserTables = endsWith(toLower(tableName), '_cl')
-  ? '${parserTable}, ${replace(parserTable, defaultTable, tableName)}'
+var read = '(Cloud_Integrated_CL | extend IngestionTime = ingestion_time() | invoke rows())'
+var readBoth = endsWith(toLower(tableName), '_cl')
+  ? '${read}, ${replace(read, defaultTable, tableName)}'
   : fail('tableName is the whole name of the table, with its _CL.')
+
+// All of sentinel/parser, each after those that it calls.
+var functions = [
+  loadYamlContent('../../sentinel/parser/MimecastCIRows.yaml')
+  loadYamlContent('../../sentinel/parser/MimecastCI.yaml')
+  loadYamlContent('../../sentinel/parser/MimecastCloudIntegrated.yaml')
+]
 
 // All of sentinel/hunting; a test holds this list to the folder.
 var huntingQueries = [
@@ -49,20 +54,32 @@ var page = json(replace(
 resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {
   name: workspaceName
 
-  resource parserFunction 'savedSearches@2020-08-01' = if (deployParser) {
-    name: function
-    properties: {
-      // It takes the place of one that is there. Bicep's types lack it; without it, or beside
-      // `properties`, the service refuses a second deployment.
-      #disable-next-line BCP037
-      etag: '*'
-      category: 'Microsoft Sentinel Parser'
-      displayName: function
-      functionAlias: function
-      query: tableName == defaultTable ? parser : replace(parser, parserTable, parserTables)
-      version: 2
+  @batchSize(1)
+  resource parser 'savedSearches@2020-08-01' = [
+    for function in functions: if (deployParser) {
+      name: function.FunctionName
+      properties: union(
+        {
+          // It takes the place of one that is there. Bicep's types lack it; without it, or beside
+          // `properties`, the service refuses a second deployment.
+          etag: '*'
+          category: 'Microsoft Sentinel Parser'
+          displayName: function.FunctionName
+          functionAlias: function.FunctionAlias
+          query: tableName == defaultTable ? function.FunctionQuery : replace(function.FunctionQuery, read, readBoth)
+          version: 2
+        },
+        contains(function, 'FunctionParams')
+          ? {
+              functionParameters: join(
+                map(function.FunctionParams, one => '${one.Name}:${one.Type}=${one.Default}'),
+                ', '
+              )
+            }
+          : {}
+      )
     }
-  }
+  ]
 
   resource hunting 'savedSearches@2020-08-01' = [
     for query in huntingQueries: if (deployHuntingQueries) {

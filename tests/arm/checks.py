@@ -125,7 +125,7 @@ def too_long(template):
 def unlisted(template, root):
     """The files of sentinel/ whose resource is not in the template."""
     text = json.dumps(template)
-    paths = [p for folder in ("rules", "hunting")
+    paths = [p for folder in ("rules", "hunting", "parser")
              for p in sorted((root / "sentinel" / folder).glob("*.yaml"))]
     return [path.name for path in paths
             if re.search(r"^id: *(\S+)", path.read_text(), re.MULTILINE)[1] not in text]

@@ -152,7 +152,7 @@ class Page(unittest.TestCase):
     def test_its_columns_are_those_of_the_table_the_parser_and_the_function(self):
         columns = {c["name"] for c in json.loads(
             (ROOT / "sentinel/schema/table.json").read_text())["columns"]}
-        parser = (ROOT / "sentinel/parser/MimecastCloudIntegrated.kql").read_text()
+        parser = (ROOT / "sentinel/parser/MimecastCIRows.kql").read_text()
         function = re.findall(r"^\| `([^`]+)`", (ROOT / "sentinel/parser/README.md").read_text(), re.M)
         listed = [[names(cell)[0] for cell in row] for row in rows("Columns")]
         for classic, column, shown in listed:

@@ -133,11 +133,19 @@ class Content(unittest.TestCase):
                 if resource not in parsers:
                     for place, text in strings(resource.get("properties", {})):
                         self.assertNotIn("Cloud_Integrated_CL", text, f"{resource['name']}{place}")
-            (parser,) = parsers
+            (parser,) = [r for r in parsers if "Cloud_Integrated_CL" in r["properties"]["query"]]
             for table in ("Cloud_Integrated_CL", "Mimecast_Events_CL"):
                 self.assertEqual(parser["properties"]["query"].count(f"({table} |"), 1, table)
         for parser in deployed().of_type(SEARCHES):
             self.assertNotIn("Mimecast_Events", parser["properties"]["query"])
+
+    def test_the_functions_are_deployed_with_their_parameters(self):
+        declared = {r["properties"]["functionAlias"]: r["properties"].get("functionParameters")
+                    for r in deployed().of_type(SEARCHES) if "functionAlias" in r["properties"]}
+        filters = ("starttime:datetime=datetime(null), endtime:datetime=datetime(null), type:string='*', "
+                   "arrivedafter:datetime=datetime(null), threats:dynamic=dynamic([]), disabled:bool=false")
+        self.assertEqual(declared, {"MimecastCI": filters, "MimecastCIRows": filters,
+                                    "MimecastCloudIntegrated": None})
 
     def test_workbooks_are_the_same_with_either_table(self):
         texts = [[r["properties"]["serializedData"]
@@ -225,7 +233,7 @@ class Alone(unittest.TestCase):
             self.assertEqual(resource["properties"], whole[identity]["properties"], identity)
 
     def test_another_tables_parser_is_that_of_the_template(self):
-        name = "MimecastCloudIntegrated"
+        name = "MimecastCIRows"
         alone = self.made("content", tableName="Mimecast_Events_CL")
         (parser,) = [r for r in alone.values() if r["type"] == SEARCHES
                      and r["properties"].get("functionAlias") == name]

@@ -11,7 +11,8 @@ const content = require('./content');
 const SENTINEL = path.resolve(__dirname, '../../sentinel');
 const DOCS = path.resolve(__dirname, '../../docs');
 const TABLE = 'Cloud_Integrated_CL';
-const PARSER = 'MimecastCloudIntegrated';
+// Each calls only those before it.
+const FUNCTIONS = ['MimecastCIRows', 'MimecastCI', 'MimecastCloudIntegrated'];
 const HEALTH = 'MimecastConnectorHealth_CL';
 
 const described = (file) => JSON.parse(content.read(path.join(SENTINEL, 'schema', file)));
@@ -20,7 +21,12 @@ const rules = { [TABLE]: described('rule.json'), [HEALTH]: described(`${HEALTH}.
 const schemas = { [TABLE]: described(`${TABLE}.kusto.json`), [HEALTH]: described(`${HEALTH}.kusto.json`) };
 const generations = JSON.parse(content.read(path.join(__dirname, 'generations.json')));
 const others = JSON.parse(content.read(path.join(__dirname, 'tables.json')));
-const parser = content.read(path.join(SENTINEL, `parser/${PARSER}.kql`));
+// The workspace's functions: of each its parameters, as a deployment declares them, and its KQL.
+const functions = Object.fromEntries(FUNCTIONS.map((name) => {
+  const { FunctionParams } = YAML.parse(content.read(path.join(SENTINEL, `parser/${name}.yaml`)));
+  const parameters = (FunctionParams ?? []).map(({ Name, Type, Default }) => `${Name}:${Type}=${Default}`);
+  return [name, [`(${parameters.join(', ')})`, content.read(path.join(SENTINEL, `parser/${name}.kql`))]];
+}));
 const documented = content.documentedColumns(path.join(SENTINEL, 'parser/README.md'));
 const ours = kusto.tableSchema(schemas[TABLE]);
 
@@ -40,7 +46,7 @@ function differences(actual, expected) {
 }
 
 const tables = { ...others, [TABLE]: ours, [HEALTH]: kusto.tableSchema(schemas[HEALTH]) };
-const scope = kusto.workspace(tables, { [PARSER]: parser });
+const scope = kusto.workspace(tables, functions);
 
 /** What is wrong with a query of rules, hunting, workbook or connector. */
 function queryFaults({ query, uses }) {
@@ -67,8 +73,8 @@ function checkTransforms() {
   }
 }
 
-/** The parser against the table as each of the connectors made it, alone and one after another. */
-function checkParser() {
+/** The functions against the table as each of the connectors made it, alone and one after another. */
+function checkFunctions() {
   const together = (...schemas) => {
     const columns = new Map(schemas.flatMap((one) => one.slice(1, -1).split(', ')).map((column) => {
       const [name] = column.replace(/[[\]']/g, '').split(':');
@@ -80,34 +86,50 @@ function checkParser() {
   cases['older, then this connector'] = together(generations.older, ours);
   cases['older, newer, then this connector'] = together(generations.older, generations.newer, ours);
   for (const [name, tableSchema] of Object.entries(cases)) {
-    const { faults, columns } = kusto.bind(parser, kusto.workspace({ [TABLE]: tableSchema }));
-    report(`the parser over the table of: ${name}`, [...faults, ...differences(columns, documented)]);
+    report(`the functions over the table of: ${name}`, functionFaults({ [TABLE]: tableSchema }, functions));
   }
-  report('the parser over another table beside the default one', otherTableFaults());
-  report('the parser\'s YAML has the same KQL', yamlFaults());
+  report('the functions over another table beside the default one', otherTableFaults());
+  for (const name of FUNCTIONS) report(`the YAML of ${name} has the same KQL`, yamlFaults(name));
 }
 
-/** What the template does to the parser when the table has another name: both are read. */
+/** Each function's own text, and what it gives a query that uses all that it can be given. */
+function functionFaults(tables, known) {
+  const all = 'starttime=ago(1d), endtime=now(), type="entities", arrivedafter=ago(1h), ' +
+    'threats=dynamic(["MALWARE"]), disabled=false';
+  const faults = Object.entries(known).flatMap(([name, [parameters, body]]) => {
+    const declared = parameters.slice(1, -1).split(', ').filter((one) => one !== '');
+    const given = declared.map((one) => `let ${one.replace(/:\w+=/, ' = ')};\n`).join('');
+    return kusto.bind(given + body, kusto.workspace(tables, known)).faults.map((fault) => `${name}: ${fault}`);
+  });
+  for (const call of ['MimecastCloudIntegrated', 'MimecastCI()', `MimecastCI(${all})`]) {
+    const { faults: found, columns } = kusto.bind(call, kusto.workspace(tables, known));
+    faults.push(...[...found, ...differences(columns, documented)].map((fault) => `${call}: ${fault}`));
+  }
+  return [...faults, ...kusto.bind(`MimecastCIRows(${all})`, kusto.workspace(tables, known)).faults];
+}
+
+/** What the template does to the functions when the table has another name: both are read. */
 function otherTableFaults() {
+  const [parameters, rows] = functions.MimecastCIRows;
   const leg = `(${TABLE} | extend IngestionTime = ingestion_time() | invoke rows())`;
-  const found = parser.split(leg).length - 1;
-  if (found !== 1 || parser.split(TABLE).length !== 2) return [`it has not "${leg}" as its only mention of the table`];
-  const both = parser.replace(leg, `${leg},\n    ${leg.replace(TABLE, 'Other_CL')}`);
+  const mentions = Object.values(functions).map(([, body]) => body.split(TABLE).length - 1);
+  if (!rows.includes(leg) || mentions.join() !== '1,0,0') return [`"${leg}" is not their only mention of the table`];
+  const both = rows.replace(leg, `${leg},\n    ${leg.replace(TABLE, 'Other_CL')}`);
   const two = { Other_CL: ours, [TABLE]: generations['newer, other types'] };
-  const { faults, columns } = kusto.bind(both, kusto.workspace(two));
-  return [...faults, ...differences(columns, documented)];
+  return functionFaults(two, { ...functions, MimecastCIRows: [parameters, both] });
 }
 
-function yamlFaults() {
-  const file = path.join(SENTINEL, `parser/${PARSER}.yaml`);
+function yamlFaults(name) {
+  const file = path.join(SENTINEL, `parser/${name}.yaml`);
+  const [, body] = functions[name];
   const [head] = content.read(file).split('FunctionQuery:');
-  const indented = parser.trimEnd().replace(/^(?=.)/gm, '  ');
+  const indented = body.trimEnd().replace(/^(?=.)/gm, '  ');
   if (process.argv.includes('--write')) fs.writeFileSync(file, `${head}FunctionQuery: |\n${indented}\n`);
   const yaml = YAML.parse(content.read(file));
-  const faults = yaml.FunctionQuery === parser ? []
+  const faults = yaml.FunctionQuery === body ? []
     : ['FunctionQuery differs from the .kql file; `node tests/kql/bind.js --write` copies it'];
   for (const key of ['FunctionName', 'FunctionAlias']) {
-    if (yaml[key] !== PARSER) faults.push(`${key} is not ${PARSER}`);
+    if (yaml[key] !== name) faults.push(`${key} is not ${name}`);
   }
   return faults;
 }
@@ -145,7 +167,7 @@ function checkWrongOnes() {
 }
 
 checkTransforms();
-checkParser();
+checkFunctions();
 checkContent();
 checkDocuments();
 checkWrongOnes();

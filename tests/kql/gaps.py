@@ -20,19 +20,111 @@ for _name, _arity, _sql in FUNCTIONS:
 # No column_ifexists(): it needs a table's columns when the query is translated.
 _COLUMN_IFEXISTS = re.compile(r'column_ifexists\("(\w+)", ((?:[^()]|\([^()]*\))*)\)')
 
-# The parser's leg without columns, which is for a workspace without the table: with
+# The functions' leg without columns, which is for a workspace without the table: with
 # column_ifexists() written out, `rows` fits one table only.
 _EMPTY_LEG = "(datatable(TimeGenerated:datetime)[] | invoke rows()),"
 
+# No hint on summarize; it changes no result.
+_HINT = re.compile(r"\bhint\.shufflekey=\w+ ")
 
-def parser_over(parser, columns):
-    """The parser's KQL for a table with these columns."""
-    if parser.count(_EMPTY_LEG) != 1:
-        raise ValueError(f"the parser has no leg {_EMPTY_LEG!r}; bring gaps.py up to date")
+# What each parameter of the functions is if a call does not say.
+DEFAULTS = {
+    "starttime": "datetime(null)", "endtime": "datetime(null)", "type": '"*"',
+    "arrivedafter": "datetime(null)", "threats": "dynamic([])", "disabled": "false",
+}
+
+
+def arguments(call):
+    """Of the text between a call's brackets: each parameter's value."""
+    parts, depth = [""], 0
+    for sign in call:
+        depth += (sign in "([") - (sign in ")]")
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    given = dict(re.split(r"\s*=\s*", part.strip(), maxsplit=1) for part in parts if part.strip())
+    if unknown := given.keys() - DEFAULTS.keys():
+        raise ValueError(f"the functions have no parameters {sorted(unknown)}")
+    return given
+
+
+def replace_calls(kql, name, replacement):
+    """The KQL with each call of the function replaced by what `replacement` makes of its arguments."""
+    done = ""
+    while found := re.search(rf"\b{name}\(", kql):
+        end, depth = found.end(), 1
+        while depth:
+            depth += {"(": 1, ")": -1}.get(kql[end], 0)
+            end += 1
+        done += kql[:found.start()] + replacement(arguments(kql[found.end():end - 1]))
+        kql = kql[end:]
+    return done + kql
+
+
+def _rows(rows_kql, columns, given, number):
+    """MimecastCIRows with these arguments, as `let` statements of which the last is `rows_of_<number>`.
+
+    duckdb-kql takes no named arguments, and no function with `let` in its body.
+    """
+    if rows_kql.count(_EMPTY_LEG) != 1:
+        raise ValueError(f"MimecastCIRows has no leg {_EMPTY_LEG!r}; bring gaps.py up to date")
     known = {*columns, "IngestionTime"}
-    kql = parser.replace(_EMPTY_LEG, "")
-    return _COLUMN_IFEXISTS.sub(
-        lambda call: f'["{call[1]}"]' if call[1] in known else call[2], kql)
+    kql = _COLUMN_IFEXISTS.sub(
+        lambda call: f'["{call[1]}"]' if call[1] in known else call[2], rows_kql.replace(_EMPTY_LEG, ""))
+    for parameter, default in DEFAULTS.items():
+        kql = re.sub(rf"\b{parameter}\b(?!\()", lambda _: given.get(parameter, default), kql)
+    kql = re.sub(r"\brows\b", f"rows_{number}", re.sub(r"//.*", "", kql))
+    head, _, result = kql.rpartition(";")
+    return f"{head};\nlet rows_of_{number} = {result.strip()};\n"
+
+
+def rows_over(rows_kql, columns, given):
+    """The KQL of a call of MimecastCIRows for a table with these columns."""
+    return _rows(rows_kql, columns, given, 0) + "rows_of_0"
+
+
+def function_over(ci_kql, rows_kql, columns, given):
+    """The KQL of a call of MimecastCI for a table with these columns."""
+    lets = []
+
+    def call(inner):
+        inner = {name: given.get(value, DEFAULTS[value]) for name, value in inner.items()}
+        lets.append(_rows(rows_kql, columns, inner, len(lets)))
+        return f"rows_of_{len(lets) - 1}"
+
+    kql = replace_calls(_HINT.sub("", re.sub(r"(?m)^\s*//.*", "", ci_kql)), "MimecastCIRows", call)
+    values = {name: given.get(name, default) for name, default in DEFAULTS.items()}
+    return "".join(f"let {name} = {value};\n" for name, value in values.items()) + "".join(lets) + kql
+
+
+# The rules and hunting queries run on what the functions gave without filters, kept as tables of
+# their names: each filter is then a condition on the result, which parser_checks.py shows to give
+# the same events. {0} is the value of the parameter.
+_CONDITIONS = {
+    "MimecastCI": {
+        "starttime": "isnull({0}) or TimeGenerated >= {0}",
+        "endtime": "isnull({0}) or TimeGenerated <= {0}",
+        "type": "Type =~ {0}",
+        "arrivedafter": "isempty(['Message ID']) or ['Message ID'] in "
+                        "((MimecastCI | where IngestionTime > {0} | project ['Message ID']))",
+        "threats": "['Threat Type'] in~ ({0}) or Subtype in~ ({0}) or Tags has_any ({0})",
+    },
+    "MimecastCIRows": {
+        "type": "type_ =~ {0}",
+        "arrivedafter": "IngestionTime > {0}",
+    },
+}
+
+
+def on_results(kql):
+    """A query whose calls of the functions read tables of their names."""
+    kql = re.sub(r"\bMimecastCloudIntegrated\b", "MimecastCI()", kql)
+    for name, conditions in _CONDITIONS.items():
+        def table(given, name=name, conditions=conditions):
+            return name + "".join(f" | where {conditions[one].format(value)}" for one, value in given.items())
+        kql = replace_calls(kql, name, table)
+    return kql
 
 
 # Known differences that the tests must not lean on:

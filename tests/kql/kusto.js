@@ -16,17 +16,15 @@ const PLATFORM_COLUMNS =
 // Functions that every workspace of Microsoft Sentinel has.
 const SENTINEL_FUNCTIONS = {
   _GetWatchlist: ['(watchlistAlias:string)',
-    '{ datatable(_DTItemId:string, LastUpdatedTimeUTC:datetime, SearchKey:string, WatchlistItem:dynamic)[] }'],
+    'datatable(_DTItemId:string, LastUpdatedTimeUTC:datetime, SearchKey:string, WatchlistItem:dynamic)[]'],
 };
 
-/** A workspace: `tables` by name with schemas like `(a:string)`, `functions` by name with KQL. */
+/** A workspace: `tables` by name with schemas like `(a:string)`, `functions` by name with parameters and KQL. */
 function workspace(tables, functions = {}) {
   const members = Object.entries(tables).map(([name, schema]) =>
     Symbols.TableSymbol.From(schema).WithName(name));
-  const known = { ...SENTINEL_FUNCTIONS };
-  for (const [name, body] of Object.entries(functions)) known[name] = ['()', `{\n${body}\n}`];
-  for (const [name, [parameters, body]] of Object.entries(known)) {
-    members.push(new Symbols.FunctionSymbol.$ctor16(name, parameters, body, null));
+  for (const [name, [parameters, body]] of Object.entries({ ...SENTINEL_FUNCTIONS, ...functions })) {
+    members.push(new Symbols.FunctionSymbol.$ctor16(name, parameters, `{\n${body}\n}`, null));
   }
   return GlobalState.Default.WithDatabase(new Symbols.DatabaseSymbol.ctor('workspace', members));
 }

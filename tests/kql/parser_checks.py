@@ -115,7 +115,7 @@ def all_in_one_table():
     """the parser on a table that all three connectors wrote to"""
     workspace = Workspace({**GENERATIONS["older"], **GENERATIONS["newer"], **COLUMNS})
     subjects = ["from the older", "from the newer", "from this"]
-    events = [ENTITY | {"subject": subject} for subject in subjects]
+    events = [ENTITY | {"subject": subject, "_offset": offset} for offset, subject in enumerate(subjects)]
     write(workspace, rows.older, events[0])
     write(workspace, rows.newer, events[1])
     post(workspace, events[2])
@@ -138,8 +138,9 @@ def each_event_once():
         workspace = Workspace(columns)
         for arrival in ["now-30m", "now-3h", "now-5m"]:
             writer(workspace, ENTITY, rows.moment(arrival))
-        for field, value in [("subject", "another"), ("threatState", "BLOCKED"), ("recipients", [])]:
-            writer(workspace, ENTITY | {field: value}, rows.moment("now-1h"))
+        others = [("subject", "another"), ("threatState", "BLOCKED"), ("recipients", [])]
+        for offset, (field, value) in enumerate(others):
+            writer(workspace, ENTITY | {field: value, "_offset": offset}, rows.moment("now-1h"))
         found = workspace.parsed()
         if len(found) != 4 or len({row["EventId"] for row in found}) != 4:
             faults.append(f"{name}: {len(found)} rows of 4 events")
@@ -151,6 +152,115 @@ def each_event_once():
         copies = [row["Copies"] for row in first], sum(row["Copies"] for row in found)
         if copies != ([3], 6):
             faults.append(f"{name}: copies {copies}")
+    return faults
+
+
+def one_event_of_two_connectors():
+    """the parser gives an event of this connector and of the vendor's older one once, by its offset"""
+    workspace = Workspace({**GENERATIONS["older"], **COLUMNS})
+    write(workspace, rows.older, ENTITY, rows.moment("now-3h"))
+    post(workspace, ENTITY, rows.moment("now-1h"))
+    others = [{"_offset": 1}, {"_partition": 1}, {"accountId": "C0A1"}, {"type": "mailflow"}]
+    for other in others:
+        post(workspace, ENTITY | other)
+    # Without an offset, and without an account: their EventIds keep them apart.
+    for lacking in ("_offset", "accountId"):
+        for subject in ("one", "two"):
+            post(workspace, {k: v for k, v in ENTITY.items() if k != lacking} | {"subject": subject})
+    found = workspace.parsed()
+    [both] = [row for row in found if row["Copies"] > 1] or [{}]
+    faults = differences(both, {"Copies": 2, "IngestionTime": rows.moment("now-3h")})
+    return faults + ([] if len(found) == 9 else [f"{len(found)} rows of 9 events"])
+
+
+def _of_all_kinds():
+    """A table with events that each filter takes and leaves, from all connectors, some of them twice."""
+    workspace = Workspace({**GENERATIONS["older"], **GENERATIONS["newer"], **COLUMNS})
+    clean = {"threatType": "NO_DETECTIONS", "subtype": "NO_DETECTIONS", "tags": []}
+    events = [
+        ENTITY, MAILFLOW, CLICK, ENTITY | clean, ENTITY | clean | {"tags": ["Phishing"]}, ENTITY | {"type": "Entities"},
+        ENTITY | clean | {"subtype": "phishing"}, ENTITY | {"threatType": "SPAM", "subtype": "SPAM", "tags": ["SPAM"]},
+        ENTITY | {"messageId": "<m2@example.net>"}, ENTITY | {"messageId": ""}, CLICK | {"messageId": "<m3@example.net>"}]
+    writers = [lambda *row: post(workspace, *row), lambda *row: write(workspace, rows.older, *row),
+               lambda *row: write(workspace, rows.newer, *row)]
+    for number, event in enumerate(events):
+        for kind, writer in enumerate(writers):
+            own = event | {"_offset": 10 * number + kind, "subject": f"{number} {kind}"}
+            arrived = rows.moment("now-1h") if (number + kind) % 3 == 0 else rows.moment("now-30h")
+            writer(own | {"timestamp": rows.epoch_ms(arrived)}, arrived)
+            if number % 2:
+                writer(own | {"timestamp": rows.epoch_ms(arrived)}, rows.moment("now-20m"))
+    return workspace
+
+
+def _time(text):
+    return f"datetime({rows.moment(text).isoformat()})"
+
+
+# A value of each filter, and which events of the function without filters it is to take.
+FILTERS = {
+    "starttime": (_time("now-2h"), lambda row: row["TimeGenerated"] >= rows.moment("now-2h")),
+    "endtime": (_time("now-2h"), lambda row: row["TimeGenerated"] <= rows.moment("now-2h")),
+    "type": ('"entities"', lambda row: row["Type"].lower() == "entities"),
+    "threats": ('dynamic(["PHISHING"])', lambda row: "PHISHING" in {
+        text.upper() for text in (row["Threat Type"], row["Subtype"], *row["TagsList"])}),
+    "disabled": ("true", lambda row: False),
+}
+
+
+def each_filter_takes_what_it_says():
+    """a filter of the parser gives the events that the same condition on its result gives"""
+    workspace, faults = _of_all_kinds(), []
+    every = workspace.parsed()
+    cases = {name: {name: value} for name, (value, _) in FILTERS.items()}
+    cases["type and threats"] = {name: FILTERS[name][0] for name in ("type", "threats")}
+    for name, given in cases.items():
+        expected = [row for row in every if all(FILTERS[one][1](row) for one in given)]
+        if not len(every) > len(expected) >= (name != "disabled"):
+            faults.append(f"{name}: {len(expected)} of {len(every)} events are no test")
+        found = workspace.parsed(**given)
+        if name in ("starttime", "endtime"):
+            # Of the vendor's rows each copy has the time of its own arrival: a later copy may be in
+            # the range alone, as in a query's time range.
+            wrong = [row["Subject"] for row in found if not FILTERS[name][1](row)]
+            lacking = {row["Subject"] for row in expected} - {row["Subject"] for row in found}
+            faults += [f"{name}: outside are {wrong}, lacking {lacking}"] if wrong or lacking else []
+        elif found != expected:
+            faults.append(f"{name}: {len(found)} events, not {len(expected)}")
+    return faults
+
+
+def arrived_after():
+    """the parser's arrivedafter gives whole messages, so that no second copy passes for the first"""
+    workspace, since = Workspace(), rows.moment("now-1h")
+    for offset, (message, arrivals) in enumerate([
+            ("<old@example.net>", ["now-5h"]), ("<new@example.net>", ["now-10m"]),
+            ("<again@example.net>", ["now-5h", "now-10m"]), ("<joined@example.net>", ["now-5h"]),
+            ("", ["now-5h", "now-10m"])]):
+        for arrival in arrivals:
+            post(workspace, ENTITY | {"messageId": message, "_offset": offset}, rows.moment(arrival))
+    post(workspace, MAILFLOW | {"messageId": "<joined@example.net>"}, rows.moment("now-10m"))
+    given = {"arrivedafter": _time("now-1h")}
+    every, found = workspace.parsed(), workspace.parsed(**given)
+    faults = [] if found == [row for row in every if row["Message ID"] != "<old@example.net>"] else [f"it gives {found}"]
+    # With a type: the delivery of long ago whose result has just come.
+    found = workspace.parsed(**given, type='"entities"')
+    if "<joined@example.net>" not in {row["Message ID"] for row in found} or {row["Type"] for row in found} != {"entities"}:
+        faults.append(f"with a type it gives {found}")
+    new = [row["Message ID"] for row in workspace.parsed(**given, type='"entities"') if row["IngestionTime"] > since]
+    return faults + ([] if new == ["<new@example.net>"] else [f"new are {new}"])
+
+
+def filters_reach_the_table():
+    """each filter of the parser acts before copies are compared"""
+    workspace, faults = _of_all_kinds(), []
+    every = workspace.rows_read()
+    for name, value in {**{name: value for name, (value, _) in FILTERS.items()},
+                        "arrivedafter": _time("now-1h")}.items():
+        read = workspace.rows_read(**{name: value})
+        copies = sum(row["Copies"] for row in workspace.parsed(**{name: value}))
+        if not read == copies < every:
+            faults.append(f"{name}: {read} of {every} rows are read for {copies}")
     return faults
 
 
@@ -217,4 +327,5 @@ def reads_all(events):
 
 
 CHECKS = [this_connector, older_generation, newer_generation, all_in_one_table, each_event_once,
+          one_event_of_two_connectors, each_filter_takes_what_it_says, arrived_after, filters_reach_the_table,
           boundaries_do_not_blur, no_usable_time, odd_values]

@@ -8,7 +8,7 @@ import re
 import yaml
 
 import rows
-from workspace import OTHER_TABLES, PARSER, STREAM, Workspace
+from workspace import OTHER_TABLES, PARSER, ROWS, STREAM, Workspace
 
 _TRIGGERS = {"gt": operator.gt, "lt": operator.lt, "eq": operator.eq, "ne": operator.ne}
 LEAST = {"must_fire": 1, "must_not_fire": 2}
@@ -44,8 +44,10 @@ def run(rules):
     # The parser reads the events of all cases at once; their EventIds distinguish them.
     workspace.post([row for number, case in enumerate(cases) for row in case.posted(number)])
     workspace.parse()
-    workspace.db.execute(f'ALTER TABLE "{PARSER}" RENAME TO parsed')
-    workspace.db.execute(f'CREATE TABLE "{PARSER}" AS FROM parsed LIMIT 0')
+    workspace.read_rows()
+    for name in (PARSER, ROWS):
+        workspace.db.execute(f'ALTER TABLE "{name}" RENAME TO "all_{name}"')
+        workspace.db.execute(f'CREATE TABLE "{name}" AS FROM "all_{name}" LIMIT 0')
     fired_again = set()
     for case in cases:
         faults = case.faults(workspace)
@@ -88,6 +90,8 @@ class Case:
             for event, arrival in rows.occurrences(written):
                 row = rows.ours(event, arrival, STREAM)
                 row["EventId"] = hashlib.sha256(f"{number} {row['EventId']}".encode()).hexdigest()[:32]
+                # Another case's event is another event, though it has the same offset.
+                row["accountId"] = f"{row.get('accountId', '')} {number}"
                 if row["TimeGenerated"] >= rows.NOW - self.frequency - self.period:
                     found.append(row)
         self.ids = [row["EventId"] for row in found]
@@ -115,10 +119,11 @@ class Case:
         for table in OTHER_TABLES:
             workspace.db.execute(f'DELETE FROM "{table}"')
             workspace.insert(table, [row for row in self.others(table) if row["TimeGenerated"] >= since])
-        workspace.db.execute(f'DELETE FROM "{PARSER}"')
-        workspace.db.execute(
-            f'INSERT INTO "{PARSER}" FROM parsed WHERE list_contains(?, EventId) AND TimeGenerated >= ?',
-            [self.ids, since])
+        for name in (PARSER, ROWS):
+            workspace.db.execute(f'DELETE FROM "{name}"')
+            workspace.db.execute(
+                f'INSERT INTO "{name}" FROM "all_{name}" WHERE list_contains(?, EventId) AND TimeGenerated >= ?',
+                [self.ids, since])
         found = workspace.query(self.rule["query"], now)
         return _TRIGGERS[self.rule["triggerOperator"]](len(found), self.rule["triggerThreshold"]), found
 

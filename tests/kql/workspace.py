@@ -13,13 +13,14 @@ import rows
 
 HERE = Path(__file__).parent
 SENTINEL = HERE.parent.parent / "sentinel"
-TABLE, PARSER, HEALTH = "Cloud_Integrated_CL", "MimecastCloudIntegrated", "MimecastConnectorHealth_CL"
+TABLE, HEALTH = "Cloud_Integrated_CL", "MimecastConnectorHealth_CL"
+PARSER, ROWS = "MimecastCI", "MimecastCIRows"
 
 RULE = json.loads((SENTINEL / "schema/rule.json").read_text())
 [STREAM] = [stream["columns"] for stream in RULE["streamDeclarations"].values()]
 COLUMNS, HEALTH_COLUMNS = [{column["Name"]: column["Type"] for column in json.loads(
     (SENTINEL / f"schema/{table}.kusto.json").read_text())["Properties"]} for table in (TABLE, HEALTH)]
-PARSER_KQL = (SENTINEL / f"parser/{PARSER}.kql").read_text()
+PARSER_KQL, ROWS_KQL = [(SENTINEL / f"parser/{name}.kql").read_text() for name in (PARSER, ROWS)]
 
 _SQL_TYPES = {
     "string": "VARCHAR", "long": "BIGINT", "int": "INTEGER", "real": "DOUBLE",
@@ -51,7 +52,7 @@ class Workspace:
         for name, columns in OTHER_TABLES.items():
             self.create(name, columns)
         self.transform = self.translate(RULE["transformKql"])
-        self.parser = self.translate(gaps.parser_over(PARSER_KQL, table_columns))
+        self.table_columns = table_columns
 
     def create(self, name, columns):
         declared = [f'"{column}" {_SQL_TYPES[kind]}' for column, kind in columns.items()]
@@ -92,16 +93,30 @@ class Workspace:
         self.insert("source", entries)
         self.run(self.transform, f'INSERT INTO "{TABLE}" BY NAME ')
 
-    def parse(self):
-        """Runs the parser; what it gives is then the table of its name."""
-        self.run(self.parser, f'CREATE OR REPLACE TABLE "{PARSER}" AS ')
+    def parse(self, **given):
+        """Runs the parser with these arguments; what it gives is then the table of its name."""
+        parser = self.translate(gaps.function_over(PARSER_KQL, ROWS_KQL, self.table_columns, given))
+        self.run(parser, f'CREATE OR REPLACE TABLE "{PARSER}" AS ')
+
+    def read_rows(self):
+        """Runs the function that the parser reads; what it gives is then the table of its name."""
+        rows_kql = gaps.rows_over(ROWS_KQL, self.table_columns, {})
+        self.run(self.translate(rows_kql), f'CREATE OR REPLACE TABLE "{ROWS}" AS ')
+
+    def rows_read(self, **given):
+        """How many rows the parser compares with each other when it has these arguments."""
+        before, comparing, _ = PARSER_KQL.partition("| extend Key = ")
+        assert comparing
+        kql = gaps.function_over(before + "| count", ROWS_KQL, self.table_columns, given)
+        [[count]] = self.run(self.translate(kql)).fetchall()
+        return count
 
     def query(self, kql, now=rows.NOW):
-        return _dicts(self.run(self.translate(kql, now)))
+        return _dicts(self.run(self.translate(gaps.on_results(kql), now)))
 
-    def parsed(self):
+    def parsed(self, **given):
         """What the parser gives, in the order of events."""
-        self.parse()
+        self.parse(**given)
         found = _dicts(self.db.execute(f'FROM "{PARSER}" ORDER BY "Event Time", Subject'))
         types = dict(row[:2] for row in self.db.execute(f'DESCRIBE "{PARSER}"').fetchall())
         for row in found:
