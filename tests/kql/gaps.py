@@ -74,7 +74,7 @@ def _rows(rows_kql, columns, given, number):
         lambda call: f'["{call[1]}"]' if call[1] in known else call[2], rows_kql.replace(_EMPTY_LEG, ""))
     for parameter, default in DEFAULTS.items():
         kql = re.sub(rf"\b{parameter}\b(?!\()", lambda _: given.get(parameter, default), kql)
-    kql = re.sub(r"\brows\b", f"rows_{number}", re.sub(r"//.*", "", kql))
+    kql = re.sub(r"\b(rows|domain)\b", rf"\1_{number}", re.sub(r"//.*", "", kql))
     head, _, result = kql.rpartition(";")
     return f"{head};\nlet rows_of_{number} = {result.strip()};\n"
 
