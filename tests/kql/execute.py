@@ -5,6 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import filters
 import parser_checks
 import rule_checks
 import rule_limits
@@ -31,6 +32,12 @@ def main():
         print("SKIPPED: sentinel/rules has no rules yet")
     for name, faults in rule_checks.run(rules):
         report(name, faults)
+
+    for name, faults in filters.check(SENTINEL):
+        report(name, faults)
+    wrong = ["MimecastCI()", 'MimecastCI(type = "entities") | union MimecastCloudIntegrated']
+    passed = [query for query in wrong if not filters.faults(query, {"type"})]
+    report("a query without a filter is found out", [f"{query} passed" for query in passed])
 
     for name, faults in rule_limits.check(SENTINEL):
         report(name, faults)

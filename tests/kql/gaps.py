@@ -111,6 +111,8 @@ _CONDITIONS = {
         "threats": "['Threat Type'] in~ ({0}) or Subtype in~ ({0}) or Tags has_any ({0})",
     },
     "MimecastCIRows": {
+        "starttime": "isnull({0}) or TimeGenerated >= {0}",
+        "endtime": "isnull({0}) or TimeGenerated <= {0}",
         "type": "type_ =~ {0}",
         "arrivedafter": "IngestionTime > {0}",
     },
