@@ -68,9 +68,9 @@ PARAMETERS = {
             "Account",
             "Mimecast account",
             "Of which accounts to show events",
-            "MimecastCloudIntegrated\n| where EventTime {TimeRange:query}\n"
-            "| where isnotempty(['Account ID'])\n"
-            "| distinct Account = ['Account ID']\n| order by Account asc",
+            "MimecastCIRows()\n| where coalesce(EventTime, TimeGenerated) {TimeRange:query}\n"
+            "| where isnotempty(accountId)\n"
+            "| distinct Account = accountId\n| order by Account asc",
         ),
     ],
     "search": [

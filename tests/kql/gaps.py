@@ -105,7 +105,7 @@ _CONDITIONS = {
     "MimecastCI": {
         "starttime": "isnull({0}) or TimeGenerated >= {0}",
         "endtime": "isnull({0}) or TimeGenerated <= {0}",
-        "type": "Type =~ {0}",
+        "type": "{0} == '*' or Type =~ {0}",
         "arrivedafter": "isempty(['Message ID']) or ['Message ID'] in "
                         "((MimecastCI | where IngestionTime > {0} | project ['Message ID']))",
         "threats": "['Threat Type'] in~ ({0}) or Subtype in~ ({0}) or Tags has_any ({0})",

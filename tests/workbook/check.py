@@ -232,7 +232,7 @@ def broken(books):
     )
     yield "no item has the type", change("tags", lambda item: item.update(type=4))
     yield "names the table", swap(
-        "health-repeats", "query", "MimecastCloudIntegrated", "Cloud_Integrated_CL"
+        "health-repeats", "query", "MimecastCI(", "Cloud_Integrated_CL("
     )
     yield "names the table", swap(
         "health-tests", "query", "MimecastConnectorHealth_CL", "MimecastConnectorHealth_CL, Mimecast_CL"

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import duckdb_kql
 
+sys.path.append(str(Path(__file__).parents[1] / "kql"))
+import gaps
 from parts import REFERENCE, WORKBOOKS, walk
 
 HERE = Path(__file__).parent
@@ -34,6 +36,8 @@ TYPES = {
 }
 # What duckdb-kql lacks, and what stands in for it here.
 REWRITTEN = {"count_distinctif(": "dcountif(", "count_distinct(": "dcount(", "now()": NOW}
+# It takes no function that gives a table: this one's body is written where it is called.
+EVENTS_OF = re.compile(r"let EventsOf = \(Kind: string\) \{\n(.*?)\n\};\n", re.DOTALL)
 # What it lacks without a stand-in: these tiles are bound by tests/kql, and not run.
 LACKING = {"geo_info_from_ip_address("}
 # What outsiders write into each text of theirs, and what makes a text a link.
@@ -49,7 +53,7 @@ def read(path):
 
 def every_column():
     """What pack_all(true) would give, for the function's own columns."""
-    names = [name for name, _ in schemas()["MimecastCloudIntegrated"]]
+    names = [name for name, _ in schemas()["MimecastCI"]]
     return f"bag_pack({', '.join(f'{json.dumps(name)}, [{json.dumps(name)}]' for name in names)})"
 
 
@@ -59,7 +63,7 @@ def schemas():
     health = read(f"../../sentinel/schema/{HEALTH}.kusto.json")["Properties"]
     return {
         HEALTH: [(column["Name"], column["Type"]) for column in health],
-        "MimecastCloudIntegrated": re.findall(r"^\| `([^`]+)` \| (\w+) \|", readme, flags=re.M),
+        "MimecastCI": re.findall(r"^\| `([^`]+)` \| (\w+) \|", readme, flags=re.M),
         **{name: re.findall(r"(\w+):(\w+)", columns) for name, columns in others.items()},
     }
 
@@ -90,11 +94,11 @@ def trace(run):
 def workspace(given):
     """The tables, filled."""
     columns = schemas()
-    events = [parsed(event, columns["MimecastCloudIntegrated"]) for event in given["events"]]
+    events = [parsed(event, columns["MimecastCI"]) for event in given["events"]]
     # The host may log a line twice.
     runs = [trace(run) for run in given["runs"] + given["runs"][:1]]
     filled = {
-        "MimecastCloudIntegrated": events,
+        "MimecastCI": events,
         "AppTraces": runs + given["traces"],
         "DCRLogErrors": given["ruleErrors"],
         HEALTH: given["health"],
@@ -130,7 +134,10 @@ def answer(connection, query, values):
     )
     for lacking, stand_in in {**REWRITTEN, "pack_all(true)": every_column()}.items():
         query = query.replace(lacking, stand_in)
-    result = duckdb_kql.kql(connection, query)
+    if found := EVENTS_OF.search(query):
+        query = re.sub(r"EventsOf\(('.*?')\)", lambda call: found[1].replace("Kind", call[1]),
+                       query.replace(found[0], ""))
+    result = duckdb_kql.kql(connection, gaps.on_results(query))
     return result.columns, result.fetchall()
 
 
