@@ -7,7 +7,7 @@ param workspaceName string
 param tags object = {}
 @description('The whole name of the table that the parser reads, with its _CL.')
 param tableName string = 'Cloud_Integrated_CL'
-@description('Whether to deploy the functions MimecastCI, MimecastCIRows and MimecastCloudIntegrated. One of the last name, such as the vendor\'s, is replaced.')
+@description('Whether to deploy the functions MimecastCI, MimecastCIRows and MimecastCloudIntegrated. One of these names, such as the vendor\'s, is replaced.')
 param deployParser bool = true
 param deployHuntingQueries bool = true
 param deployWorkbook bool = true
