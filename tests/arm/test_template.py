@@ -210,6 +210,7 @@ class Document(unittest.TestCase):
                                r"Alert|Package|Hosting|Azure|Start|Status|VirtualNetwork|Vault)"
                                r"[A-Z]\w+)\b", self.text))
         gone = {"WorkspaceID", "WorkspaceKey"}
-        others = {"MimecastCloudIntegrated", "MimecastConnectorHealth_CL", "AzureWebJobs", "AzureWebJobsStorage",
+        others = {"MimecastCloudIntegrated", "MimecastCI", "MimecastCIRows", "MimecastConnectorHealth_CL",
+                  "AzureWebJobs", "AzureWebJobsStorage",
                   "WorkspaceSubscriptionId"}  # a column of make-parameters
         self.assertEqual(named - set(TEMPLATE["parameters"]) - gone - others, set())

@@ -180,7 +180,8 @@ def _of_all_kinds():
     events = [
         ENTITY, MAILFLOW, CLICK, ENTITY | clean, ENTITY | clean | {"tags": ["Phishing"]}, ENTITY | {"type": "Entities"},
         ENTITY | clean | {"subtype": "phishing"}, ENTITY | {"threatType": "SPAM", "subtype": "SPAM", "tags": ["SPAM"]},
-        ENTITY | {"messageId": "<m2@example.net>"}, ENTITY | {"messageId": ""}, CLICK | {"messageId": "<m3@example.net>"}]
+        ENTITY | {"messageId": "<m2@example.net>"}, ENTITY | {"messageId": ""},
+        CLICK | {"messageId": "<m3@example.net>"}]
     writers = [lambda *row: post(workspace, *row), lambda *row: write(workspace, rows.older, *row),
                lambda *row: write(workspace, rows.newer, *row)]
     for number, event in enumerate(events):
@@ -242,10 +243,12 @@ def arrived_after():
     post(workspace, MAILFLOW | {"messageId": "<joined@example.net>"}, rows.moment("now-10m"))
     given = {"arrivedafter": _time("now-1h")}
     every, found = workspace.parsed(), workspace.parsed(**given)
-    faults = [] if found == [row for row in every if row["Message ID"] != "<old@example.net>"] else [f"it gives {found}"]
+    expected = [row for row in every if row["Message ID"] != "<old@example.net>"]
+    faults = [] if found == expected else [f"it gives {found}"]
     # With a type: the delivery of long ago whose result has just come.
     found = workspace.parsed(**given, type='"entities"')
-    if "<joined@example.net>" not in {row["Message ID"] for row in found} or {row["Type"] for row in found} != {"entities"}:
+    if "<joined@example.net>" not in {row["Message ID"] for row in found} or any(
+            row["Type"] != "entities" for row in found):
         faults.append(f"with a type it gives {found}")
     new = [row["Message ID"] for row in workspace.parsed(**given, type='"entities"') if row["IngestionTime"] > since]
     return faults + ([] if new == ["<new@example.net>"] else [f"new are {new}"])
