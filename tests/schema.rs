@@ -94,7 +94,8 @@ fn every_column_of_a_stream_reaches_its_table() {
     }
     assert_eq!(
         CLOUD_INTEGRATED.rule()["transformKql"],
-        "source | extend attachments = tostring(attachments), recipients = tostring(recipients), \
+        "source | extend TimeGenerated = iif(TimeGenerated < ago(46h), now(), TimeGenerated), \
+         attachments = tostring(attachments), recipients = tostring(recipients), \
          tags = tostring(tags), policiesApplied = tostring(policiesApplied)"
     );
 }

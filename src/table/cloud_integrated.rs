@@ -14,8 +14,8 @@ const COLUMNS: &[Column] = &[
         "TimeGenerated",
         ColumnType::Datetime,
         From::TimeOrArrival,
-        "When the event happened; when it arrived, if it has no usable timestamp. Azure puts the \
-         time of ingestion in its place if it is more than two days old.",
+        "When the event happened; when it arrived, if it has no usable timestamp. The \
+         time of ingestion takes its place if it is more than 46 hours old.",
     ),
     Column::new(
         "EventTime",

@@ -39,16 +39,20 @@ impl Table {
         json!({ "Name": self.name, "Properties": columns.collect::<Vec<_>>() })
     }
 
-    /// A rule's transform may use few operators and functions; `extend` and the conversions are
-    /// among them (Azure Monitor, "Supported KQL features in transformations").
+    /// A rule's transform may use few operators and functions; `extend`, `iif`, `ago`, `now` and
+    /// the conversions are among them (Azure Monitor, "Supported KQL features in
+    /// transformations").
     fn transform(&self) -> String {
-        let conversions: Vec<_> = self
-            .columns
-            .iter()
-            .filter(|column| column.stream_type != column.table_type)
-            .map(|column| format!("{0} = to{1}({0})", column.name, column.table_type.in_kusto()))
-            .collect();
-        match conversions.as_slice() {
+        // Azure does this by itself at 2 days. A rule of Sentinel that runs more often than hourly
+        // reads less than 2 days, and would miss what came almost that late.
+        let late = self.time_field.map(|_| {
+            "TimeGenerated = iif(TimeGenerated < ago(46h), now(), TimeGenerated)".to_owned()
+        });
+        let conversions =
+            self.columns.iter().filter(|column| column.stream_type != column.table_type).map(
+                |column| format!("{0} = to{1}({0})", column.name, column.table_type.in_kusto()),
+            );
+        match late.into_iter().chain(conversions).collect::<Vec<_>>().as_slice() {
             [] => "source".to_owned(),
             some => format!("source | extend {}", some.join(", ")),
         }

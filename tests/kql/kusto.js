@@ -56,7 +56,7 @@ function bind(query, globals) {
 // What a rule's transform may use (Azure Monitor, "Supported KQL features in transformations").
 // The service's list of functions is longer; look a name up there before it is added here.
 const TRANSFORM_OPERATORS = ['Extend', 'Project', 'Print', 'Filter', 'Parse', 'ProjectAway', 'ProjectRename'];
-const TRANSFORM_FUNCTIONS = ['tostring', 'tolong', 'tobool', 'todatetime'];
+const TRANSFORM_FUNCTIONS = ['tostring', 'tolong', 'tobool', 'todatetime', 'iif', 'ago', 'now'];
 const TRANSFORM_LIMIT = 15360;
 
 /** What in a transform the service would refuse. */
