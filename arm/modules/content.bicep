@@ -7,7 +7,7 @@ param workspaceName string
 param tags object = {}
 @description('The whole name of the table that the parser reads, with its _CL.')
 param tableName string = 'Cloud_Integrated_CL'
-@description('Whether to deploy the functions MimecastCI, MimecastCIRows and MimecastCloudIntegrated. One of these names, such as the vendor\'s, is replaced.')
+@description('Whether to deploy the functions of sentinel/parser, such as MimecastCI and MimecastCloudIntegrated. One of these names, such as the vendor\'s, is replaced.')
 param deployParser bool = true
 param deployHuntingQueries bool = true
 param deployWorkbook bool = true
@@ -26,6 +26,7 @@ var readBoth = endsWith(toLower(tableName), '_cl')
 var functions = [
   loadYamlContent('../../sentinel/parser/MimecastCIRows.yaml')
   loadYamlContent('../../sentinel/parser/MimecastCI.yaml')
+  loadYamlContent('../../sentinel/parser/MimecastCIByRecipient.yaml')
   loadYamlContent('../../sentinel/parser/MimecastCloudIntegrated.yaml')
 ]
 
@@ -73,7 +74,7 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existin
           ? {
               functionParameters: join(
                 map(function.FunctionParams, one => '${one.Name}:${one.Type}=${one.Default}'),
-                ', '
+                ','
               )
             }
           : {}

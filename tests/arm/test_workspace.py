@@ -142,10 +142,10 @@ class Content(unittest.TestCase):
     def test_the_functions_are_deployed_with_their_parameters(self):
         declared = {r["properties"]["functionAlias"]: r["properties"].get("functionParameters")
                     for r in deployed().of_type(SEARCHES) if "functionAlias" in r["properties"]}
-        filters = ("starttime:datetime=datetime(null), endtime:datetime=datetime(null), type:string='*', "
-                   "arrivedafter:datetime=datetime(null), threats:dynamic=dynamic([]), disabled:bool=false")
+        filters = ("starttime:datetime=datetime(null),endtime:datetime=datetime(null),type:string='*',"
+                   "arrivedafter:datetime=datetime(null),threats:dynamic=dynamic([]),disabled:bool=false")
         self.assertEqual(declared, {"MimecastCI": filters, "MimecastCIRows": filters,
-                                    "MimecastCloudIntegrated": None})
+                                    "MimecastCIByRecipient": filters, "MimecastCloudIntegrated": None})
 
     def test_workbooks_are_the_same_with_either_table(self):
         texts = [[r["properties"]["serializedData"]

@@ -12,7 +12,7 @@ const SENTINEL = path.resolve(__dirname, '../../sentinel');
 const DOCS = path.resolve(__dirname, '../../docs');
 const TABLE = 'Cloud_Integrated_CL';
 // Each calls only those before it.
-const FUNCTIONS = ['MimecastCIRows', 'MimecastCI', 'MimecastCloudIntegrated'];
+const FUNCTIONS = ['MimecastCIRows', 'MimecastCI', 'MimecastCIByRecipient', 'MimecastCloudIntegrated'];
 const HEALTH = 'MimecastConnectorHealth_CL';
 
 const described = (file) => JSON.parse(content.read(path.join(SENTINEL, 'schema', file)));
@@ -105,7 +105,10 @@ function functionFaults(tables, known) {
     const { faults: found, columns } = kusto.bind(call, kusto.workspace(tables, known));
     faults.push(...[...found, ...differences(columns, documented)].map((fault) => `${call}: ${fault}`));
   }
-  return [...faults, ...kusto.bind(`MimecastCIRows(${all})`, kusto.workspace(tables, known)).faults];
+  for (const call of [`MimecastCIRows(${all})`, `MimecastCIByRecipient(${all}) | project Recipient`]) {
+    faults.push(...kusto.bind(call, kusto.workspace(tables, known)).faults.map((fault) => `${call}: ${fault}`));
+  }
+  return faults;
 }
 
 /** What the template does to the functions when the table has another name: both are read. */
@@ -113,7 +116,7 @@ function otherTableFaults() {
   const [parameters, rows] = functions.MimecastCIRows;
   const leg = `(${TABLE} | extend IngestionTime = ingestion_time() | invoke rows())`;
   const mentions = Object.values(functions).map(([, body]) => body.split(TABLE).length - 1);
-  if (!rows.includes(leg) || mentions.join() !== '1,0,0') return [`"${leg}" is not their only mention of the table`];
+  if (!rows.includes(leg) || mentions.join() !== '1,0,0,0') return [`"${leg}" is not their only mention of the table`];
   const both = rows.replace(leg, `${leg},\n    ${leg.replace(TABLE, 'Other_CL')}`);
   const two = { Other_CL: ours, [TABLE]: generations['newer, other types'] };
   return functionFaults(two, { ...functions, MimecastCIRows: [parameters, both] });

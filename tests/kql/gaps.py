@@ -27,6 +27,12 @@ _EMPTY_LEG = "(datatable(TimeGenerated:datetime)[] | invoke rows()),"
 # No hint on summarize; it changes no result.
 _HINT = re.compile(r"\bhint\.shufflekey=\w+ ")
 
+
+def transform(kql):
+    """The rule's transform, for which the time is each row's arrival."""
+    return kql.replace("ago(46h)", "(_ingestion_time - 46h)").replace("now()", "_ingestion_time")
+
+
 # What each parameter of the functions is if a call does not say.
 DEFAULTS = {
     "starttime": "datetime(null)", "endtime": "datetime(null)", "type": '"*"',
@@ -62,6 +68,10 @@ def replace_calls(kql, name, replacement):
     return done + kql
 
 
+def without_comments(kql):
+    return re.sub(r"(?m)^\s*//.*", "", kql)
+
+
 def _rows(rows_kql, columns, given, number):
     """MimecastCIRows with these arguments, as `let` statements of which the last is `rows_of_<number>`.
 
@@ -93,7 +103,7 @@ def function_over(ci_kql, rows_kql, columns, given):
         lets.append(_rows(rows_kql, columns, inner, len(lets)))
         return f"rows_of_{len(lets) - 1}"
 
-    kql = replace_calls(_HINT.sub("", re.sub(r"(?m)^\s*//.*", "", ci_kql)), "MimecastCIRows", call)
+    kql = replace_calls(_HINT.sub("", without_comments(ci_kql)), "MimecastCIRows", call)
     values = {name: given.get(name, default) for name, default in DEFAULTS.items()}
     return "".join(f"let {name} = {value};\n" for name, value in values.items()) + "".join(lets) + kql
 
@@ -106,9 +116,10 @@ _CONDITIONS = {
         "starttime": "isnull({0}) or TimeGenerated >= {0}",
         "endtime": "isnull({0}) or TimeGenerated <= {0}",
         "type": "{0} == '*' or Type =~ {0}",
-        "arrivedafter": "isempty(['Message ID']) or ['Message ID'] in "
+        "arrivedafter": "isnull({0}) or isempty(['Message ID']) or ['Message ID'] in "
                         "((MimecastCI | where IngestionTime > {0} | project ['Message ID']))",
-        "threats": "['Threat Type'] in~ ({0}) or Subtype in~ ({0}) or Tags has_any ({0})",
+        "threats": "array_length({0}) == 0 or ['Threat Type'] in~ ({0}) or Subtype in~ ({0}) or Tags has_any ({0})",
+        "disabled": "not({0})",
     },
     "MimecastCIRows": {
         "starttime": "isnull({0}) or TimeGenerated >= {0}",
@@ -119,8 +130,14 @@ _CONDITIONS = {
 }
 
 
+# What MimecastCIByRecipient adds to MimecastCI.
+_BY_RECIPIENT = " | mv-expand Recipient = RecipientsList to typeof(string) | extend Recipient = tolower(Recipient)"
+
+
 def on_results(kql):
     """A query whose calls of the functions read tables of their names."""
+    kql = replace_calls(kql, "MimecastCIByRecipient", lambda given: "MimecastCI(" + ", ".join(
+        f"{name} = {value}" for name, value in given.items()) + ")" + _BY_RECIPIENT)
     kql = re.sub(r"\bMimecastCloudIntegrated\b", "MimecastCI()", kql)
     for name, conditions in _CONDITIONS.items():
         def table(given, name=name, conditions=conditions):

@@ -1,7 +1,8 @@
 """The parser, run on the rows of each generation of connectors. Each check gives what is wrong."""
 
+import gaps
 import rows
-from workspace import COLUMNS, GENERATIONS, STREAM, TABLE, Workspace
+from workspace import COLUMNS, GENERATIONS, SENTINEL, STREAM, TABLE, Workspace
 
 ARRIVAL = rows.moment("now-5m")
 
@@ -308,6 +309,79 @@ def odd_values():
     ]
 
 
+def verdicts():
+    """the parser's verdict is the gravest of threat type, subtype and tags"""
+    said = [
+        ("MALWARE", ["PHISHING"], "MALWARE"), ("phishing", [], "PHISHING"), ("NO_DETECTIONS", ["SPAM", "Malware"], "MALWARE"),
+        ("POLICIES_DISABLED", ["UNTRUSTWORTHY", "SPAM"], "UNTRUSTWORTHY"), ("IMPERSONATION", ["SPAM"], "IMPERSONATION"),
+        ("NO_DETECTIONS", ["SPAM"], "SPAM"), ("POLICIES_DISABLED", None, ""), ("NO_DETECTIONS", [], ""), (None, None, ""),
+        ("SPAM", ["PHISHING"], "PHISHING")]
+    return _told([ENTITY | {"threatType": kind, "subtype": kind, "tags": tags} for kind, tags, _ in said],
+                 [{"Verdict": verdict} for *_, verdict in said])
+
+
+def alignment():
+    """the parser says which of SPF, DKIM and DMARC passed for the sender's own domain"""
+    def results(*entries):
+        return [{"type": kind, "result": result, "aligned": aligned} for kind, result, aligned in entries]
+
+    neither = {"SpfAligned": False, "DkimAligned": False, "DmarcAligned": False}
+    said = [
+        (results(("SPF", "pass", True), ("DKIM", "pass", False), ("DMARC", "fail", None)),
+         {"SpfAligned": True, "DkimAligned": False, "DmarcAligned": True, "Dmarc": "fail"}),
+        (results(("SPF", "pass", False), ("DKIM", "none", False), ("DMARC", "pass", None)),
+         neither | {"DmarcAligned": True}),
+        (results(("SPF", "fail", True), ("DKIM", "fail", True), ("DMARC", "fail", None)), neither),
+        (results(("SPF", "permerror", True), ("DKIM", None, True), ("DMARC", None, True)), neither),
+        # Of several signatures one is enough, whichever it is.
+        (results(("DKIM", "fail", True), ("DKIM", "PASS", False), ("dkim", "Pass", True)),
+         {"Dkim": "fail", "SpfAligned": False, "DkimAligned": True, "DmarcAligned": True}),
+        ([{"aligned": True, "result": "pass", "type": "SPF"}], {"SpfAligned": True, "DkimAligned": False}),
+        ([{"result": "pass", "type": "SPF"}], neither | {"Spf": "pass"}), (None, neither), ([], neither)]
+    return _told([MAILFLOW | {"authResults": entries} for entries, _ in said], [columns for _, columns in said])
+
+
+def _told(events, expected):
+    """What is wrong with these columns of these events, posted by this connector."""
+    workspace = Workspace()
+    for number, event in enumerate(events):
+        post(workspace, event | {"_offset": number})
+    found = sorted(workspace.parsed(), key=lambda row: row["SourceOffset"])
+    if len(found) != len(events):
+        return [f"{len(found)} rows of {len(events)} events"]
+    return [f"{number}: {fault}" for number, (row, columns) in enumerate(zip(found, expected, strict=True))
+            for fault in differences(row, columns)]
+
+
+def by_recipient():
+    """MimecastCIByRecipient gives an event once for each recipient, with the filters of MimecastCI"""
+    workspace = Workspace()
+    post(workspace, ENTITY | {"recipients": ["Bob@Example.com", "ann@example.com"]})
+    for number, recipients in enumerate(([], None)):
+        post(workspace, ENTITY | {"recipients": recipients, "_offset": number})
+    workspace.parse()
+    body = gaps.without_comments((SENTINEL / "parser/MimecastCIByRecipient.kql").read_text())
+    faults = []
+    for kind, expected in ("entities", ["ann@example.com", "bob@example.com"]), ("urlclick", []):
+        given = gaps.DEFAULTS | {"type": f'"{kind}"'}
+        lets = "".join(f"let {name} = {value};\n" for name, value in given.items())
+        found = sorted(row["Recipient"] for row in workspace.query(lets + body))
+        faults += [] if found == expected else [f"of {kind}: {found}"]
+    return faults
+
+
+def late_rows():
+    """the rule's transform leaves the event's time for 46 hours, and then takes that of arrival"""
+    workspace = Workspace()
+    times = [("now-45h", "now-45h"), ("now-47h", "now"), ("now-60d", "now")]
+    for number, (time, _) in enumerate(times):
+        row = rows.ours(ENTITY | {"timestamp": rows.epoch_ms(rows.moment(time)), "_offset": number}, rows.NOW, STREAM)
+        workspace.post([row | {"TimeGenerated": rows.moment(time)}])
+    found = {row["SourceOffset"]: row["TimeGenerated"] for row in workspace.parsed()}
+    return [f"{time}: {found.get(number)}" for number, (time, generated) in enumerate(times)
+            if found.get(number) != rows.moment(generated)]
+
+
 def reads_all(events):
     """What is wrong when the parser reads these events from every generation's table."""
     faults = []
@@ -331,4 +405,4 @@ def reads_all(events):
 
 CHECKS = [this_connector, older_generation, newer_generation, all_in_one_table, each_event_once,
           one_event_of_two_connectors, each_filter_takes_what_it_says, arrived_after, filters_reach_the_table,
-          boundaries_do_not_blur, no_usable_time, odd_values]
+          boundaries_do_not_blur, no_usable_time, odd_values, verdicts, alignment, by_recipient, late_rows]
