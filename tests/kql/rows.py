@@ -4,14 +4,14 @@ import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 
-# All tests happen at this moment.
-NOW = datetime(2026, 6, 15, 12, 0, tzinfo=UTC).replace(tzinfo=None)
+# All tests happen at this moment, at which a window of each length ends.
+NOW = datetime(2026, 6, 15, 0, 0, tzinfo=UTC).replace(tzinfo=None)
 
 # Fields whose column has another name (src/table/cloud_integrated.rs); all others keep theirs.
 RENAMED = {"type": "type_", "_partition": "sourcePartition", "_offset": "sourceOffset"}
 
-# Azure puts the time of ingestion in the place of an older TimeGenerated.
-MAX_AGE = timedelta(days=2)
+# The rule's transform puts the time of ingestion in the place of an older TimeGenerated.
+MAX_AGE = timedelta(hours=46)
 
 _JSON_TYPES = {"string": str, "long": int, "boolean": bool}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

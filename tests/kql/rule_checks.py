@@ -4,6 +4,7 @@ import hashlib
 import json
 import operator
 import re
+from datetime import timedelta
 
 import yaml
 
@@ -52,9 +53,10 @@ def run(rules):
     for case in cases:
         faults = case.faults(workspace)
         if case.kind == "must_fire" and not faults:
-            again = case.other_runs(workspace)
+            faults = case.same_window(workspace)
+            again = case.other_windows(workspace)
             if case.name not in STATES:
-                faults = again
+                faults += again
             elif again:
                 fired_again.add(case.name)
         yield case.title, faults
@@ -62,14 +64,29 @@ def run(rules):
         yield f"{name} reports a state", [] if name in fired_again else [f"no case shows that {STATES[name]}"]
 
 
+# What arrived in one window is reported by each run of the time in which that window is the last
+# that is over: a late run, and one that is tried again, gives the same.
+_WINDOW = """let window = {frequency};
+let settle = {settle};
+let until = bin(now() - settle, window);
+let since = until - window;
+"""
+
+
+def _given(rule, name):
+    found = re.search(rf"^let {name} = (\w+);", rule["query"], re.M)
+    return found and found[1]
+
+
 def window_faults(rule):
     """Each row must be new in one run, and the period must hold it then, however old its event is."""
     frequency, period = (rows.span(rule[key]) for key in ("queryFrequency", "queryPeriod"))
-    window = re.search(r"^let window = (\w+);", rule["query"], re.M)
     faults = []
-    if window and rows.span(window[1]) != frequency:
-        faults.append(f"its window is {window[1]}, its frequency {rule['queryFrequency']}")
-    if PARSER in rule["query"] and period < frequency + rows.MAX_AGE:
+    settle = _given(rule, "settle")
+    if _given(rule, "window") and _WINDOW.format(frequency=rule["queryFrequency"], settle=settle) not in rule["query"]:
+        faults.append(f"its window is not that of a rule that runs every {rule['queryFrequency']}")
+    kept = sum(filter(None, [rows.span(settle or "0s"), rows.span(_given(rule, "grace") or "0s")]), 2 * frequency)
+    if PARSER in rule["query"] and period < kept + rows.MAX_AGE:
         faults.append(f"its period of {rule['queryPeriod']} leaves out late rows")
     return faults
 
@@ -81,6 +98,7 @@ class Case:
         self.name, self.rule, self.kind, self.case = name, rule, kind, case
         self.title = f"{name} {kind.replace('_', ' ')}: {case['name']}"
         self.frequency, self.period = (rows.span(rule[key]) for key in ("queryFrequency", "queryPeriod"))
+        self.settle = rows.span(_given(rule, "settle") or "0s")
         self.ids = []
 
     def posted(self, number):
@@ -99,17 +117,29 @@ class Case:
 
     def faults(self, workspace):
         try:
-            fires, found = self.run(workspace, rows.NOW)
+            fires, self.found = self.run(workspace, rows.NOW + self.settle)
         except Exception as error:  # whatever DuckDB or duckdb-kql cannot do
             return [f"cannot be run: {type(error).__name__}: {error}"[:600]]
         if fires != (self.kind == "must_fire"):
-            return [f"it gave {len(found)} rows", *(str(row)[:300] for row in found[:3])]
+            return [f"it gave {len(self.found)} rows", *(str(row)[:300] for row in self.found[:3])]
         gives = self.case.get("gives", {}).items()
-        return [f"{name} is {row[name]}, not {value}" for row in found for name, value in gives if row[name] != value]
+        return [f"{name} is {row[name]}, not {value}"
+                for row in self.found for name, value in gives if row[name] != value]
 
-    def other_runs(self, workspace):
-        """The runs before and after in which the rule fires too."""
-        runs = {"before": rows.NOW - self.frequency, "after": rows.NOW + self.frequency}
+    def same_window(self, workspace):
+        """The runs at an odd time and as late as can be that do not give what the first one gave."""
+        if not self.settle:
+            return []
+        later = {"at an odd time": self.frequency * 0.37, "late": self.frequency - timedelta(seconds=1)}
+        found = {name: self.run(workspace, rows.NOW + self.settle + late)[1] for name, late in later.items()}
+        return [f"gives another result {name}: {result[:1]}, not {self.found[:1]}"[:600]
+                for name, result in found.items() if _sorted(result) != _sorted(self.found)]
+
+    def other_windows(self, workspace):
+        """The runs of the window before and after in which the rule fires too."""
+        first = rows.NOW + self.settle
+        before = timedelta(seconds=1) if self.settle else self.frequency
+        runs = {"before": first - before, "after": first + self.frequency}
         found = {name: self.run(workspace, now) for name, now in runs.items()}
         return [f"fires in the run {name} too: {result[:1]}"[:400] for name, (fires, result) in found.items() if fires]
 
@@ -137,3 +167,7 @@ class Case:
             for number in range(row.pop("_repeat", 1)):
                 older = number * every
                 yield row | {"TimeGenerated": row["TimeGenerated"] - older, "_ingestion_time": arrival - older}
+
+
+def _sorted(result):
+    return sorted(repr(row) for row in result)

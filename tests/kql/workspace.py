@@ -47,11 +47,13 @@ class Workspace:
 
     def __init__(self, table_columns=COLUMNS):
         self.db = duckdb_kql.connect()
+        # One thread gives the same order in each run.
+        self.db.execute("SET threads = 1")
         self.create("source", {column["name"]: column["type"] for column in STREAM})
         self.create(TABLE, table_columns)
         for name, columns in OTHER_TABLES.items():
             self.create(name, columns)
-        self.transform = self.translate(RULE["transformKql"])
+        self.transform = self.translate(gaps.transform(RULE["transformKql"]))
         self.table_columns = table_columns
 
     def create(self, name, columns):
