@@ -99,7 +99,7 @@ param SilenceAlertWindow string = 'PT3H'
 @description('Whether to deploy the alerts on silence, on quarantined events and on dropped rows.')
 param DeployAlerts bool = true
 
-@description('Whether to deploy the functions MimecastCI, MimecastCIByRecipient and MimecastCIRows, which all other content reads from, and MimecastCloudIntegrated, for queries written for the vendor\'s. One of these names, such as the vendor\'s, is replaced.')
+@description('Whether to deploy the functions MimecastCI, MimecastCIByRecipient and MimecastCIRows, which all other content reads from, those that say what is the organisation\'s own, and MimecastCloudIntegrated, for queries written for the vendor\'s. One of these names, such as the vendor\'s, is replaced.')
 param DeployParser bool = true
 
 @description('Enabled and Disabled deploy the analytic rules that are missing, on or off (to be switched on one by one in Microsoft Sentinel), and leave a rule that is there as it is. ReplaceEnabled and ReplaceDisabled also set each rule that is there to this version\'s text, thresholds and switch, whatever was changed in it. None deploys no rule.')

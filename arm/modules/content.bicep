@@ -28,6 +28,10 @@ var functions = [
   loadYamlContent('../../sentinel/parser/MimecastCI.yaml')
   loadYamlContent('../../sentinel/parser/MimecastCIByRecipient.yaml')
   loadYamlContent('../../sentinel/parser/MimecastCloudIntegrated.yaml')
+  loadYamlContent('../../sentinel/parser/MimecastFreeMail.yaml')
+  loadYamlContent('../../sentinel/parser/MimecastOwnDomains.yaml')
+  loadYamlContent('../../sentinel/parser/MimecastVips.yaml')
+  loadYamlContent('../../sentinel/parser/MimecastSimulations.yaml')
 ]
 
 // All of sentinel/hunting; a test holds this list to the folder.

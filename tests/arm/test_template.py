@@ -211,6 +211,7 @@ class Document(unittest.TestCase):
                                r"[A-Z]\w+)\b", self.text))
         gone = {"WorkspaceID", "WorkspaceKey"}
         others = {"MimecastCloudIntegrated", "MimecastCI", "MimecastCIRows", "MimecastConnectorHealth_CL",
+                  "MimecastOwnDomains", "MimecastVips", "MimecastSimulations",
                   "AzureWebJobs", "AzureWebJobsStorage",
                   "WorkspaceSubscriptionId"}  # a column of make-parameters
         self.assertEqual(named - set(TEMPLATE["parameters"]) - gone - others, set())

@@ -144,8 +144,10 @@ class Content(unittest.TestCase):
                     for r in deployed().of_type(SEARCHES) if "functionAlias" in r["properties"]}
         filters = ("starttime:datetime=datetime(null),endtime:datetime=datetime(null),type:string='*',"
                    "arrivedafter:datetime=datetime(null),threats:dynamic=dynamic([]),disabled:bool=false")
-        self.assertEqual(declared, {"MimecastCI": filters, "MimecastCIRows": filters,
-                                    "MimecastCIByRecipient": filters, "MimecastCloudIntegrated": None})
+        self.assertEqual(declared, {
+            "MimecastCI": filters, "MimecastCIRows": filters, "MimecastCIByRecipient": filters,
+            "MimecastCloudIntegrated": None, "MimecastOwnDomains": "until:datetime=datetime(null)",
+            "MimecastFreeMail": None, "MimecastVips": None, "MimecastSimulations": None})
 
     def test_workbooks_are_the_same_with_either_table(self):
         texts = [[r["properties"]["serializedData"]

@@ -4,6 +4,7 @@ This is the whole list. The KQL under sentinel/ stays as it is; only the tests' 
 """
 
 import re
+from pathlib import Path
 
 from duckdb_kql.translate import functions
 
@@ -126,6 +127,7 @@ _CONDITIONS = {
         "endtime": "isnull({0}) or TimeGenerated <= {0}",
         "type": "type_ =~ {0}",
         "arrivedafter": "IngestionTime > {0}",
+        "disabled": "not({0})",
     },
 }
 
@@ -134,8 +136,35 @@ _CONDITIONS = {
 _BY_RECIPIENT = " | mv-expand Recipient = RecipientsList to typeof(string) | extend Recipient = tolower(Recipient)"
 
 
+# These are written out in the query, each before those that it calls.
+_OWN = {name: (Path(__file__).parents[2] / f"sentinel/parser/{name}.kql").read_text() for name in (
+    "MimecastSimulations", "MimecastVips", "MimecastOwnDomains", "MimecastFreeMail")}
+
+
+def _inlined(kql, name, body):
+    """The KQL with the body of a function, of which the `let`s stand before the statement that calls it."""
+    while call := re.search(rf"\b{name}\((\w*)\)", kql):
+        statement = kql.rfind(";\n", 0, call.start()) + 1
+        own = re.sub(r"\buntil\b", call[1] or "datetime(null)", without_comments(body))
+        for let in re.findall(r"(?m)^let (\w+) =", own):
+            own = re.sub(rf"\b{let}\b", f"{name}_{let}", own)
+        lets, separator, result = own.rpartition(";")
+        kql = (kql[:statement] + "\n" + lets + separator + kql[statement:call.start()] + result.strip()
+               + kql[call.end():])
+    return kql
+
+
+def with_own(kql):
+    """A query in which the functions that say what is the organisation's own are written out."""
+    kql = without_comments(kql)
+    for name, body in _OWN.items():
+        kql = _inlined(kql, name, body)
+    return re.sub(r'_GetWatchlist\("(\w+)"\)', r'Watchlist | where WatchlistAlias == "\1"', kql)
+
+
 def on_results(kql):
     """A query whose calls of the functions read tables of their names."""
+    kql = with_own(kql)
     kql = replace_calls(kql, "MimecastCIByRecipient", lambda given: "MimecastCI(" + ", ".join(
         f"{name} = {value}" for name, value in given.items()) + ")" + _BY_RECIPIENT)
     kql = re.sub(r"\bMimecastCloudIntegrated\b", "MimecastCI()", kql)
