@@ -32,6 +32,8 @@ var functions = [
   loadYamlContent('../../sentinel/parser/MimecastOwnDomains.yaml')
   loadYamlContent('../../sentinel/parser/MimecastVips.yaml')
   loadYamlContent('../../sentinel/parser/MimecastSimulations.yaml')
+  loadYamlContent('../../sentinel/parser/vimEmailEventMimecastCloudIntegrated.yaml')
+  loadYamlContent('../../sentinel/parser/ASimEmailEventMimecastCloudIntegrated.yaml')
 ]
 
 // All of sentinel/hunting; a test holds this list to the folder.

@@ -147,7 +147,14 @@ class Content(unittest.TestCase):
         self.assertEqual(declared, {
             "MimecastCI": filters, "MimecastCIRows": filters, "MimecastCIByRecipient": filters,
             "MimecastCloudIntegrated": None, "MimecastOwnDomains": "until:datetime=datetime(null)",
-            "MimecastFreeMail": None, "MimecastVips": None, "MimecastSimulations": None})
+            "MimecastFreeMail": None, "MimecastVips": None, "MimecastSimulations": None,
+            "ASimEmailEventMimecastCloudIntegrated": "pack:bool=false,disabled:bool=false",
+            "vimEmailEventMimecastCloudIntegrated":
+                "starttime:datetime=datetime(null),endtime:datetime=datetime(null),"
+                "ipaddr_has_any_prefix:dynamic=dynamic([]),emailfromaddress_has_any:dynamic=dynamic([]),"
+                "emailrecipient_has_any:dynamic=dynamic([]),emailsubject_has_any:dynamic=dynamic([]),"
+                "emaildirection_in:dynamic=dynamic([]),emaildeliverylocation_in:dynamic=dynamic([]),"
+                "eventresult:string='*',pack:bool=false,disabled:bool=false"})
 
     def test_workbooks_are_the_same_with_either_table(self):
         texts = [[r["properties"]["serializedData"]

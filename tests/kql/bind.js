@@ -15,6 +15,7 @@ const TABLE = 'Cloud_Integrated_CL';
 const FUNCTIONS = [
   'MimecastCIRows', 'MimecastCI', 'MimecastCIByRecipient', 'MimecastCloudIntegrated',
   'MimecastFreeMail', 'MimecastOwnDomains', 'MimecastVips', 'MimecastSimulations',
+  'vimEmailEventMimecastCloudIntegrated', 'ASimEmailEventMimecastCloudIntegrated',
 ];
 const HEALTH = 'MimecastConnectorHealth_CL';
 
@@ -30,6 +31,7 @@ const functions = Object.fromEntries(FUNCTIONS.map((name) => {
   const parameters = (FunctionParams ?? []).map(({ Name, Type, Default }) => `${Name}:${Type}=${Default}`);
   return [name, [`(${parameters.join(', ')})`, content.read(path.join(SENTINEL, `parser/${name}.kql`))]];
 }));
+const asim = JSON.parse(content.read(path.join(__dirname, 'asim.json')));
 const documented = content.documentedColumns(path.join(SENTINEL, 'parser/README.md'));
 const ours = kusto.tableSchema(schemas[TABLE]);
 
@@ -92,6 +94,7 @@ function checkFunctions() {
     report(`the functions over the table of: ${name}`, functionFaults({ [TABLE]: tableSchema }, functions));
   }
   report('the functions over another table beside the default one', otherTableFaults());
+  report('the ASIM parsers have columns and filters of the schema EmailEvent', emailEventFaults());
   for (const name of FUNCTIONS) report(`the YAML of ${name} has the same KQL`, yamlFaults(name));
 }
 
@@ -110,6 +113,21 @@ function functionFaults(tables, known) {
   }
   for (const call of [`MimecastCIRows(${all})`, `MimecastCIByRecipient(${all}) | project Recipient`]) {
     faults.push(...kusto.bind(call, kusto.workspace(tables, known)).faults.map((fault) => `${call}: ${fault}`));
+  }
+  return faults;
+}
+
+/** Each column is one of the schema's, of its type; none that is mandatory is missing, and no filter. */
+function emailEventFaults() {
+  const schema = new Map(kusto.columnsOf(asim.columns).map(({ name, type }) => [name, type]));
+  const [filters] = functions.vimEmailEventMimecastCloudIntegrated;
+  const faults = filters === asim.filters ? [] : [`its filters are ${filters}`];
+  for (const call of ['vimEmailEventMimecastCloudIntegrated()', 'ASimEmailEventMimecastCloudIntegrated()']) {
+    const { faults: found, columns } = kusto.bind(call, scope);
+    const missing = asim.mandatory.filter((field) => !columns.some(({ name }) => name === field));
+    const wrong = columns.filter(({ name, type }) => schema.get(name) !== type).map(({ name, type }) => `${name}: ${type}`);
+    faults.push(...found, ...missing.map((field) => `${call} lacks ${field}`),
+      ...wrong.map((column) => `${call} has ${column}, not as in the schema`));
   }
   return faults;
 }

@@ -12,6 +12,7 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import asim_checks
 import filters
 import parser_checks
 import rule_checks
@@ -35,7 +36,7 @@ def main(only):
         return
     # Most of the time goes into translating the KQL, which one process does on one core.
     with ProcessPoolExecutor() as pool:
-        checks = [(check.__doc__, pool.submit(faults_of, check)) for check in parser_checks.CHECKS]
+        checks = [(check.__doc__, pool.submit(faults_of, check)) for check in parser_checks.CHECKS + asim_checks.CHECKS]
         if RECORDS.exists():
             events = [json.loads(line) for line in RECORDS.read_text().splitlines()]
             checks.append(("the parser reads real records",

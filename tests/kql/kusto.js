@@ -35,6 +35,11 @@ function tableSchema(kusto) {
   return `(${own}, ${PLATFORM_COLUMNS})`;
 }
 
+/** The columns of a schema such as `(a:string)`: name and type of each. */
+function columnsOf(schema) {
+  return listed(Symbols.TableSymbol.From(schema).Columns).map(({ Name, Type }) => ({ name: Name, type: Type.Name }));
+}
+
 /** Everything the parser and binder have to say of a query, and the columns of its result. */
 function bind(query, globals) {
   const code = KustoCode.ParseAndAnalyze(query, globals);
@@ -76,4 +81,4 @@ function transformFaults(transform) {
   return faults;
 }
 
-module.exports = { workspace, tableSchema, bind, transformFaults };
+module.exports = { workspace, tableSchema, columnsOf, bind, transformFaults };
