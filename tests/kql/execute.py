@@ -1,8 +1,8 @@
-"""Runs the parser and the rules on made-up events. Prints "ok …" or "FAIL …" for each check.
+"""Runs the parser, the rules and the hunting queries on made-up events. Prints "ok …" or "FAIL …" for each check.
 
-usage: execute.py [RULE…]
+usage: execute.py [NAME…]
 
-With names of rules, such as ThreatDelivered, only the tests of these are run.
+With names of rules or hunting queries, such as ThreatDelivered, only the tests of these are run.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asim_checks
 import filters
+import hunting_checks
 import parser_checks
 import rule_checks
 import rule_limits
@@ -28,11 +29,13 @@ def report(name, faults):
 
 def main(only):
     rules = rule_checks.load(SENTINEL / "rules")
+    queries = rule_checks.load(SENTINEL / "hunting")
     if only:
-        if unknown := set(only) - {name for name, *_ in rules}:
-            sys.exit(f"sentinel/rules has no {', '.join(sorted(unknown))}")
-        for name, faults in rule_checks.run([rule for rule in rules if rule[0] in only]):
-            report(name, faults)
+        if unknown := set(only) - {name for name, *_ in rules + queries}:
+            sys.exit(f"neither sentinel/rules nor sentinel/hunting has {', '.join(sorted(unknown))}")
+        for run, all_of in (rule_checks.run, rules), (hunting_checks.run, queries):
+            for name, faults in run([one for one in all_of if one[0] in only]):
+                report(name, faults)
         return
     # Most of the time goes into translating the KQL, which one process does on one core.
     with ProcessPoolExecutor() as pool:
@@ -44,10 +47,11 @@ def main(only):
         else:
             print("SKIPPED: the parser on real records; they are not here")
         parts = os.cpu_count()
-        of_rules = [pool.submit(of_some_rules, rules[part::parts]) for part in range(parts)]
+        of_content = [pool.submit(listed, rule_checks.run, rules[part::parts]) for part in range(parts)]
+        of_content.append(pool.submit(listed, hunting_checks.run, queries))
         for name, check in checks:
             report(name, check.result())
-        for part in of_rules:
+        for part in of_content:
             for name, faults in part.result():
                 report(name, faults)
 
@@ -71,8 +75,8 @@ def main(only):
         report(name, faults)
 
 
-def of_some_rules(rules):
-    return list(rule_checks.run(rules))
+def listed(run, content):
+    return list(run(content))
 
 
 def faults_of(check, *arguments):
