@@ -6,6 +6,7 @@ var files = [
   loadYamlContent('../../sentinel/rules/BlockedUrlClick.yaml')
   loadYamlContent('../../sentinel/rules/ClickAfterDelivery.yaml')
   loadYamlContent('../../sentinel/rules/ConnectorDegradedOrSilent.yaml')
+  loadYamlContent('../../sentinel/rules/InboxRuleAndInternalThreat.yaml')
   loadYamlContent('../../sentinel/rules/InternalSenderThreat.yaml')
   loadYamlContent('../../sentinel/rules/LookalikeSenderDomain.yaml')
   loadYamlContent('../../sentinel/rules/NewSenderAttachmentThenThreat.yaml')
@@ -14,6 +15,7 @@ var files = [
   loadYamlContent('../../sentinel/rules/QuarantineGrowing.yaml')
   loadYamlContent('../../sentinel/rules/RepeatedBlockedClicks.yaml')
   loadYamlContent('../../sentinel/rules/RiskyAttachmentDelivered.yaml')
+  loadYamlContent('../../sentinel/rules/RiskySignInAfterClick.yaml')
   loadYamlContent('../../sentinel/rules/SenderCampaign.yaml')
   loadYamlContent('../../sentinel/rules/StreamDropped.yaml')
   loadYamlContent('../../sentinel/rules/StreamSilent.yaml')
@@ -22,6 +24,7 @@ var files = [
   loadYamlContent('../../sentinel/rules/ThreatFoundAfterDelivery.yaml')
   loadYamlContent('../../sentinel/rules/ThreatNotEnforced.yaml')
   loadYamlContent('../../sentinel/rules/ThreatSpike.yaml')
+  loadYamlContent('../../sentinel/rules/ThreatStillInMailbox.yaml')
 ]
 
 var operators = {

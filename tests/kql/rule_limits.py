@@ -45,6 +45,7 @@ _TECHNIQUES = {
     "T1204": ["Execution"],
     "T1534": ["LateralMovement"],
     "T1562": ["DefenseEvasion"],
+    "T1564": ["DefenseEvasion"],
     "T1566": ["InitialAccess"],
     "T1583": ["ResourceDevelopment"],
     "T1586": ["ResourceDevelopment"],
