@@ -38,6 +38,8 @@ var functions = [
 
 // All of sentinel/hunting; a test holds this list to the folder.
 var huntingQueries = [
+  loadYamlContent('../../sentinel/hunting/AttachmentsOnDevices.yaml')
+  loadYamlContent('../../sentinel/hunting/ClicksSeenByDefender.yaml')
   loadYamlContent('../../sentinel/hunting/FirstSeenSenderDomain.yaml')
   loadYamlContent('../../sentinel/hunting/FromDiffersFromEnvelope.yaml')
   loadYamlContent('../../sentinel/hunting/InternalMassMail.yaml')
@@ -46,6 +48,7 @@ var huntingQueries = [
   loadYamlContent('../../sentinel/hunting/PoliciesThatLetThrough.yaml')
   loadYamlContent('../../sentinel/hunting/SenderChangedNetwork.yaml')
   loadYamlContent('../../sentinel/hunting/SmugglingAttachments.yaml')
+  loadYamlContent('../../sentinel/hunting/ThreatIntelligenceMatches.yaml')
   loadYamlContent('../../sentinel/hunting/ThreatsInHistoricalMail.yaml')
   loadYamlContent('../../sentinel/hunting/WhatMimecastSays.yaml')
   loadYamlContent('../../sentinel/hunting/WhoClicks.yaml')
