@@ -40,6 +40,14 @@ param MimecastClientSecret string
 @maxLength(42)
 param MimecastCITableName string = 'Cloud_Integrated'
 
+@description('Events that no rule needs live go to a second, cheaper table, Cloud_Integrated_Cheap_CL. Mailflow: the results of authentication. WithoutThreat: these and each message without a threat, tag of one or disabled policies. Rules that need such events are not deployed; the output rulesLeftOut names them. docs/DEPLOY-DETAILS.md says what else changes.')
+@allowed(['None', 'Mailflow', 'WithoutThreat'])
+param CheapEvents string = 'None'
+
+@description('The plan of that table, which is not changed later. Auxiliary costs least, is the slowest to query, and is in Azure\'s public cloud only.')
+@allowed(['Basic', 'Auxiliary'])
+param CheapPlan string = 'Basic'
+
 @description('First day to read, in UTC, as yyyy-mm-dd. Blank is 60 days ago. Mimecast keeps less, so that the first run begins at the oldest day it accepts.')
 @maxLength(10)
 param StartDate string = ''
@@ -201,11 +209,21 @@ var tableName = contains(letters, toLower(substring(MimecastCITableName, 0, 1)))
       ? fail('MimecastCITableName is given without the _CL that Azure adds.')
       : toLower('${MimecastCITableName}_CL') == toLower(healthTableName)
           ? fail('MimecastCITableName is the name of the table that the connector reports its health to; give another.')
-          : '${MimecastCITableName}_CL'
+          : toLower('${MimecastCITableName}_CL') == toLower(cheapTableName)
+              ? fail('MimecastCITableName is the name of the table that CheapEvents makes; give another.')
+              : '${MimecastCITableName}_CL'
   : fail('MimecastCITableName has a letter first, then letters, digits and underscores.')
 var streamName = 'Custom-${MimecastCITableName}'
 var healthTableName = 'MimecastConnectorHealth_CL'
 var healthStreamName = 'Custom-MimecastConnectorHealth'
+
+var cheapTableName = 'Cloud_Integrated_Cheap_CL'
+var cheap = filter(loadJsonContent('cheap.json'), choice => choice.name == CheapEvents)[0]
+var cheapPlan = CheapEvents != 'None' && CheapPlan == 'Auxiliary' && environment().name != 'AzureCloud'
+  ? fail('CheapPlan Auxiliary is in Azure\'s public cloud only. Give CheapPlan=Basic.')
+  : CheapPlan
+var columns = loadJsonContent('../sentinel/schema/table.json').columns
+
 var blobUri = 'https://${storageName}.blob.${environment().suffixes.storage}/'
 var packageContainer = 'app-package'
 var checkpointContainer = 'checkpoints'
@@ -255,7 +273,20 @@ module table 'modules/table.bicep' = {
     appName: appName
     workspaceName: workspace.name
     tableName: tableName
-    columns: loadJsonContent('../sentinel/schema/table.json').columns
+    columns: columns
+  }
+}
+
+module cheapTable 'modules/table.bicep' = if (CheapEvents != 'None') {
+  name: '${appName}-cheap'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    appName: '${appName}-cheap'
+    workspaceName: workspace.name
+    tableName: cheapTableName
+    // An Auxiliary table has no dynamic columns; the rule makes text of them.
+    columns: map(columns, column => column.type == 'dynamic' ? union(column, { type: 'string' }) : column)
+    plan: cheapPlan
   }
 }
 
@@ -281,8 +312,10 @@ module rule 'modules/rule.bicep' = {
     tableName: tableName
     healthStreamName: healthStreamName
     healthTableName: healthTableName
+    cheap: cheap.cheap
+    cheapTableName: cheapTableName
   }
-  dependsOn: [table, healthTable]
+  dependsOn: [table, healthTable, cheapTable]
 }
 
 module app 'modules/app.bicep' = {
@@ -334,6 +367,7 @@ module alerts 'modules/alerts.bicep' = if (DeployAlerts) {
     name: appName
     email: AlertEmail
     silenceWindow: SilenceAlertWindow
+    cheapEvents: CheapEvents != 'None'
   }
   dependsOn: [app]
 }
@@ -345,12 +379,13 @@ module content 'modules/content.bicep' = {
     tags: tags
     workspaceName: workspace.name
     tableName: tableName
+    cheapTableName: CheapEvents == 'None' ? '' : cheapTableName
     deployParser: DeployParser
     deployHuntingQueries: DeployHuntingQueries
     deployWorkbook: DeployWorkbook
     deployConnectorPage: DeployConnectorPage
   }
-  dependsOn: [table, healthTable]
+  dependsOn: [table, healthTable, cheapTable]
 }
 
 // Microsoft Sentinel checks a rule's query when it is made, and has refused rules whose function was
@@ -361,6 +396,7 @@ module rulesIfMissing 'modules/rules-if-missing.bicep' = if (contains(['Enabled'
   params: {
     workspaceName: workspace.name
     enabled: DeployAnalyticsRules == 'Enabled'
+    cheapEvents: CheapEvents
   }
   dependsOn: [content, app]
 }
@@ -371,6 +407,7 @@ module rulesReplaced 'modules/rules.bicep' = if (startsWith(DeployAnalyticsRules
   params: {
     workspaceName: workspace.name
     enabled: DeployAnalyticsRules == 'ReplaceEnabled'
+    cheapEvents: CheapEvents
   }
   dependsOn: [content, app]
 }
@@ -381,4 +418,6 @@ output storageAccountId string = resourceId('Microsoft.Storage/storageAccounts',
 output checkpointUrl string = '${blobUri}${checkpointContainer}'
 output keyVaultName string = vaultName
 output table string = tableName
+output cheapTable string = CheapEvents == 'None' ? '' : cheapTableName
+output rulesLeftOut array = cheap.rulesLeftOut
 output dataCollectionRuleId string = resourceId('Microsoft.Insights/dataCollectionRules', appName)

@@ -6,6 +6,8 @@ param tags object
 param name string
 param email string
 param silenceWindow string
+@description('Whether the rule sends some rows to another table: what a flow leaves to the other may count as dropped.')
+param cheapEvents bool
 
 var logAlerts = [
   {
@@ -107,7 +109,7 @@ resource onLogs 'Microsoft.Insights/scheduledQueryRules@2021-08-01' = [
 ]
 
 resource onMetrics 'Microsoft.Insights/metricAlerts@2018-03-01' = [
-  for alert in metricAlerts: {
+  for alert in filter(metricAlerts, one => !cheapEvents || one.name != 'rows-dropped'): {
     name: '${name}-${alert.name}'
     location: 'global'
     tags: tags

@@ -9,6 +9,8 @@ param tags object = {}
 param tableName string = 'Cloud_Integrated_CL'
 @description('Whether to deploy the functions of sentinel/parser, such as MimecastCI and MimecastCloudIntegrated. One of these names, such as the vendor\'s, is replaced.')
 param deployParser bool = true
+@description('The whole name of the table for cheap events, with its _CL, if there is one. The query that reads it too is deployed with the functions.')
+param cheapTableName string = ''
 param deployHuntingQueries bool = true
 param deployWorkbook bool = true
 param deployConnectorPage bool = true
@@ -90,6 +92,19 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existin
       )
     }
   ]
+
+  // No function: a query of a Basic or Auxiliary table may call none.
+  resource everything 'savedSearches@2020-08-01' = if (deployParser && !empty(cheapTableName)) {
+    name: 'MimecastCIAll'
+    properties: {
+      #disable-next-line BCP037
+      etag: '*'
+      category: 'Mimecast Cloud Integrated'
+      displayName: 'MimecastCIAll'
+      query: replace(loadTextContent('../../sentinel/parser/MimecastCIAll.kql'), defaultTable, tableName)
+      version: 2
+    }
+  }
 
   resource hunting 'savedSearches@2020-08-01' = [
     for query in huntingQueries: if (deployHuntingQueries) {

@@ -8,8 +8,22 @@ param streamName string
 param tableName string
 param healthStreamName string
 param healthTableName string
+@description('Which rows go to the cheap table, as a condition of KQL after the transform; blank is none.')
+param cheap string
+param cheapTableName string
 
 var schema = loadJsonContent('../../sentinel/schema/rule.json')
+// Each row is in exactly one table: what the condition says of one is neither true nor false if it is
+// null, and iif() takes that for false.
+var mark = 'where iif(${cheap}, 1, 0) =='
+// As strings in the cheap table; see main.bicep.
+var asText = join(
+  map(
+    filter(loadJsonContent('../../sentinel/schema/table.json').columns, column => column.type == 'dynamic'),
+    column => '${column.name} = tostring(${column.name})'
+  ),
+  ', '
+)
 var healthSchema = loadJsonContent('../../sentinel/schema/MimecastConnectorHealth_CL.rule.json')
 
 resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
@@ -26,20 +40,32 @@ resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
     destinations: {
       logAnalytics: [{ name: 'workspace', workspaceResourceId: workspaceId }]
     }
-    dataFlows: [
-      {
-        streams: [streamName]
-        destinations: ['workspace']
-        transformKql: schema.transformKql
-        outputStream: 'Custom-${tableName}'
-      }
-      {
-        streams: [healthStreamName]
-        destinations: ['workspace']
-        transformKql: healthSchema.transformKql
-        outputStream: 'Custom-${healthTableName}'
-      }
-    ]
+    dataFlows: concat(
+      [
+        {
+          streams: [streamName]
+          destinations: ['workspace']
+          transformKql: empty(cheap) ? schema.transformKql : '${schema.transformKql} | ${mark} 0'
+          outputStream: 'Custom-${tableName}'
+        }
+        {
+          streams: [healthStreamName]
+          destinations: ['workspace']
+          transformKql: healthSchema.transformKql
+          outputStream: 'Custom-${healthTableName}'
+        }
+      ],
+      empty(cheap)
+        ? []
+        : [
+            {
+              streams: [streamName]
+              destinations: ['workspace']
+              transformKql: '${schema.transformKql} | ${mark} 1 | extend ${asText}'
+              outputStream: 'Custom-${cheapTableName}'
+            }
+          ]
+    )
   }
 }
 

@@ -6,6 +6,8 @@ import { rules } from 'rules-list.bicep'
 param workspaceName string
 @description('Whether the rules that this writes are switched on.')
 param enabled bool = false
+@description('The template\'s CheapEvents: rules that need the events of the cheap table are left out.')
+param cheapEvents string = 'None'
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {
   name: workspaceName
@@ -13,7 +15,7 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existin
 
 @onlyIfNotExists()
 resource scheduled 'Microsoft.SecurityInsights/alertRules@2022-11-01' = [
-  for rule in rules: {
+  for rule in rules[cheapEvents]: {
     name: rule.id
     scope: workspace
     kind: 'Scheduled'

@@ -1,4 +1,5 @@
-// The analytic rules as Microsoft Sentinel's API takes them, but for `enabled`.
+// For each value of the template's CheapEvents, the analytic rules as Microsoft Sentinel's API takes
+// them, but for `enabled`.
 
 // All of sentinel/rules; a test holds this list to the folder.
 var files = [
@@ -39,26 +40,36 @@ func iso(duration string) string =>
   startsWith(duration, 'P') ? duration : endsWith(duration, 'd') ? 'P${toUpper(duration)}' : 'PT${toUpper(duration)}'
 
 @export()
-var rules = map(files, rule => {
-  id: rule.id
-  properties: {
-    displayName: rule.name
-    description: trim(rule.description)
-    severity: rule.severity
-    query: rule.query
-    queryFrequency: iso(rule.queryFrequency)
-    queryPeriod: iso(rule.queryPeriod)
-    triggerOperator: operators[rule.triggerOperator]
-    triggerThreshold: rule.triggerThreshold
-    suppressionEnabled: rule.suppressionEnabled
-    suppressionDuration: iso(rule.suppressionDuration)
-    tactics: rule.tactics
-    // The rules' API takes techniques without their sub-techniques.
-    techniques: union(map(rule.relevantTechniques, technique => split(technique, '.')[0]), [])
-    entityMappings: rule.entityMappings
-    customDetails: rule.customDetails
-    alertDetailsOverride: rule.alertDetailsOverride
-    eventGroupingSettings: rule.eventGroupingSettings
-    incidentConfiguration: rule.incidentConfiguration
-  }
-})
+var rules = toObject(
+  loadJsonContent('../cheap.json'),
+  choice => choice.name,
+  choice =>
+    map(filter(files, rule => !contains(choice.rulesLeftOut, rule.name)), rule => {
+      id: rule.id
+      properties: {
+        displayName: rule.name
+        description: trim(rule.description)
+        severity: rule.severity
+        // Two rules watch whether each stream comes; these streams come to the cheap table.
+        query: replace(
+          rule.query,
+          'let elsewhere = dynamic([]);',
+          'let elsewhere = dynamic(${string(choice.elsewhere)});'
+        )
+        queryFrequency: iso(rule.queryFrequency)
+        queryPeriod: iso(rule.queryPeriod)
+        triggerOperator: operators[rule.triggerOperator]
+        triggerThreshold: rule.triggerThreshold
+        suppressionEnabled: rule.suppressionEnabled
+        suppressionDuration: iso(rule.suppressionDuration)
+        tactics: rule.tactics
+        // The rules' API takes techniques without their sub-techniques.
+        techniques: union(map(rule.relevantTechniques, technique => split(technique, '.')[0]), [])
+        entityMappings: rule.entityMappings
+        customDetails: rule.customDetails
+        alertDetailsOverride: rule.alertDetailsOverride
+        eventGroupingSettings: rule.eventGroupingSettings
+        incidentConfiguration: rule.incidentConfiguration
+      }
+    })
+)

@@ -7,6 +7,8 @@ param tableName string
 param columns array
 @description('The properties of the table as it is.')
 param table object
+@description('The plan that it must have; blank is any.')
+param plan string = ''
 
 var ours = map(columns, column => column.name)
 var others = filter(table.schema.columns, column => !contains(ours, column.name))
@@ -20,6 +22,7 @@ var retention = table.plan == 'Analytics'
       plan: table.plan
       totalRetentionInDays: table.totalRetentionInDays
     }
+var hasPlan = empty(plan) || plan == table.plan
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {
   name: workspaceName
@@ -35,7 +38,9 @@ resource withColumns 'Microsoft.OperationalInsights/workspaces/tables@2023-09-01
       name: tableName
       columns: isClassic
         ? fail('The table ${tableName} is of the kind Classic, which takes no new columns. Migrate it first: docs/UPGRADE.md, step 2.')
-        : concat(columns, others)
+        : !hasPlan
+            ? fail('The table ${tableName} has the plan ${table.plan}, which is not changed. Give CheapPlan=${table.plan}, or delete the table, with its rows, and deploy again: docs/DEPLOY-DETAILS.md, Cheap events.')
+            : concat(columns, others)
     }
   })
 }

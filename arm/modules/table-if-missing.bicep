@@ -3,6 +3,7 @@
 param workspaceName string
 param tableName string
 param columns array
+param plan string
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {
   name: workspaceName
@@ -12,7 +13,10 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existin
 resource table 'Microsoft.OperationalInsights/workspaces/tables@2023-09-01' = {
   parent: workspace
   name: tableName
-  properties: {
-    schema: { name: tableName, columns: columns }
-  }
+  properties: union(
+    {
+      schema: { name: tableName, columns: columns }
+    },
+    empty(plan) ? {} : { plan: plan }
+  )
 }

@@ -5,6 +5,8 @@ param appName string
 param workspaceName string
 param tableName string
 param columns array
+@description('The plan, which a table keeps. Blank leaves it as it is, or to the workspace.')
+param plan string = ''
 
 module ifMissing 'table-if-missing.bicep' = {
   name: '${appName}-table-if-missing'
@@ -12,6 +14,7 @@ module ifMissing 'table-if-missing.bicep' = {
     workspaceName: workspaceName
     tableName: tableName
     columns: columns
+    plan: plan
   }
 }
 
@@ -31,5 +34,6 @@ module complete 'table-columns.bicep' = {
     tableName: tableName
     columns: columns
     table: asItIs.outputs.table
+    plan: plan
   }
 }

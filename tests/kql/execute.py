@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import asim_checks
+import cheap_checks
 import filters
 import hunting_checks
 import parser_checks
@@ -39,7 +40,8 @@ def main(only):
         return
     # Most of the time goes into translating the KQL, which one process does on one core.
     with ProcessPoolExecutor() as pool:
-        checks = [(check.__doc__, pool.submit(faults_of, check)) for check in parser_checks.CHECKS + asim_checks.CHECKS]
+        every = parser_checks.CHECKS + asim_checks.CHECKS + cheap_checks.CHECKS
+        checks = [(check.__doc__, pool.submit(faults_of, check)) for check in every]
         if RECORDS.exists():
             events = [json.loads(line) for line in RECORDS.read_text().splitlines()]
             checks.append(("the parser reads real records",

@@ -61,7 +61,11 @@ function bind(query, globals) {
 // What a rule's transform may use (Azure Monitor, "Supported KQL features in transformations").
 // The service's list of functions is longer; look a name up there before it is added here.
 const TRANSFORM_OPERATORS = ['Extend', 'Project', 'Print', 'Filter', 'Parse', 'ProjectAway', 'ProjectRename'];
-const TRANSFORM_FUNCTIONS = ['tostring', 'tolong', 'tobool', 'todatetime', 'iif', 'ago', 'now'];
+const TRANSFORM_FUNCTIONS = ['tostring', 'tolong', 'tobool', 'todatetime', 'iif', 'ago', 'now', 'isnotempty'];
+// The whole of what it lists: neither in~ nor has_any.
+const TRANSFORM_TEXT = ['==', '!=', '=~', '!~', 'in', '!in', 'matches regex',
+  ...['contains', 'has', 'startswith', 'endswith'].flatMap((name) => [name, `!${name}`, `${name}_cs`, `!${name}_cs`])];
+const TRANSFORM_SIGNS = ['and', 'or', '<', '<=', '>', '>=', '+', '-', '*', '/', '%', ...TRANSFORM_TEXT];
 const TRANSFORM_LIMIT = 15360;
 
 /** What in a transform the service would refuse. */
@@ -77,8 +81,33 @@ function transformFaults(transform) {
     if (node instanceof Syntax.FunctionCallExpression && !TRANSFORM_FUNCTIONS.includes(node.Name.SimpleName)) {
       faults.push(`a transform may not use the function ${node.Name.SimpleName}`);
     }
+    if (/^(Binary|In|HasAny|HasAll|Between)Expression$/.test(kind) && !TRANSFORM_SIGNS.includes(node.Operator.Text)) {
+      faults.push(`a transform may not use ${node.Operator.Text}`);
+    }
   });
   return faults;
 }
 
-module.exports = { workspace, tableSchema, columnsOf, bind, transformFaults };
+// What a query of a Basic or Auxiliary table may not have (Azure Monitor, "Query data in a Basic and Auxiliary table"):
+// functions, and operators on several tables but for lookup and union.
+const OF_SEVERAL_TABLES = ['Join', 'Find', 'Search', 'Externaldata', 'Invoke'];
+
+/** What in a query of the cheap table the service would refuse; `functions` are the workspace's. */
+function cheapQueryFaults(query, functions) {
+  const faults = [];
+  const { Syntax: root } = KustoCode.Parse(query, GlobalState.Default);
+  Syntax.SyntaxElement.WalkNodes(root, (node) => {
+    const kind = globalThis.Bridge.getTypeName(node).split('.').at(-1);
+    if (node instanceof Syntax.QueryOperator && OF_SEVERAL_TABLES.includes(kind.replace('Operator', ''))) {
+      faults.push(`a query of the cheap table may not use "${node.toString().trim()}"`);
+    }
+    if (node instanceof Syntax.FunctionDeclaration) faults.push('a query of the cheap table may not have a function');
+  });
+  // In a comment too: Log Analytics takes it for a call (Azure-Sentinel #13587).
+  for (const name of functions) {
+    if (new RegExp(`\\b${name}\\b`).test(query)) faults.push(`a query of the cheap table may not name ${name}`);
+  }
+  return faults;
+}
+
+module.exports = { workspace, tableSchema, columnsOf, bind, transformFaults, cheapQueryFaults };
