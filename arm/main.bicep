@@ -218,6 +218,7 @@ var healthTableName = 'MimecastConnectorHealth_CL'
 var healthStreamName = 'Custom-MimecastConnectorHealth'
 
 var cheapTableName = 'Cloud_Integrated_Cheap_CL'
+var cheapTableIfAny = CheapEvents == 'None' ? '' : cheapTableName
 var cheap = filter(loadJsonContent('cheap.json'), choice => choice.name == CheapEvents)[0]
 var cheapPlan = CheapEvents != 'None' && CheapPlan == 'Auxiliary' && environment().name != 'AzureCloud'
   ? fail('CheapPlan Auxiliary is in Azure\'s public cloud only. Give CheapPlan=Basic.')
@@ -379,7 +380,7 @@ module content 'modules/content.bicep' = {
     tags: tags
     workspaceName: workspace.name
     tableName: tableName
-    cheapTableName: CheapEvents == 'None' ? '' : cheapTableName
+    cheapTableName: cheapTableIfAny
     deployParser: DeployParser
     deployHuntingQueries: DeployHuntingQueries
     deployWorkbook: DeployWorkbook
@@ -418,6 +419,6 @@ output storageAccountId string = resourceId('Microsoft.Storage/storageAccounts',
 output checkpointUrl string = '${blobUri}${checkpointContainer}'
 output keyVaultName string = vaultName
 output table string = tableName
-output cheapTable string = CheapEvents == 'None' ? '' : cheapTableName
+output cheapTable string = cheapTableIfAny
 output rulesLeftOut array = cheap.rulesLeftOut
 output dataCollectionRuleId string = resourceId('Microsoft.Insights/dataCollectionRules', appName)

@@ -62,7 +62,7 @@ INCUMBENT = [
     "AppInsightsWorkspaceResourceID",
 ]
 OUTPUTS = ["functionAppName", "functionAppPrincipalId", "storageAccountId", "checkpointUrl",
-           "keyVaultName", "table", "dataCollectionRuleId"]
+           "keyVaultName", "table", "cheapTable", "rulesLeftOut", "dataCollectionRuleId"]
 CLOUD_HOSTS = re.compile(
     r"[a-z]\.(windows\.net|azure\.(com|net|us|cn)|usgovcloudapi\.net|chinacloudapi\.cn|"
     r"microsoftonline\.(com|us)|azurewebsites\.net)")
@@ -210,7 +210,8 @@ class Document(unittest.TestCase):
                                r"Alert|Package|Hosting|Azure|Start|Status|VirtualNetwork|Vault)"
                                r"[A-Z]\w+)\b", self.text))
         gone = {"WorkspaceID", "WorkspaceKey"}
-        others = {"MimecastCloudIntegrated", "MimecastCI", "MimecastCIRows", "MimecastConnectorHealth_CL",
+        others = {"MimecastCloudIntegrated", "MimecastCI", "MimecastCIRows", "MimecastCIAll",
+                  "MimecastConnectorHealth_CL",
                   "MimecastOwnDomains", "MimecastVips", "MimecastSimulations",
                   "AzureWebJobs", "AzureWebJobsStorage",
                   "WorkspaceSubscriptionId"}  # a column of make-parameters

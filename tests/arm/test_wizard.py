@@ -48,7 +48,8 @@ WRONG = {
     ("sentinel", "tableName"): [
         ("", "required"), ("a-b", "A letter, then"), ("a" * 43, "at most 42"),
         ("Cloud_Integrated_CL", "Leave out the _CL"),
-        ("MimecastConnectorHealth", "reports its health to")],
+        ("MimecastConnectorHealth", "reports its health to"),
+        ("Cloud_Integrated_Cheap", "table for cheap events")],
     ("mimecast", "baseUrl"): [
         ("", "required"), ("https://eu-api.mimecast.com", "API 1.0"),
         ("http://api.services.mimecast.com", "https://"),
