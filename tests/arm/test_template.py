@@ -211,7 +211,7 @@ class Document(unittest.TestCase):
                                r"[A-Z]\w+)\b", self.text))
         gone = {"WorkspaceID", "WorkspaceKey"}
         others = {"MimecastCloudIntegrated", "MimecastCI", "MimecastCIRows", "MimecastCIAll",
-                  "MimecastConnectorHealth_CL",
+                  "QuarantineGrowing", "MimecastConnectorHealth_CL",
                   "MimecastOwnDomains", "MimecastVips", "MimecastSimulations",
                   "AzureWebJobs", "AzureWebJobsStorage",
                   "WorkspaceSubscriptionId"}  # a column of make-parameters
