@@ -40,22 +40,27 @@ HEALTH = colours(
     ("Unavailable", "redBright"),
     ("Silent", "redBright"),
 )
+# Of connection tests, and of messages.
 VERDICT = colours(
     ("ok", "green"),
     ("warn", "yellow"),
     ("fail", "redBright"),
     ("inconclusive", "orange"),
     ("skipped", "gray"),
+    ("MALWARE", "redBright"),
+    ("PHISHING", "redBright"),
+    ("UNTRUSTWORTHY", "orange"),
+    ("SPAM", "yellow"),
 )
 CHECK = colours(("pass", "green"), ("fail", "redBright"), ("none", "gray"))
 # How columns of these names look, in every table.
 COLUMNS = {
-    "EventId": HIDDEN,
+    "MessageKey": HIDDEN,
     "Key": HIDDEN,
     "RunId": HIDDEN,
+    "Deliveries": BAR,
     "Messages": BAR,
     "Clicks": BAR,
-    "Delivered": RED_BAR,
     "Threats delivered": RED_BAR,
     "Failed and delivered": RED_BAR,
     "State": STATE,
@@ -97,13 +102,13 @@ def look(show, settings, query):
                 "locInfo": "LatLong",
                 "latitude": "Latitude",
                 "longitude": "Longitude",
-                "sizeSettings": "Messages",
+                "sizeSettings": "Deliveries",
                 "sizeAggregation": "Sum",
                 "labelSettings": "Place",
-                "legendMetric": "Messages",
+                "legendMetric": "Deliveries",
                 "legendAggregation": "Sum",
                 "itemColorSettings": {
-                    "nodeColorField": "Messages",
+                    "nodeColorField": "Deliveries",
                     "colorAggregation": "Sum",
                     "type": "heatmap",
                     "heatmapPalette": "greenRed",

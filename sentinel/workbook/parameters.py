@@ -68,7 +68,7 @@ PARAMETERS = {
             "Account",
             "Mimecast account",
             "Of which accounts to show events",
-            "MimecastCIRows()\n| where coalesce(EventTime, TimeGenerated) {TimeRange:query}\n"
+            "MimecastCIRows(starttime = {TimeRange:start})\n| where coalesce(EventTime, TimeGenerated) {TimeRange:query}\n"
             "| where isnotempty(accountId)\n"
             "| distinct Account = accountId\n| order by Account asc",
         ),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from page import PAGE, broken_pages, page_faults
-from parts import REFERENCE, SENTINEL, WORKBOOKS, conditions, exports, heading, named, size
+from parts import REFERENCE, SENTINEL, WORKBOOKS, calls, conditions, exports, heading, named, size
 from parts import tab_labels, texts, walk
 
 HERE = Path(__file__).parent
@@ -78,6 +78,17 @@ def tile_faults(workbook):
         allowed = ["EventTime", "TimeGenerated"] if of_logs else ["EventTime"]
         if not times or any(time not in allowed for time in times):
             yield f"{name}: it does not filter event time by the time range"
+        if calls(query) > 1:
+            yield f"{name}: it calls the functions {calls(query)} times"
+        if "MimecastCI" in query and "starttime = {TimeRange:start}" not in query:
+            yield f"{name}: the function reads rows from before the time range"
+        if "endtime" in query:
+            yield f"{name}: it leaves out old events that arrived after the time range"
+        if re.search(r"\bcontains\b", query):
+            yield f"{name}: it searches with contains, not by words"
+        located = query.find("geo_info_from_ip_address(")
+        if located >= 0 and not re.search(r"(by|distinct) \['Sender IP'\][^)]*$", query[:located]):
+            yield f"{name}: it locates an address more than once"
         logs = content.get("crossComponentResources") == ["{ConnectorLogs}"]
         if ("AppTraces" in query) != logs:
             yield f"{name}: AppTraces is asked in the wrong workspace"
@@ -141,8 +152,8 @@ def drill_faults(workbook):
             hands_over = {
                 one["fieldName"] for one in tile["content"].get("exportedParameters", [])
             }
-            ends_with_id = re.search(r"\bEventId$", tile["content"]["query"])
-            if ends_with_id and "EventId" not in hands_over:
+            ends_with_id = re.search(r"\bMessageKey = hash_sha256\(Message\)$", tile["content"]["query"])
+            if ends_with_id and "MessageKey" not in hands_over:
                 yield f"{tile['name']}: a click does not lead to the message"
 
 
@@ -210,6 +221,11 @@ def broken(books):
     yield "as it is", swap("sender-messages", "query", "{SenderKey}", "{Sender}")
     yield "does not filter", swap("tags", "query", "EventTime {TimeRange:query}", "true")
     yield "does not filter", swap("tags", "query", "where EventTime {", "where TimeGenerated {")
+    yield "2 times", swap("threat-types", "query", "DeliveriesOf()\n", "DeliveriesOf()\n| where Message in ((EventsOf('entities') | project Message))\n")
+    yield "before the time range", swap("tags", "query", "starttime = {TimeRange:start}, ", "")
+    yield "after the time range", swap("tags", "query", "starttime =", "endtime = now(), starttime =")
+    yield "not by words", swap("search-events", "query", " has Wanted", " contains Wanted")
+    yield "more than once", swap("sender-map", "query", "| summarize Deliveries = count() by ['Sender IP']\n", "")
     yield "not bound", change(
         "tags", lambda item: item["content"].pop("timeContextFromParameter")
     )

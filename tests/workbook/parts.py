@@ -10,6 +10,45 @@ WORKBOOKS = {
 }
 REFERENCE = re.compile(r"\{([A-Za-z]\w*)(?::(\w+))?\}")
 
+# A `let` function that gives a table, its parameters and its body; one ends before the next begins.
+TABULAR = re.compile(r"let (\w+Of) = \(([^{]*)\) \{\n(.*?)\n\};\n?", re.DOTALL)
+
+
+def inlined(query):
+    """The query with the bodies of its own tabular functions where they are called: DuckDB has none."""
+    while functions := TABULAR.findall(query):
+        # The last one: what it calls stands before it.
+        name, parameters, body = functions[-1]
+        query = re.sub(rf"let {name} = .*?\n\}};\n?", "", query, flags=re.DOTALL)
+        known = [one.partition(":")[0].strip() for one in parameters.split(", ")]
+        given = [one.partition("=")[2].strip() for one in parameters.split(", ")]
+
+        def called(call):
+            values = re.findall(r"'[^']*'|dynamic\([^)]*\)|\w+", call[1])
+            text = body
+            for parameter, value in zip(known, values + given[len(values):], strict=True):
+                text = re.sub(rf"\b{parameter}\b", lambda _: value, text)
+            return text
+
+        query = re.sub(rf"\b{name}\(((?:[^()]|\([^()]*\))*)\)", called, query)
+    return query
+
+
+def calls(query):
+    """How often a query has the events' functions run: a `let` that is used twice runs twice."""
+    statements = re.split(r";\s*\n", inlined(query))
+
+    def runs(number):
+        found = re.match(r"let (\w+) =\s*(materialize\()?", statements[number])
+        if not found:
+            return 1
+        times = sum(runs(other) * len(re.findall(rf"\b{found[1]}\b", statements[other]))
+                    for other in range(number + 1, len(statements)))
+        return min(times, 1) if found[2] else times
+
+    return sum(runs(number) * len(re.findall(r"\bMimecastC(?:I|IRows|IByRecipient)\(|\bMimecastCloudIntegrated\b", one))
+               for number, one in enumerate(statements))
+
 
 def walk(items, path=()):
     """Every item, with the groups it is in."""
