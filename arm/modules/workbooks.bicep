@@ -21,6 +21,11 @@ var workbooks = [
     name: 'Mimecast Cloud Integrated: connector'
     text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegratedConnector.json'))
   }
+  {
+    id: 'MimecastCloudIntegratedFleet'
+    name: 'Mimecast Cloud Integrated: fleet'
+    text: string(loadJsonContent('../../sentinel/workbook/MimecastCloudIntegratedFleet.json'))
+  }
 ]
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2022-10-01' existing = {

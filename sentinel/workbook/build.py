@@ -16,7 +16,7 @@ of text, and each `## ` a tile: the question that is its title, and its query. T
     click=C:P a click puts column C of the row (`series` in charts) into parameter P; several by
               commas
     when=P    shown only once parameter P has a value; several by commas
-    from=logs asks the workspace of the connector's logs
+    from=…    asks other workspaces: that of the connector's logs, or those of the fleet
     empty=…   what is shown where there are no rows
 
 tabs/0-shared.md holds `let` statements, each put in front of the queries that use its name.
@@ -38,7 +38,7 @@ import uuid
 from pathlib import Path
 
 from look import clicks, look
-from parameters import LOGS, PARAMETERS
+from parameters import LOGS, OF_EVERY_OTHER, OF_WORKBOOK, PARAMETERS
 
 HERE = Path(__file__).parent
 TABS = HERE / "tabs"
@@ -46,7 +46,11 @@ TITLES = {
     "threats": "Mimecast Cloud Integrated",
     "people": "Mimecast Cloud Integrated: people",
     "connector": "Mimecast Cloud Integrated: connector",
+    "fleet": "Mimecast Cloud Integrated: fleet",
 }
+
+# What `from` means.
+ELSEWHERE = {"logs": "{ConnectorLogs}", "fleet": "{Workspaces}"}
 
 INTRODUCTION = """\
 All times are UTC; an event's is when it happened. Repeated deliveries of an event count once. \
@@ -113,8 +117,8 @@ def tile(question, settings, query, lets):
         "queryType": 0,
         "resourceType": LOGS,
     }
-    if settings.get("from") == "logs":
-        content["crossComponentResources"] = ["{ConnectorLogs}"]
+    if "from" in settings:
+        content["crossComponentResources"] = [ELSEWHERE[settings["from"]]]
     content["visualization"] = show
     content.update(look(show, settings, query))
     item = {"type": 3, "content": content}
@@ -188,7 +192,7 @@ def introduction(folder):
         for other, title in TITLES.items()
         if other != folder
     ]
-    return f"# {TITLES[folder]}\n\n{INTRODUCTION}\n\nSee also the workbooks {' and '.join(others)}."
+    return f"# {TITLES[folder]}\n\n{INTRODUCTION}\n\nSee also the workbooks {', '.join(others)}."
 
 
 def build(folder):
@@ -205,7 +209,7 @@ def build(folder):
         "version": "Notebook/1.0",
         "items": [
             text_item("introduction", introduction(folder)),
-            parameter_item("parameters", PARAMETERS[""]),
+            parameter_item("parameters", OF_WORKBOOK.get(folder, OF_EVERY_OTHER)),
             tab_links(tabs),
             *groups,
         ],

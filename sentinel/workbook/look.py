@@ -39,6 +39,8 @@ HEALTH = colours(
     ("Disconnected", "redBright"),
     ("Unavailable", "redBright"),
     ("Silent", "redBright"),
+    ("Never reported", "redBright"),
+    ("No connector", "gray"),
 )
 # Of connection tests, and of messages.
 VERDICT = colours(

@@ -49,28 +49,77 @@ def choice_of(name, label, help_text, query, resources=None):
     )
 
 
-# By tab; "" has those of every workbook.
+TIME_RANGE = parameter(
+    "TimeRange",
+    "Time range",
+    4,
+    "When the event happened, in UTC",
+    isRequired=True,
+    value={"durationMs": 14 * DAY},
+    typeSettings={
+        "selectableValues": [{"durationMs": ms} for ms in RANGES],
+        "allowCustom": True,
+    },
+)
+ACCOUNT = choice_of(
+    "Account",
+    "Mimecast account",
+    "Of which accounts to show events",
+    "MimecastCIRows(starttime = {TimeRange:start})\n| where coalesce(EventTime, TimeGenerated) {TimeRange:query}\n"
+    "| where isnotempty(accountId)\n"
+    "| distinct Account = accountId\n| order by Account asc",
+)
+# The workspaces that the reader may see: with Azure Lighthouse those of other directories too. One
+# that a data collection rule sends reports to has HasRule 1; ids differ in case between resources.
+WORKSPACES = """resources
+| where type in~ ('microsoft.operationalinsights/workspaces', 'microsoft.insights/datacollectionrules')
+| extend IsWorkspace = type =~ 'microsoft.operationalinsights/workspaces'
+| extend Target = tolower(iff(IsWorkspace, id, tostring(properties.destinations.logAnalytics[0].workspaceResourceId)))
+| extend HasRule = iff(not(IsWorkspace) and tostring(properties.streamDeclarations) has 'MimecastConnectorHealth', 1, 0)
+| summarize HasRule = max(HasRule), Name = max(iff(IsWorkspace, name, '')), Group = max(iff(IsWorkspace, resourceGroup, '')), Subscription = max(iff(IsWorkspace, subscriptionId, '')), Key = max(iff(IsWorkspace, tostring(properties.customerId), '')) by Target
+| where isnotempty(Name)
+"""
+# Those of a whole workbook, by its folder.
+OF_WORKBOOK = {"fleet": [TIME_RANGE]}
+OF_EVERY_OTHER = [TIME_RANGE, ACCOUNT]
+# Those of a tab.
 PARAMETERS = {
-    "": [
+    "fleet": [
         parameter(
-            "TimeRange",
-            "Time range",
-            4,
-            "When the event happened, in UTC",
+            "Workspaces",
+            "Workspaces",
+            5,
+            "The workspaces to ask, 100 at most",
             isRequired=True,
-            value={"durationMs": 14 * DAY},
+            multiSelect=True,
+            quote="'",
+            delimiter=",",
+            query=WORKSPACES
+            + "| order by HasRule desc, Name asc\n| take 100\n"
+            "| project value = Target, label = Name, selected = true, group = Group",
+            crossComponentResources=["value::all"],
             typeSettings={
-                "selectableValues": [{"durationMs": ms} for ms in RANGES],
-                "allowCustom": True,
+                "resourceTypeFilter": {LOGS: True},
+                "additionalResourceOptions": [],
+                "showDefault": False,
             },
+            queryType=1,
+            resourceType=GRAPH,
         ),
-        choice_of(
-            "Account",
-            "Mimecast account",
-            "Of which accounts to show events",
-            "MimecastCIRows(starttime = {TimeRange:start})\n| where coalesce(EventTime, TimeGenerated) {TimeRange:query}\n"
-            "| where isnotempty(accountId)\n"
-            "| distinct Account = accountId\n| order by Account asc",
+        # Their names and ids as JSON, for those that no row comes from.
+        parameter(
+            "Fleet",
+            "Fleet",
+            1,
+            "The chosen workspaces",
+            isHiddenWhenLocked=True,
+            query=WORKSPACES
+            + "| where Target in~ ({Workspaces})\n"
+            "| summarize Fleet = tostring(make_list(bag_pack('key', Key, 'name', Name, 'group', Group, "
+            "'subscription', Subscription, 'rule', HasRule)))",
+            crossComponentResources=["value::all"],
+            queryType=1,
+            resourceType=GRAPH,
         ),
     ],
     "search": [

@@ -74,7 +74,7 @@ def tile_faults(workbook):
         if content.get("timeContextFromParameter") != "TimeRange":
             yield f"{name}: the scan is not bound to the time range"
         times = re.findall(r"where (.+?) \{TimeRange:query\}", query)
-        of_logs = {"AppTraces", "DCRLogErrors", "MimecastConnectorHealth_CL"} & set(re.findall(r"\w+", query))
+        of_logs = {"AppTraces", "DCRLogErrors", "MimecastConnectorHealth_CL", "SecurityAlert"} & set(re.findall(r"\w+", query))
         allowed = ["EventTime", "TimeGenerated"] if of_logs else ["EventTime"]
         if not times or any(time not in allowed for time in times):
             yield f"{name}: it does not filter event time by the time range"
@@ -92,6 +92,8 @@ def tile_faults(workbook):
         logs = content.get("crossComponentResources") == ["{ConnectorLogs}"]
         if ("AppTraces" in query) != logs:
             yield f"{name}: AppTraces is asked in the wrong workspace"
+        if ("TenantId" in query) != (content.get("crossComponentResources") == ["{Workspaces}"]):
+            yield f"{name}: it does not ask the workspaces of the fleet"
 
 
 def parameter_faults(workbook):
@@ -237,6 +239,9 @@ def broken(books):
         yield "nothing uses the parameter Event", without(title, "message")
     yield "wrong workspace", change(
         "health-lag", lambda item: item["content"].pop("crossComponentResources")
+    )
+    yield "of the fleet", change(
+        "fleet-workspaces", lambda item: item["content"].pop("crossComponentResources")
     )
     yield "not both", change("tabs", lambda item: item["content"]["links"].pop())
     yield "not both", without("Mimecast Cloud Integrated: connector", "health")

@@ -71,7 +71,8 @@ def schemas():
     others = read("../kql/tables.json")
     health = read(f"../../sentinel/schema/{HEALTH}.kusto.json")["Properties"]
     return {
-        HEALTH: [(column["Name"], column["Type"]) for column in health],
+        # Every table has its workspace's id.
+        HEALTH: [(column["Name"], column["Type"]) for column in health] + [("TenantId", "string")],
         "MimecastCI": re.findall(r"^\| `([^`]+)` \| (\w+) \|", readme, flags=re.M),
         **{name: re.findall(r"(\w+):(\w+)", columns) for name, columns in others.items()},
     }
@@ -116,6 +117,8 @@ def workspace(given):
         "AppTraces": runs + given["traces"],
         "DCRLogErrors": given["ruleErrors"],
         HEALTH: given["health"],
+        "SecurityAlert": given.get("alerts", []),
+        "SecurityIncident": given.get("incidents", []),
     }
     connection = duckdb_kql.connect()
     for table, rows in filled.items():
@@ -127,7 +130,18 @@ def workspace(given):
             places = ", ".join("?" * len(values))
             connection.execute(f'INSERT INTO "{table}" VALUES ({places})', values)
     connection.execute(ROWS)
+    names = ("id", "name", "type", "resourceGroup", "subscriptionId")
+    declared = ", ".join(f'"{name}" VARCHAR' for name in names)
+    connection.execute(f"CREATE TABLE resources ({declared}, properties JSON)")
+    for row in given["resources"]:
+        values = [json.dumps(one) if isinstance(one, dict) else one for one in row]
+        connection.execute("INSERT INTO resources VALUES (?, ?, ?, ?, ?, ?)", values)
     return connection
+
+
+def workspaces(given):
+    """The workbook's own workspace, and those of the fleet together."""
+    return workspace(given), workspace(given | given["fleet"])
 
 
 def parameters(given):
@@ -138,18 +152,18 @@ def parameters(given):
         given["parameters"]
         | {name: hashed(text) for name, text in given["hashed"].items()}
         | {f"{name}:base64": base64.b64encode(text.encode()).decode()
-           for name, text in given["base64"].items()}
+           for name, text in (given["base64"] | {"Fleet": json.dumps(given["fleet"]["workspaces"])}).items()}
     )
 
 
-def answer(connection, query, values):
+def answer(connections, content, values):
     """The names of the columns that a tile shows, and its rows."""
     query = REFERENCE.sub(
-        lambda match: values[":".join(part for part in match.groups() if part)], query
+        lambda match: values[":".join(part for part in match.groups() if part)], content["query"]
     )
     for lacking, stand_in in {**REWRITTEN, "pack_all(true)": every_column()}.items():
         query = query.replace(lacking, stand_in)
-    return ran(connection, query)
+    return ran(connections[content.get("crossComponentResources") == ["{Workspaces}"]], query)
 
 
 @functools.cache
@@ -175,7 +189,9 @@ def linked(given):
     for run in given["runs"]:
         for error in (stream["error"] for stream in run["streams"] if stream["error"]):
             error |= {"message": error["message"] + LINKS, "fix": error["fix"] + LINKS}
-    for report in given["health"]:
+    for alert in given["fleet"]["alerts"]:
+        alert["AlertName"] += LINKS
+    for report in given["health"] + given["fleet"]["health"]:
         properties = report["ExtendedProperties"]
         report["Description"] += LINKS
         properties["Fix"] = properties["Fix"] and properties["Fix"] + LINKS
@@ -189,13 +205,13 @@ def linked(given):
 def link_faults(tiles, given, answers):
     """Cells with a link, and tiles that had nothing to show."""
     given = linked(given)
-    connection, values = workspace(given), parameters(given)
+    connections, values = workspaces(given), parameters(given)
     # What is behind a click takes its keys from the tile that was clicked, as it shows them.
     for click in (True, False):
         for name, content in tiles.items():
             if click and "exportedParameters" not in content:
                 continue
-            columns, rows = answer(connection, content["query"], values)
+            columns, rows = answer(connections, content, values)
             for one in content.get("exportedParameters", []) if click and rows else []:
                 if one["parameterName"].endswith("Key") or one["parameterName"] == "Event":
                     values[one["parameterName"]] = rows[0][columns.index(one["fieldName"])]
@@ -214,21 +230,27 @@ def every_tile():
     return found.values()
 
 
-def asked(connection, values):
+def asked(connections, values):
     """What gives a tile's columns and rows with these parameters, as a click sets them."""
     def ask(item, given):
         given = {name: base64.b64encode(value.encode()).decode() if name.endswith(":base64") else value
                  for name, value in given.items()}
-        return answer(connection, item["content"]["query"], values | given)
+        return answer(connections, item["content"], values | given)
     return ask
+
+
+def lists():
+    """The parameters of the fleet that Azure Resource Graph is asked for, as if they were tiles."""
+    [fleet] = [item for book in WORKBOOKS.values() for item, _ in walk(book["items"]) if item["name"] == "fleet-parameters"]
+    return {f"parameter {one['name']}": one for one in fleet["content"]["parameters"]}
 
 
 def main():
     given = read("events.json")
     tiles = {item["name"]: item["content"] for item in every_tile()}
-    connection, values = workspace(given), parameters(given)
-    answers = {name: as_text(answer(connection, content["query"], values)[1])
-               for name, content in tiles.items()}
+    connections, values = workspaces(given), parameters(given)
+    answers = {name: as_text(answer(connections, content, values)[1])
+               for name, content in (tiles | lists()).items()}
     if sys.argv[1:] == ["--write"]:
         text = json.dumps(answers, indent=2, ensure_ascii=False) + "\n"
         EXPECTED.write_text(text, encoding="utf-8")
@@ -246,7 +268,7 @@ def main():
         print(f"FAIL the tile {name} shows no link" if faults else f"ok   the tile {name} shows no link")
         for fault in faults:
             print(f"     {fault}")
-    for name, faults in disagreements({item["name"]: item for item in every_tile()}, asked(connection, values)):
+    for name, faults in disagreements({item["name"]: item for item in every_tile()}, asked(connections, values)):
         failed += bool(faults)
         print(f"FAIL the numbers of {name} agree" if faults else f"ok   the numbers of {name} agree")
         for fault in faults:
