@@ -192,7 +192,8 @@ def introduction(folder):
         for other, title in TITLES.items()
         if other != folder
     ]
-    return f"# {TITLES[folder]}\n\n{INTRODUCTION}\n\nSee also the workbooks {', '.join(others)}."
+    text = INTRODUCTION if folder != "fleet" else "All times are UTC."
+    return f"# {TITLES[folder]}\n\n{text}\n\nSee also the workbooks {', '.join(others)}."
 
 
 def build(folder):

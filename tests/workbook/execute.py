@@ -263,6 +263,11 @@ def main():
         print(f"{'ok  ' if same else 'FAIL'} the tile {name} gives what is expected")
         if not same:
             print(f"     expected: {expected.get(name)}\n     given:    {answers.get(name)}")
+    lines = answer(connections, tiles["fleet-workspaces"], values)[1]
+    order = [line[0] for line in lines]
+    worst_first = order == ["fabrikam", "tailspin", "wingtip", "contoso", "other-logs"]
+    failed += not worst_first
+    print("ok   the worst workspace is first" if worst_first else f"FAIL the worst workspace is first: {order}")
     for name, faults in link_faults(tiles, given, answers):
         failed += bool(faults)
         print(f"FAIL the tile {name} shows no link" if faults else f"ok   the tile {name} shows no link")
