@@ -265,7 +265,7 @@ class Alone(unittest.TestCase):
         names = [sorted(r["name"] for r in deployed(WorkspaceResourceId=spelling).of_type(books))
                  for spelling in (WORKSPACE, WORKSPACE.lower(), WORKSPACE.upper().replace(
                      "/SUBSCRIPTIONS/", "/subscriptions/"))]
-        self.assertEqual(len(names[0]), 3)
+        self.assertEqual(len(names[0]), 4)
         self.assertEqual(names[0], names[1])
         self.assertEqual(names[0], names[2])
 
