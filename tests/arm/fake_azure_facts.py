@@ -6,7 +6,8 @@ GROUP = f"{SUBSCRIPTION}/resourceGroups/mimecast"
 DEPLOYMENT = f"{GROUP}/providers/Microsoft.Resources/deployments/mimecast-sentinel"
 VAULT = f"{GROUP}/providers/Microsoft.KeyVault/vaults/contoso-deployment"
 APP = "mimecastci-x"
-OUTPUTS = {"functionAppName": APP, "keyVaultName": "mimecast-x", "table": "Cloud_Integrated_CL"}
+OUTPUTS = {"functionAppName": APP, "keyVaultName": "mimecast-x", "table": "Cloud_Integrated_CL",
+           "cheapTable": ""}
 PROVIDERS = ["Microsoft.Web", "Microsoft.Storage", "Microsoft.KeyVault", "microsoft.insights",
              "Microsoft.OperationalInsights", "Microsoft.AlertsManagement"]
 # An Azure in which nothing was deployed yet. `parameters` are the template's.

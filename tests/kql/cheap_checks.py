@@ -111,7 +111,8 @@ def all_events_by_hand():
     whole.post(posted)
     for given in ({}, {"type": '"entities"'}, {"threats": 'dynamic(["PHISHING"])'}):
         expected = _sorted(whole.parsed(**given))
-        for name in SPLITS:
+        # That of most cheap rows also with filters.
+        for name in SPLITS[-1:] if given else SPLITS:
             split, kql = Workspace(cheap_events=name), query
             split.post(posted)
             if not _ids(split, CHEAP):
