@@ -49,6 +49,27 @@ def choice_of(name, label, help_text, query, resources=None):
     )
 
 
+def workspaces(name, label, help_text, query, **more):
+    """Log Analytics workspaces, by a query of Azure Resource Graph."""
+    return parameter(
+        name,
+        label,
+        5,
+        help_text,
+        isRequired=True,
+        **more,
+        query=query,
+        crossComponentResources=["value::all"],
+        typeSettings={
+            "resourceTypeFilter": {LOGS: True},
+            "additionalResourceOptions": [],
+            "showDefault": False,
+        },
+        queryType=1,
+        resourceType=GRAPH,
+    )
+
+
 TIME_RANGE = parameter(
     "TimeRange",
     "Time range",
@@ -85,26 +106,16 @@ OF_EVERY_OTHER = [TIME_RANGE, ACCOUNT]
 # Those of a tab.
 PARAMETERS = {
     "fleet": [
-        parameter(
+        workspaces(
             "Workspaces",
             "Workspaces",
-            5,
             "The workspaces to ask, 100 at most",
-            isRequired=True,
+            WORKSPACES
+            + "| order by HasRule desc, Name asc\n| take 100\n"
+            "| project value = Target, label = Name, selected = true, group = Group",
             multiSelect=True,
             quote="'",
             delimiter=",",
-            query=WORKSPACES
-            + "| order by HasRule desc, Name asc\n| take 100\n"
-            "| project value = Target, label = Name, selected = true, group = Group",
-            crossComponentResources=["value::all"],
-            typeSettings={
-                "resourceTypeFilter": {LOGS: True},
-                "additionalResourceOptions": [],
-                "showDefault": False,
-            },
-            queryType=1,
-            resourceType=GRAPH,
         ),
         # Their names and ids as JSON, for those that no row comes from.
         parameter(
@@ -141,23 +152,13 @@ PARAMETERS = {
                 "showDefault": False,
             },
         ),
-        parameter(
+        workspaces(
             "ConnectorLogs",
             "Workspace of the connector's logs",
-            5,
             "The workspace behind the connector's Application Insights",
-            isRequired=True,
-            query="resources\n| where type =~ 'microsoft.operationalinsights/workspaces'\n"
+            "resources\n| where type =~ 'microsoft.operationalinsights/workspaces'\n"
             "| project value = id, label = name, selected = id =~ '{Workspace}', "
             "group = resourceGroup",
-            crossComponentResources=["value::all"],
-            typeSettings={
-                "resourceTypeFilter": {LOGS: True},
-                "additionalResourceOptions": [],
-                "showDefault": False,
-            },
-            queryType=1,
-            resourceType=GRAPH,
         ),
         choice_of(
             "Connector",
