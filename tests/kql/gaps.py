@@ -157,19 +157,19 @@ def _inlined(kql, name, body):
     return kql
 
 
-def with_own(kql):
-    """A query in which the functions that say what is the organisation's own are written out."""
+def written_out(kql):
+    """A query in which the functions that call MimecastCI and MimecastCIRows, and the watchlists, are written out."""
     kql = without_comments(kql)
     for name, body in _OWN.items():
         kql = _inlined(kql, name, body)
-    return re.sub(r'_GetWatchlist\("(\w+)"\)', r'Watchlist | where WatchlistAlias == "\1"', kql)
+    kql = re.sub(r'_GetWatchlist\("(\w+)"\)', r'Watchlist | where WatchlistAlias == "\1"', kql)
+    return replace_calls(kql, "MimecastCIByRecipient", lambda given: "MimecastCI(" + ", ".join(
+        f"{name} = {value}" for name, value in given.items()) + ")" + _BY_RECIPIENT)
 
 
 def on_results(kql):
     """A query whose calls of the functions read tables of their names."""
-    kql = with_own(kql)
-    kql = replace_calls(kql, "MimecastCIByRecipient", lambda given: "MimecastCI(" + ", ".join(
-        f"{name} = {value}" for name, value in given.items()) + ")" + _BY_RECIPIENT)
+    kql = written_out(kql)
     kql = re.sub(r"\bMimecastCloudIntegrated\b", "MimecastCI()", kql)
     for name, conditions in _CONDITIONS.items():
         def table(given, name=name, conditions=conditions):

@@ -62,10 +62,8 @@ def workspace_of(cases):
     workspace = Workspace()
     # The parser reads the events of all cases at once; their EventIds distinguish them.
     workspace.post([row for number, case in enumerate(cases) for row in case.posted(number)])
-    workspace.parse()
-    workspace.read_rows()
+    workspace.parse_all()
     for name in (PARSER, ROWS):
-        workspace.db.execute(f'ALTER TABLE "{name}" RENAME TO "all_{name}"')
         workspace.db.execute(f'CREATE TABLE "{name}" AS FROM "all_{name}" LIMIT 0')
     return workspace
 

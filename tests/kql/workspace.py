@@ -123,6 +123,19 @@ class Workspace:
         rows_kql = gaps.rows_over(ROWS_KQL, self.table_columns, {})
         self.run(self.translate(rows_kql), f'CREATE OR REPLACE TABLE "{ROWS}" AS ')
 
+    def parse_all(self):
+        """Runs both functions; what they give is kept as the tables all_… of their names."""
+        self.parse()
+        self.read_rows()
+        for name in (PARSER, ROWS):
+            self.db.execute(f'ALTER TABLE "{name}" RENAME TO "all_{name}"')
+
+    def show(self, since, until):
+        """Lets queries see what has a TimeGenerated in this range."""
+        for name in (PARSER, ROWS):
+            self.db.execute(f'CREATE OR REPLACE VIEW "{name}" AS FROM "all_{name}" '
+                            f"WHERE TimeGenerated BETWEEN TIMESTAMP '{since}' AND TIMESTAMP '{until}'")
+
     def rows_read(self, **given):
         """How many rows the parser compares with each other when it has these arguments."""
         before, comparing, _ = PARSER_KQL.partition("| extend Key = ")
