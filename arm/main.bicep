@@ -123,6 +123,9 @@ param DeployWorkbook bool = true
 @description('Whether to deploy the page among Microsoft Sentinel\'s data connectors.')
 param DeployConnectorPage bool = true
 
+@description('Whether to show the content in Microsoft Sentinel\'s Content hub as a package, with a template and a version of each piece, so that newer rules are offered as updates. Leave it out once the package was deleted there, or it comes back.')
+param DeployContentPackage bool = true
+
 @description('Whether the function Status answers: a page that shows how each stream is, to whoever has its address with its key.')
 param StatusPage bool = true
 
@@ -389,6 +392,23 @@ module content 'modules/content.bicep' = {
   dependsOn: [table, healthTable, cheapTable]
 }
 
+// A workspace that takes no packages gets all else: nothing waits for this.
+module package 'modules/package.bicep' = if (DeployContentPackage) {
+  name: '${appName}-content-package'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    workspaceName: workspace.name
+    location: workspace.location
+    tableName: tableName
+    cheapEvents: CheapEvents
+    deployParser: DeployParser
+    deployHuntingQueries: DeployHuntingQueries
+    deployWorkbook: DeployWorkbook
+    deployConnectorPage: DeployConnectorPage
+  }
+  dependsOn: [content]
+}
+
 // Microsoft Sentinel checks a rule's query when it is made, and has refused rules whose function was
 // seconds old: the app, which takes minutes, comes between.
 module rulesIfMissing 'modules/rules-if-missing.bicep' = if (contains(['Enabled', 'Disabled'], DeployAnalyticsRules)) {
@@ -398,6 +418,7 @@ module rulesIfMissing 'modules/rules-if-missing.bicep' = if (contains(['Enabled'
     workspaceName: workspace.name
     enabled: DeployAnalyticsRules == 'Enabled'
     cheapEvents: CheapEvents
+    ofPackage: DeployContentPackage
   }
   dependsOn: [content, app]
 }
@@ -409,6 +430,7 @@ module rulesReplaced 'modules/rules.bicep' = if (startsWith(DeployAnalyticsRules
     workspaceName: workspace.name
     enabled: DeployAnalyticsRules == 'ReplaceEnabled'
     cheapEvents: CheapEvents
+    ofPackage: DeployContentPackage
   }
   dependsOn: [content, app]
 }

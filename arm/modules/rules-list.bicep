@@ -46,6 +46,8 @@ var rules = toObject(
   choice =>
     map(filter(files, rule => !contains(choice.rulesLeftOut, rule.name)), rule => {
       id: rule.id
+      version: rule.version
+      requiredDataConnectors: rule.requiredDataConnectors
       properties: {
         displayName: rule.name
         description: trim(rule.description)
@@ -73,3 +75,10 @@ var rules = toObject(
       }
     })
 )
+
+// By these Microsoft Sentinel finds the template that a rule was made of, and whether there is a newer one.
+@export()
+func originOf(rule object) object => {
+  alertRuleTemplateName: rule.id
+  templateVersion: rule.version
+}

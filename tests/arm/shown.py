@@ -8,8 +8,14 @@ from files import LONG, ROOT, digest
 
 VERSION = (ROOT / "sentinel/version.txt").read_text().strip()
 
+# How Content hub shows the content.
+PACKAGE = {
+    "Microsoft.SecurityInsights/contentPackages",
+    "Microsoft.SecurityInsights/contentTemplates",
+    "Microsoft.SecurityInsights/metadata",
+}
 # Whose texts are tested where they come from.
-CONTENT = {
+CONTENT = PACKAGE | {
     "Microsoft.OperationalInsights/workspaces/savedSearches",
     "Microsoft.SecurityInsights/alertRules",
     "Microsoft.SecurityInsights/dataConnectorDefinitions",

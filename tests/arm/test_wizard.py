@@ -383,11 +383,12 @@ class Cost(unittest.TestCase):
 
     def test_the_content_is_what_was_chosen(self):
         every = self.shown()["content"]
-        for word in ("parser", "analytic rules", "hunting queries", "workbooks", "connector page"):
+        for word in ("parser", "analytic rules", "hunting queries", "workbooks", "connector page", "package"):
             self.assertIn(word, every)
         self.assertIn("the tables: 0", self.shown(
             content__parser=False, content__analyticsRules="None", content__huntingQueries=False,
-            content__workbook=False, content__connectorPage=False)["content"])
+            content__workbook=False, content__connectorPage=False,
+            content__contentPackage=False)["content"])
 
     def test_it_is_the_last_page(self):
         self.assertEqual(PARAMETERS["steps"][-1]["name"], "cost")
