@@ -3,7 +3,10 @@
 Sources: Azure/Azure-Sentinel, `.script/tests/detectionTemplateSchemaValidation` (the models that its
 API checks a rule by: entities, identifiers, enums, lengths, durations); Microsoft's documentation,
 "Service limits for Microsoft Sentinel" (10 entity mappings, 20 custom details, 256 bytes of an
-alert's name) and "Scheduled analytics rules" (suppression, grouping of alerts).
+alert's name), "Scheduled analytics rules" (suppression, grouping of alerts) and, for who makes solutions,
+"Create analytics rules" and "Create hunting queries" (how a name ends and a description begins, 255
+characters of a hunting query's); Azure-Sentinel's `.script/tests/NonAsciiValidationsTests` (ASCII alone).
+Its `ValidConnectorIds.json` lists the ids of data connectors; one that is new is added there.
 """
 
 import re
@@ -76,15 +79,27 @@ _LENGTHS = {
     "alertDetailsOverride.alertDisplayNameFormat": 256,
     "alertDetailsOverride.alertDescriptionFormat": 5000,
 }
+_MAX_HUNTING_DESCRIPTION = 255
+_BEGINNINGS = ("Identifies ", "This query searches for ")
+# Ours, and those of Microsoft's tables that the content reads beside them.
+_CONNECTORS = ("MimecastSentinelCloudIntegrated AzureActiveDirectory MicrosoftDefenderThreatIntelligence "
+               "MicrosoftThreatProtection Office365 ThreatIntelligence ThreatIntelligenceTaxii").split()
 _MAX_MAPPINGS, _MAX_IDENTIFIERS, _MAX_DETAILS, _MAX_DETAIL_NAME, _MAX_COLUMNS_IN_TEXT = 10, 3, 20, 20, 3
 _COLUMN = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
-def check(sentinel):
-    """Each rule and hunting query of the folder: pairs of a name and what Sentinel would refuse."""
-    for folder, faults in ("rules", rule_faults), ("hunting", query_faults):
+def check(sentinel, rules="rules", hunting="hunting", parsers="parser"):
+    """Each rule, hunting query and function of the folder: pairs of a name and what Sentinel would refuse."""
+    seen = {}
+    for folder, faults in (rules, rule_faults), (hunting, hunting_faults), (parsers, parser_faults):
         for path in sorted((sentinel / folder).glob("*.yaml")):
-            yield f"{folder}/{path.name} is what Sentinel takes", faults(yaml.safe_load(path.read_text()))
+            text = path.read_text()
+            content = yaml.safe_load(text)
+            found = faults(content) + text_faults(text)
+            if other := seen.get(content["id"]):
+                found.append(f"its id is that of {other}, too")
+            seen[content["id"]] = path.name
+            yield f"{folder}/{path.name} is what Sentinel takes", found
 
 
 def check_the_checks(path):
@@ -98,6 +113,10 @@ def check_the_checks(path):
         faults = rule_faults(rule)
         found = any(fault["found out by"] in one for one in faults)
         yield f"a wrong rule is found out: {name}", [] if found else ["it passed", *faults]
+    query = {**written["right"], "description": "Identifies " + "x" * 250}
+    yield "a wrong hunting query is found out: a long description", [] if hunting_faults(query) else ["it passed"]
+    yield "a wrong file is found out: not ASCII", [] if text_faults("caf\u00e9") else ["it passed"]
+    yield "a wrong function is found out: no title", [] if parser_faults({}) else ["it passed"]
 
 
 def rule_faults(rule):
@@ -121,13 +140,51 @@ def rule_faults(rule):
     return faults + _detail_faults(rule.get("customDetails", {})) + _grouping_faults(rule)
 
 
+def hunting_faults(query):
+    length = len(query.get("description", "").strip())
+    long = [f"its description has {length} characters, more than {_MAX_HUNTING_DESCRIPTION}"]
+    return query_faults(query) + (long if length > _MAX_HUNTING_DESCRIPTION else [])
+
+
+def parser_faults(function):
+    """What Azure-Sentinel's tool reads of a function's file."""
+    faults = _id_faults(function.get("id"), _at(function, "Function.Version"))
+    places = ("Function.Title", "Function.LastUpdated", "Category", "FunctionName", "FunctionAlias", "FunctionQuery")
+    return faults + [f"it has no {place}" for place in places if not _at(function, place)]
+
+
+def text_faults(text):
+    return [f"it has {letter!r}, which is not ASCII" for letter in sorted(set(text)) if not letter.isascii()]
+
+
+def _id_faults(identity, version):
+    faults = []
+    if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", str(identity)):
+        faults.append(f"its id is {identity!r}, no GUID")
+    if not re.fullmatch(r"\d+\.\d+\.\d+", str(version)):
+        faults.append(f"its version is {version!r}, not such as 1.0.0")
+    return faults
+
+
+def _said_faults(query):
+    """Name, description, and the connectors whose tables are read."""
+    faults = []
+    if not query.get("name") or query["name"].endswith("."):
+        faults.append("its name is missing, or ends with a full stop")
+    if not query.get("description", "").startswith(_BEGINNINGS):
+        faults.append(f"its description does not begin with {' or '.join(map(repr, _BEGINNINGS))}")
+    connectors = query.get("requiredDataConnectors") or [{}]
+    for connector in connectors:
+        if connector.get("connectorId") not in _CONNECTORS:
+            faults.append(f"its data connector {connector.get('connectorId')} is not among those in rule_limits.py")
+        if not connector.get("dataTypes"):
+            faults.append(f"its data connector {connector.get('connectorId')} has no data types")
+    return faults
+
+
 def query_faults(query):
     """What holds for rules and hunting queries alike."""
-    faults = []
-    if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", str(query.get("id"))):
-        faults.append(f"its id is {query.get('id')!r}, no GUID")
-    if not re.fullmatch(r"\d+\.\d+\.\d+", str(query.get("version"))):
-        faults.append(f"its version is {query.get('version')!r}, not such as 1.0.0")
+    faults = _id_faults(query.get("id"), query.get("version")) + _said_faults(query)
     tactics = query.get("tactics", [])
     faults += [f"its tactic {tactic} is none of Sentinel's" for tactic in tactics if tactic not in _TACTICS]
     for technique in query.get("relevantTechniques", []):
