@@ -19,6 +19,7 @@ import hunting_checks
 import parser_checks
 import rule_checks
 import rule_limits
+import solution_checks
 from workspace import HERE, SENTINEL
 
 RECORDS = HERE.parents[1].parent / "shared/fixtures/mimecast/ci-events.ndjson"
@@ -66,6 +67,8 @@ def main(only):
     for name, faults in rule_limits.check(SENTINEL):
         report(name, faults)
     for name, faults in rule_limits.check_the_checks(HERE / "wrong/rules.yaml"):
+        report(name, faults)
+    for name, faults in solution_checks.check(SENTINEL):
         report(name, faults)
 
     # The same way finds out a rule that is right and one whose tests expect the wrong thing.

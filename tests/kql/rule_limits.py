@@ -82,16 +82,16 @@ _LENGTHS = {
 _MAX_HUNTING_DESCRIPTION = 255
 _BEGINNINGS = ("Identifies ", "This query searches for ")
 # Ours, and those of Microsoft's tables that the content reads beside them.
-_CONNECTORS = ("MimecastSentinelCloudIntegrated AzureActiveDirectory MicrosoftDefenderThreatIntelligence "
+CONNECTORS = ("MimecastSentinelCloudIntegrated AzureActiveDirectory MicrosoftDefenderThreatIntelligence "
                "MicrosoftThreatProtection Office365 ThreatIntelligence ThreatIntelligenceTaxii").split()
 _MAX_MAPPINGS, _MAX_IDENTIFIERS, _MAX_DETAILS, _MAX_DETAIL_NAME, _MAX_COLUMNS_IN_TEXT = 10, 3, 20, 20, 3
 _COLUMN = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
-def check(sentinel, rules="rules", hunting="hunting", parsers="parser"):
+def check(sentinel):
     """Each rule, hunting query and function of the folder: pairs of a name and what Sentinel would refuse."""
     seen = {}
-    for folder, faults in (rules, rule_faults), (hunting, hunting_faults), (parsers, parser_faults):
+    for folder, faults in ("rules", rule_faults), ("hunting", hunting_faults), ("parser", parser_faults):
         for path in sorted((sentinel / folder).glob("*.yaml")):
             text = path.read_text()
             content = yaml.safe_load(text)
@@ -175,7 +175,7 @@ def _said_faults(query):
         faults.append(f"its description does not begin with {' or '.join(map(repr, _BEGINNINGS))}")
     connectors = query.get("requiredDataConnectors") or [{}]
     for connector in connectors:
-        if connector.get("connectorId") not in _CONNECTORS:
+        if connector.get("connectorId") not in CONNECTORS:
             faults.append(f"its data connector {connector.get('connectorId')} is not among those in rule_limits.py")
         if not connector.get("dataTypes"):
             faults.append(f"its data connector {connector.get('connectorId')} has no data types")
