@@ -126,6 +126,8 @@ class Case:
             return [f"cannot be run: {type(error).__name__}: {error}"[:600]]
         if fires != self.fires:
             return [f"it gave {len(self.found)} rows", *(str(row)[:300] for row in self.found[:3])]
+        if (count := self.case.get("rows", len(self.found))) != len(self.found):
+            return [f"it gave {len(self.found)} rows, not {count}", *(str(row)[:300] for row in self.found)]
         gives = self.case.get("gives", {}).items()
         return [f"{name} is {row[name]}, not {value}"
                 for row in self.found for name, value in gives if row[name] != value]
