@@ -16,6 +16,7 @@ import asim_checks
 import cheap_checks
 import filters
 import hunting_checks
+import page_checks
 import parser_checks
 import rule_checks
 import rule_limits
@@ -65,6 +66,8 @@ def main(only):
     report("a query without a filter is found out", [f"{query} passed" for query in passed])
 
     for name, faults in rule_limits.check(SENTINEL):
+        report(name, faults)
+    for name, faults in page_checks.check(SENTINEL):
         report(name, faults)
     for name, faults in rule_limits.check_the_checks(HERE / "wrong/rules.yaml"):
         report(name, faults)
