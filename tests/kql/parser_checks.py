@@ -381,7 +381,10 @@ def own_domains():
     events = [*mail(990, "Bob@Own.Example"), *mail(11, "ann@second.example", "x@gmail.com"),
               *mail(10, "ann@own.example", "joe@partner.example"), *mail(10, "a@gmail.com"),
               *mail(30, "joe@customer.example", direction="OUTBOUND"), *mail(1, "ann@repeated.example") * 30]
-    workspace.post([rows.ours(event | {"_offset": number}, rows.NOW, STREAM) for number, event in enumerate(events)])
+    # A day of so many is enough, whatever came before.
+    before = mail(500, "ann@before.example")
+    workspace.post([rows.ours(event | {"_offset": number}, arrival, STREAM) for number, (event, arrival) in enumerate(
+        [*((event, rows.NOW) for event in events), *((event, rows.moment("now-3d")) for event in before)])])
     workspace.read_rows()
     faults = []
 
@@ -391,7 +394,8 @@ def own_domains():
 
     own = "let until = now();\nMimecastOwnDomains(until) | project Value = Domain"
     expect(own, "own.example", "second.example")
-    expect("let until = ago(1h);\nMimecastOwnDomains(until) | project Value = Domain")
+    # In the day before there was nothing.
+    expect("let until = ago(1h);\nMimecastOwnDomains(until) | project Value = Domain", "before.example")
     workspace.insert("Watchlist", [{"WatchlistAlias": alias, "SearchKey": key} for alias, key in [
         ("MimecastVips", " Boss@Own.Example "), ("MimecastVips", ""), ("MimecastSimulations", "@Phish.Example"),
         ("MimecastSimulations", "192.0.2.7"), ("MimecastOwnDomains", "")]])
