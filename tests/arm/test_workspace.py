@@ -145,7 +145,8 @@ class Content(unittest.TestCase):
         declared = {r["properties"]["functionAlias"]: r["properties"].get("functionParameters")
                     for r in deployed().of_type(SEARCHES) if "functionAlias" in r["properties"]}
         filters = ("starttime:datetime=datetime(null),endtime:datetime=datetime(null),type:string='*',"
-                   "arrivedafter:datetime=datetime(null),threats:dynamic=dynamic([]),disabled:bool=false")
+                   "arrivedafter:datetime=datetime(null),threats:dynamic=dynamic([]),"
+                   "senders:dynamic=dynamic([]),disabled:bool=false")
         self.assertEqual(declared, {
             "MimecastCI": filters, "MimecastCIRows": filters, "MimecastCIByRecipient": filters,
             "MimecastCloudIntegrated": None, "MimecastOwnDomains": "until:datetime=datetime(null)",

@@ -129,7 +129,7 @@ function checkFunctions() {
 /** Each function's own text, and what it gives a query that uses all that it can be given. */
 function functionFaults(tables, known) {
   const all = 'starttime=ago(1d), endtime=now(), type="entities", arrivedafter=ago(1h), ' +
-    'threats=dynamic(["MALWARE"]), disabled=false';
+    'threats=dynamic(["MALWARE"]), senders=dynamic(["a@example.net"]), disabled=false';
   const faults = Object.entries(known).flatMap(([name, [parameters, body]]) => {
     const declared = parameters.slice(1, -1).split(', ').filter((one) => one !== '');
     const given = declared.map((one) => `let ${one.replace(/:\w+=/, ' = ')};\n`).join('');

@@ -40,7 +40,8 @@ def transform(kql):
 # What each parameter of the functions is if a call does not say.
 DEFAULTS = {
     "starttime": "datetime(null)", "endtime": "datetime(null)", "type": '"*"',
-    "arrivedafter": "datetime(null)", "threats": "dynamic([])", "disabled": "false",
+    "arrivedafter": "datetime(null)", "threats": "dynamic([])", "senders": "dynamic([])",
+    "disabled": "false",
 }
 
 
@@ -123,6 +124,8 @@ _CONDITIONS = {
         "arrivedafter": "isnull({0}) or isempty(['Message ID']) or ['Message ID'] in "
                         "((MimecastCI | where IngestionTime > {0} | project ['Message ID']))",
         "threats": "array_length({0}) == 0 or ['Threat Type'] in~ ({0}) or Subtype in~ ({0}) or Tags has_any ({0})",
+        "senders": "array_length({0}) == 0 or ['Sender Envelope'] in~ ({0}) "
+                   "or isempty(['Sender Envelope']) and ['Sender Header'] in~ ({0})",
         "disabled": "not({0})",
     },
     "MimecastCIRows": {

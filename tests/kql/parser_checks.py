@@ -182,7 +182,10 @@ def _of_all_kinds():
         ENTITY, MAILFLOW, CLICK, ENTITY | clean, ENTITY | clean | {"tags": ["Phishing"]}, ENTITY | {"type": "Entities"},
         ENTITY | clean | {"subtype": "phishing"}, ENTITY | {"threatType": "SPAM", "subtype": "SPAM", "tags": ["SPAM"]},
         ENTITY | {"messageId": "<m2@example.net>"}, ENTITY | {"messageId": ""},
-        CLICK | {"messageId": "<m3@example.net>"}]
+        CLICK | {"messageId": "<m3@example.net>"},
+        ENTITY | {"senderEnvelope": "bill@example.NET", "senderHeader": "x@example.net"},
+        ENTITY | {"senderEnvelope": "x@example.net", "senderHeader": "bill@example.net"},
+        ENTITY | {"senderEnvelope": "", "senderHeader": "bill@example.net"}]
     writers = [lambda *row: post(workspace, *row), lambda *row: write(workspace, rows.older, *row),
                lambda *row: write(workspace, rows.newer, *row)]
     for number, event in enumerate(events):
@@ -206,6 +209,8 @@ FILTERS = {
     "type": ('"entities"', lambda row: row["Type"].lower() == "entities"),
     "threats": ('dynamic(["PHISHING"])', lambda row: "PHISHING" in {
         text.upper() for text in (row["Threat Type"], row["Subtype"], *row["TagsList"])}),
+    "senders": ('dynamic(["Bill@Example.net"])', lambda row: "bill@example.net" == (
+        row["Sender Envelope"] or row["Sender Header"]).lower()),
     "disabled": ("true", lambda row: False),
 }
 
