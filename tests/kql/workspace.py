@@ -62,6 +62,8 @@ class Workspace:
         self.db = duckdb_kql.connect()
         # One thread gives the same order in each run.
         self.db.execute("SET threads = 1")
+        self.now(rows.NOW)
+        self.views = {}
         self.create("source", {column["name"]: column["type"] for column in STREAM})
         self.create(TABLE, table_columns)
         for name, columns in OTHER_TABLES.items():
@@ -74,21 +76,29 @@ class Workspace:
         declared = [f'"{column}" {_SQL_TYPES[kind]}' for column, kind in columns.items()]
         self.db.execute(f'CREATE TABLE "{name}" ({", ".join(declared)}, "_ingestion_time" TIMESTAMP)')
 
-    def translate(self, kql, now=rows.NOW):
-        """The SQL of a query, and the values of its parameters."""
+    def now(self, moment):
+        """Sets what time it is in the queries."""
+        self.db.execute(f"SET VARIABLE now = TIMESTAMP '{moment}'")
+
+    def translate(self, kql):
+        """The SQL of a query."""
         schema = duckdb_kql.engine.schema(self.db)
-        key = kql + json.dumps(schema, sort_keys=True), now
+        key = kql + json.dumps(schema, sort_keys=True)
         if key not in _TRANSLATED:
-            sql = duckdb_kql.to_sql(kql, schema=schema, query_now=now)
-            _TRANSLATED[key] = str(sql), sql.parameters
+            # With a time given, now() is a parameter, here our variable: the SQL is the same at any time.
+            sql = duckdb_kql.to_sql(kql, schema=schema, query_now=rows.NOW)
+            if unknown := sql.parameters.keys() - {"kqlnow"}:
+                raise ValueError(f"the SQL has parameters {sorted(unknown)}")
+            _TRANSLATED[key] = sql.replace("$kqlnow", "getvariable('now')")
         return _TRANSLATED[key]
 
-    def run(self, translated, before=""):
-        sql, parameters = translated
-        return self.db.execute(before + sql, parameters or None)
+    def run(self, sql, before=""):
+        return self.db.execute(before + sql)
 
     def insert(self, name, entries):
         """Adds rows, a list of dicts. As in Kusto, a string is never null."""
+        if not entries:
+            return
         columns = dict(row[:2] for row in self.db.execute(f'DESCRIBE "{name}"').fetchall())
         unknown = {column for entry in entries for column in entry} - columns.keys()
         if unknown:
@@ -145,7 +155,13 @@ class Workspace:
         return count
 
     def query(self, kql, now=rows.NOW):
-        return _dicts(self.run(self.translate(gaps.on_results(kql), now)))
+        sql = self.translate(gaps.on_results(kql))
+        # DuckDB parses a view once, not at each run, of which a rule has a hundred.
+        if sql not in self.views:
+            self.views[sql] = f"query_{len(self.views)}"
+            self.run(sql, f'CREATE VIEW "{self.views[sql]}" AS ')
+        self.now(now)
+        return _dicts(self.db.execute(f'FROM "{self.views[sql]}"'))
 
     def parsed(self, **given):
         """What the parser gives, in the order of events."""
