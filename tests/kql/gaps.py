@@ -1,6 +1,8 @@
 """What duckdb-kql 1.1.2 lacks of the KQL in sentinel/, and what the tests do instead.
 
-This is the whole list. The KQL under sentinel/ stays as it is; only the tests' copy changes.
+This is the whole list; execute.py prints REWRITTEN. The KQL under sentinel/ stays as it is; only the tests' copy
+changes. So of what is rewritten the tests do not show what Kusto does: bind.js has Microsoft's parser check the KQL
+as it stands, which is syntax, names and types, and no run.
 """
 
 import re
@@ -8,6 +10,16 @@ from pathlib import Path
 
 from duckdb_kql import ir, translate
 from duckdb_kql.translate import functions
+
+# What of the KQL the tests do not run as it stands.
+REWRITTEN = []
+
+
+def _rewritten(kql, by):
+    """What rewrites this KQL."""
+    REWRITTEN.append(kql)
+    return by
+
 
 # Functions it does not have, in DuckDB's SQL: name, number of arguments, SQL.
 FUNCTIONS = [
@@ -20,6 +32,7 @@ FUNCTIONS = [
 ]
 
 for _name, _arity, _sql in FUNCTIONS:
+    _rewritten(f"{_name}()", _sql)
     functions.SCALAR_FUNCTIONS[_name] = functions.FunctionSpec(_name, "template", _sql, (_arity,))
 
 # Where a query takes a value as text, the SQL says at each place how a value of each type is written: most of all SQL,
@@ -40,27 +53,36 @@ translate.render_kql_tostring = _short_text_of
 translate._kql_timespan_text = lambda span: f"error('a time span as text: ' || {span})"
 
 # No column_ifexists(): it needs a table's columns when the query is translated.
-_COLUMN_IFEXISTS = re.compile(r'column_ifexists\("(\w+)", ((?:[^()]|\([^()]*\))*)\)')
+_COLUMN_IFEXISTS = _rewritten("column_ifexists()", re.compile(
+    r'column_ifexists\("(\w+)", ((?:[^()]|\([^()]*\))*)\)'))
 
 # The functions' leg without columns, which is for a workspace without the table: with
 # column_ifexists() written out, `rows` fits one table only.
-_EMPTY_LEG = "(datatable(TimeGenerated:datetime)[] | invoke rows()),"
+_EMPTY_LEG = _rewritten(
+    "the leg of MimecastCIRows for a workspace without the table",
+    "(datatable(TimeGenerated:datetime)[] | invoke rows()),")
 
 # No hint on summarize; it changes no result.
-_HINT = re.compile(r"\bhint\.shufflekey=\w+ ")
+_HINT = _rewritten("hint.shufflekey of summarize", re.compile(r"\bhint\.shufflekey=\w+ "))
+
+# For the rule's transform the time is each row's arrival.
+_ARRIVAL = _rewritten(
+    "now() and ago() in the transform", {"ago(46h)": "(_ingestion_time - 46h)", "now()": "_ingestion_time"})
 
 
 def transform(kql):
-    """The rule's transform, for which the time is each row's arrival."""
-    return kql.replace("ago(46h)", "(_ingestion_time - 46h)").replace("now()", "_ingestion_time")
+    """The rule's transform."""
+    for time, arrival in _ARRIVAL.items():
+        kql = kql.replace(time, arrival)
+    return kql
 
 
-# What each parameter of the functions is if a call does not say.
-DEFAULTS = {
+# What each parameter of the functions is if a call does not say. Their values stand in the functions' texts.
+DEFAULTS = _rewritten("the functions' parameters", {
     "starttime": "datetime(null)", "endtime": "datetime(null)", "type": '"*"',
     "arrivedafter": "datetime(null)", "threats": "dynamic([])", "senders": "dynamic([])",
     "disabled": "false",
-}
+})
 
 
 def arguments(call):
@@ -134,7 +156,7 @@ def function_over(ci_kql, rows_kql, columns, given):
 # The rules and hunting queries run on what the functions gave without filters, kept as tables of
 # their names: each filter is then a condition on the result, which parser_checks.py shows to give
 # the same events. {0} is the value of the parameter.
-_CONDITIONS = {
+_CONDITIONS = _rewritten("in rules and hunting queries, calls of MimecastCI and MimecastCIRows with their filters", {
     "MimecastCI": {
         "starttime": "isnull({0}) or TimeGenerated >= {0}",
         "endtime": "isnull({0}) or TimeGenerated <= {0}",
@@ -153,7 +175,7 @@ _CONDITIONS = {
         "arrivedafter": "IngestionTime > {0}",
         "disabled": "not({0})",
     },
-}
+})
 
 
 # What MimecastCIByRecipient adds to MimecastCI.
@@ -161,8 +183,11 @@ _BY_RECIPIENT = " | mv-expand Recipient = RecipientsList to typeof(string) | ext
 
 
 # These are written out in the query, each before those that it calls.
-_OWN = {name: (Path(__file__).parents[2] / f"sentinel/parser/{name}.kql").read_text() for name in (
-    "MimecastSimulations", "MimecastVips", "MimecastOwnDomains", "MimecastFreeMail")}
+_OWN = _rewritten("calls of all other functions", {
+    name: (Path(__file__).parents[2] / f"sentinel/parser/{name}.kql").read_text() for name in (
+        "MimecastSimulations", "MimecastVips", "MimecastOwnDomains", "MimecastFreeMail")})
+
+_WATCHLIST = _rewritten("_GetWatchlist()", re.compile(r'_GetWatchlist\("(\w+)"\)'))
 
 
 def _inlined(kql, name, body):
@@ -183,7 +208,7 @@ def written_out(kql):
     kql = without_comments(kql)
     for name, body in _OWN.items():
         kql = _inlined(kql, name, body)
-    kql = re.sub(r'_GetWatchlist\("(\w+)"\)', r'Watchlist | where WatchlistAlias == "\1"', kql)
+    kql = _WATCHLIST.sub(r'Watchlist | where WatchlistAlias == "\1"', kql)
     return replace_calls(kql, "MimecastCIByRecipient", lambda given: "MimecastCI(" + ", ".join(
         f"{name} = {value}" for name, value in given.items()) + ")" + _BY_RECIPIENT)
 
