@@ -162,7 +162,7 @@ _CONDITIONS = _rewritten("in rules and hunting queries, calls of MimecastCI and 
         "endtime": "isnull({0}) or TimeGenerated <= {0}",
         "type": "{0} == '*' or Type =~ {0}",
         "arrivedafter": "isnull({0}) or isempty(['Message ID']) or ['Message ID'] in "
-                        "((MimecastCI | where IngestionTime > {0} | project ['Message ID']))",
+                        "((MimecastCIRows | where IngestionTime > {0} | project messageId))",
         "threats": "array_length({0}) == 0 or ['Threat Type'] in~ ({0}) or Subtype in~ ({0}) or Tags has_any ({0})",
         "senders": "array_length({0}) == 0 or ['Sender Envelope'] in~ ({0}) "
                    "or isempty(['Sender Envelope']) and ['Sender Header'] in~ ({0})",

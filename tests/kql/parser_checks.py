@@ -365,6 +365,7 @@ def by_recipient():
     for number, recipients in enumerate(([], None)):
         post(workspace, ENTITY | {"recipients": recipients, "_offset": number})
     workspace.parse()
+    workspace.read_rows()
     body = gaps.without_comments((SENTINEL / "parser/MimecastCIByRecipient.kql").read_text())
     faults = []
     for kind, expected in ("entities", ["ann@example.com", "bob@example.com"]), ("urlclick", []):
