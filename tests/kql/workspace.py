@@ -82,7 +82,8 @@ class Workspace:
 
     def translate(self, kql):
         """The SQL of a query."""
-        schema = duckdb_kql.engine.schema(self.db)
+        # Without the views of queries, which would make another schema for each query.
+        schema = {name: columns for name, columns in duckdb_kql.engine.schema(self.db).items() if "query_" not in name}
         key = kql + json.dumps(schema, sort_keys=True)
         if key not in _TRANSLATED:
             # With a time given, now() is a parameter, here our variable: the SQL is the same at any time.
