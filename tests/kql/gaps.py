@@ -27,6 +27,7 @@ FUNCTIONS = [
     ("ingestion_time", 0, '"_ingestion_time"'),
     ("unixtime_milliseconds_todatetime", 1, "make_timestamp(CAST({0} AS BIGINT) * 1000)"),
     ("has_any_ipv4_prefix", 2, "len(list_filter(CAST({1} AS VARCHAR[]), lambda prefix: starts_with({0}, prefix))) > 0"),
+    ("bag_keys", 1, "to_json(json_keys({0}))"),
     # It has one that escapes quotes.
     ("base64_decode_tostring", 1, "decode(from_base64({0}))"),
 ]
