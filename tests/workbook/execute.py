@@ -39,7 +39,8 @@ TYPES = {
 }
 # Each event is in the table as often as it was delivered.
 ROWS = """CREATE VIEW "MimecastCIRows" AS SELECT "Type" AS type_, "Account ID" AS "accountId", "EventId",
-    "EventTime", "TimeGenerated", "IngestionTime" FROM "MimecastCI", range("Copies")"""
+    "EventTime", "TimeGenerated", "IngestionTime", "Direction" AS direction, "Message ID" AS "messageId",
+    "Recipients" AS recipients FROM "MimecastCI", range("Copies")"""
 # What duckdb-kql lacks, and what stands in for it here.
 REWRITTEN = {"count_distinctif(": "dcountif(", "count_distinct(": "dcount(", "now()": NOW}
 # Where addresses are, for the tests: country, city, latitude and longitude by the first byte.
@@ -116,6 +117,7 @@ def workspace(given):
         "MimecastCI": events,
         "AppTraces": runs + given["traces"],
         "DCRLogErrors": given["ruleErrors"],
+        "Watchlist": given["watchlist"],
         HEALTH: given["health"],
         "SecurityAlert": given.get("alerts", []),
         "SecurityIncident": given.get("incidents", []),
