@@ -53,11 +53,11 @@ TITLES = {
 ELSEWHERE = {"logs": "{ConnectorLogs}", "fleet": "{Workspaces}"}
 
 INTRODUCTION = """\
-All times are UTC; an event's is when it happened. Repeated deliveries of an event count once. \
+All times are UTC; an event's is when it happened. An event that came twice counts once. \
 Click a row, a bar, a slice or a tile to go on from it.
 
-_A range of your own that ended in the past leaves out rows that landed after its end (a backfill, \
-say): for those choose a range that reaches until now._"""
+_A range of your own with an end in the past leaves out events that arrived after that end, such as a \
+backfill's: choose a range until now to see them._"""
 
 
 def sections(path):
