@@ -8,7 +8,8 @@ NUMBERS = ("Deliveries", "Clicks", "Messages", "Threats")
 # A delivery may have met two policies of one action in two modes, and is in both slices.
 SEVERAL = {("policy-actions", "policy-modes")}
 # Numbers in tiles without a click, and the list that is always shown.
-SHOWN = {"overview-counts": ("Threats delivered", "overview-delivered"), "click-counts": ("Clicks", "clicks-all")}
+SHOWN = [("overview-counts", "Threats delivered", "overview-delivered"), ("click-counts", "Clicks", "clicks-all"),
+         ("click-counts", "Clicks", "click-messages")]
 ROWS = 2
 
 
@@ -27,7 +28,7 @@ def clicked(content, columns, row):
 
 def disagreements(items, ask):
     """Each number and its list: pairs of a name and what is wrong. `ask` gives a tile's columns and rows."""
-    for name, (what, listed) in SHOWN.items():
+    for name, what, listed in SHOWN:
         _, rows = ask(items[name], {})
         wanted, found = dict(rows)[what], total(*ask(items[listed], {}))
         yield f"{name} and {listed}", [] if wanted == found else [f"{wanted} and {found}"]
