@@ -123,6 +123,8 @@ def workspace(given):
         "SecurityIncident": given.get("incidents", []),
     }
     connection = duckdb_kql.connect()
+    # One thread gives the same order in each run.
+    connection.execute("SET threads = 1")
     for table, rows in filled.items():
         own = [f'"{name}" {TYPES[kind]}' for name, kind in columns[table]]
         connection.sql(f'CREATE TABLE "{table}" ({", ".join(own)})')
