@@ -58,7 +58,7 @@ fn the_committed_version_is_that_of_the_columns_and_the_content() {
             for entry in std::fs::read_dir(sentinel.join(folder)).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 if kinds.iter().any(|kind| name.ends_with(kind)) {
-                    files.push(format!("{folder}/{name}"));
+                    files.push(format!("{folder}{name}"));
                 }
             }
         }
@@ -71,13 +71,14 @@ fn the_committed_version_is_that_of_the_columns_and_the_content() {
         }
         hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>()
     };
-    let schema = hash(&[("schema", &["rule.json"])]);
+    let schema = hash(&[("schema/", &["rule.json"])]);
     let content = hash(&[
-        ("connector", &[".json"]),
-        ("hunting", &[".yaml"]),
-        ("parser", &[".kql", ".yaml"]),
-        ("rules", &[".yaml"]),
-        ("workbook", &[".json"]),
+        ("connector/", &[".json"]),
+        ("hunting/", &[".yaml"]),
+        ("parser/", &[".kql", ".yaml"]),
+        ("rules/", &[".yaml"]),
+        ("", &["solution.json"]),
+        ("workbook/", &[".json"]),
     ]);
     let expected = format!("{}+schema.{schema}.content.{content}", env!("CARGO_PKG_VERSION"));
     assert_eq!(BUILD, expected, "sentinel/version.txt is old: run arm/build");
