@@ -359,7 +359,7 @@ def _told(events, expected):
 
 
 def by_recipient():
-    """MimecastCIByRecipient gives an event once for each recipient, with the filters of MimecastCI"""
+    """MimecastCIByRecipient gives an event once for each recipient, or once if it has none, with the filters of MimecastCI"""
     workspace = Workspace()
     post(workspace, ENTITY | {"recipients": ["Bob@Example.com", "ann@example.com"]})
     for number, recipients in enumerate(([], None)):
@@ -368,7 +368,7 @@ def by_recipient():
     workspace.read_rows()
     body = gaps.without_comments((SENTINEL / "parser/MimecastCIByRecipient.kql").read_text())
     faults = []
-    for kind, expected in ("entities", ["ann@example.com", "bob@example.com"]), ("urlclick", []):
+    for kind, expected in ("entities", ["", "", "ann@example.com", "bob@example.com"]), ("urlclick", []):
         given = gaps.DEFAULTS | {"type": f'"{kind}"'}
         lets = "".join(f"let {name} = {value};\n" for name, value in given.items())
         found = sorted(row["Recipient"] for row in workspace.query(lets + body))
