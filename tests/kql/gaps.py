@@ -180,8 +180,8 @@ _CONDITIONS = _rewritten("in rules and hunting queries, calls of MimecastCI and 
 
 
 # What MimecastCIByRecipient adds to MimecastCI.
-_BY_RECIPIENT = (' | mv-expand Recipient = iff(array_length(RecipientsList) > 0, RecipientsList, dynamic([""])) to typeof(string)'
-                 " | extend Recipient = tolower(Recipient)")
+_BY_RECIPIENT = (' | mv-expand Recipient = iff(array_length(RecipientsList) > 0, RecipientsList, dynamic([""]))'
+                 " to typeof(string) | extend Recipient = tolower(Recipient)")
 
 
 # These are written out in the query, each before those that it calls.
