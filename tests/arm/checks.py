@@ -7,8 +7,8 @@ from files import DEPLOYMENTS, is_expression, strings, templates
 from traced import Traced
 
 TEXT, EXPRESSION = 131_072, 24_576
-# How Bicep names a variable that has a file's content.
-LOADED = "$fxv#"
+# How Bicep names a variable that has a file's content: the second, where another file exports it.
+LOADED = re.compile(r"\$fxv#\d+|_\d+\._\d+")
 SECURE = {"securestring", "secureobject"}
 
 
@@ -117,7 +117,7 @@ def too_long(template):
     for path, inner in templates(template):
         for name, value in inner.get("variables", {}).items():
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-            if name.startswith(LOADED) and len(text) > TEXT:
+            if LOADED.fullmatch(name) and len(text) > TEXT:
                 found.append(f"{path}: {text[:60]}… has {len(text)} characters")
     return found
 

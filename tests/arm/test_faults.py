@@ -76,7 +76,7 @@ class Faults(unittest.TestCase):
 
     def test_a_workbook_that_is_too_long(self):
         variables = self.nested("workbooks")["variables"]
-        name = next(k for k, v in variables.items() if k.startswith(checks.LOADED) and isinstance(
+        name = next(k for k, v in variables.items() if checks.LOADED.fullmatch(k) and isinstance(
             v, dict) and "items" in v)
         variables[name]["items"].append({"content": "x" * checks.TEXT})
         self.found(checks.too_long(self.template), '{"version"')
