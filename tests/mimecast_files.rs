@@ -948,6 +948,7 @@ async fn only_public_https_addresses_are_connected_to() {
             key: "the file".to_owned(),
             size: None,
             content: Content::At(address.clone().into()),
+            etag: None,
             begun: None,
         };
         let fault = match source.open(&part, Deadline::after(Duration::from_secs(30))).await {
@@ -976,6 +977,7 @@ async fn a_name_that_resolves_to_a_private_address_is_not_connected_to() {
             key: "the file".to_owned(),
             size: None,
             content: Content::At(address),
+            etag: None,
             begun: None,
         };
         let opened = source.open(&part, Deadline::after(Duration::from_secs(30))).await;

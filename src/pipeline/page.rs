@@ -175,14 +175,16 @@ impl<'a> PageReader<'a> {
         page.parts.retain(|part| keys.insert(part.key.clone()));
         for part in &page.parts {
             let begun = || {
-                let version = FileVersion { size: part.size, etag: None };
+                let version = FileVersion { size: part.size, etag: part.etag.clone() };
                 let progress = FileProgress { version, ..FileProgress::default() };
                 FileRead { progress, events: 0 }
             };
             let file = self.files.entry(part.key.clone()).or_insert_with(begun);
             // Another content, of which nothing is read, be it had or not.
             let FileProgress { done, version, .. } = &file.progress;
-            if *done == Position::End && version.size != part.size {
+            let is_other = version.size != part.size
+                || part.etag.as_ref().is_some_and(|etag| version.etag.as_ref() != Some(etag));
+            if *done == Position::End && is_other {
                 file.progress = begun().progress;
             }
         }

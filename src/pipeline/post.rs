@@ -1,9 +1,12 @@
 //! From bodies to the sink: posts a body, splits it if it is refused, keeps what cannot be
 //! delivered.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
 
@@ -11,9 +14,10 @@ use super::Run;
 use super::body::Body;
 use super::fault::{Fault, Interrupt, internal, lease_lost};
 use super::sink::{PostError, Posted, Sink};
+use super::source::Format;
 use super::summary::Live;
 use crate::codes::Code;
-use crate::quarantine::{Quarantine, Rejection};
+use crate::quarantine::{Kept, Quarantine, Rejection};
 use crate::seams::Deadline;
 use crate::store::{KeepError, LeaseWatch};
 use crate::table::Table;
@@ -30,6 +34,8 @@ const KEPT_AT_ONCE: usize = 4;
 pub(super) struct Poster {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) table: &'static Table,
+    /// What makes rows that stand in for those that are kept; not where they came with the first try.
+    pub(super) stand_ins: Option<Arc<dyn Format>>,
     pub(super) quarantine: Quarantine,
     pub(super) lease: LeaseWatch,
     pub(super) run: Run,
@@ -60,8 +66,34 @@ impl Poster {
         cut.retain(|cut| refused.iter().all(|refused| refused.position != cut.position));
         refused.extend(cut);
         body.rejections.extend(self.keep(refused).await?);
+        self.stand_in(&body.rejections).await?;
         body.free();
         Ok(body)
+    }
+
+    /// Posts the rows that stand in for those that were kept instead of being delivered.
+    async fn stand_in(&self, kept: &[Rejection]) -> Result<(), Interrupt> {
+        let Some(format) = &self.stand_ins else { return Ok(()) };
+        for rejection in kept.iter().filter(|rejection| !rejection.delivered) {
+            let Kept::Line(line) = &rejection.kept else { continue };
+            let mut row = b"[".to_vec();
+            if !format.stand_in(line, &mut row) {
+                continue;
+            }
+            row.push(b']');
+            let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+            let gzip = gzip.write_all(&row).and_then(|()| gzip.finish()).map_err(internal)?;
+            match self.post_once(Bytes::from(gzip)).await {
+                Ok(()) => {}
+                Err(PostError::Interrupt(interrupt)) => return Err(interrupt),
+                Err(PostError::RowRefused(_) | PostError::TooLarge) => tracing::error!(
+                    stream = rejection.position.stream,
+                    event_id = rejection.event_id,
+                    "the row that stands in for one in quarantine was refused too"
+                ),
+            }
+        }
+        Ok(())
     }
 
     /// Posts the rows of a body, and marks those that are accepted; returns the refused ones, in

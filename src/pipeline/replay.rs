@@ -123,6 +123,7 @@ impl Replay {
         let poster = Poster {
             sink: Arc::clone(&self.sink),
             table: stream.table,
+            stand_ins: None,
             quarantine: self.quarantine.clone(),
             lease: lease.watch(),
             run: run.clone(),

@@ -96,6 +96,8 @@ pub struct Part {
     pub key: String,
     /// Its size in bytes, if it is known.
     pub size: Option<u64>,
+    /// What identifies its content, if the listing says it: another content has another one.
+    pub etag: Option<String>,
     /// Its bytes.
     pub content: Content,
     /// What was delivered of it before it was kept in spill; a source's own parts have none.
@@ -137,9 +139,9 @@ pub struct OpenPart {
 
 impl OpenPart {
     /// One whose bytes are here.
-    pub fn here(bytes: Bytes) -> Self {
+    pub fn here(etag: Option<String>, bytes: Bytes) -> Self {
         let bytes = stream::iter([Ok(bytes)]).boxed();
-        Self { etag: None, bytes, end_is_proof: true }
+        Self { etag, bytes, end_is_proof: true }
     }
 }
 
@@ -153,6 +155,12 @@ pub trait Format: Send + Sync {
     /// rejected, with a word and a sentence; then `row` is as it was.
     fn row(&self, line: &[u8], row: &mut Vec<u8>)
     -> (EventId, Result<Row, (&'static str, String)>);
+
+    /// Appends a row that takes the place of one that is in quarantine, and whether there is one: where
+    /// readers count rows, a row that never comes must not look like one that is still under way.
+    fn stand_in(&self, _line: &[u8], _row: &mut Vec<u8>) -> bool {
+        false
+    }
 }
 
 /// Reads lines out of bytes that others bring: it neither waits nor does I/O.

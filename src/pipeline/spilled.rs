@@ -83,7 +83,7 @@ impl Source for SpillSource {
             next = number + 1;
             let (size, content) = (progress.version.size, Content::At(number.to_string().into()));
             let begun = Some(progress).filter(|progress| progress.done != Position::Line(0));
-            parts.push(Part { key, size, content, begun });
+            parts.push(Part { key, size, etag: None, content, begun });
         }
         if gone > 0 {
             tracing::error!(

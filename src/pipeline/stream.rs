@@ -53,6 +53,7 @@ impl StreamPull {
         let poster = Poster {
             sink: Arc::clone(&connector.sink),
             table: stream.table,
+            stand_ins: Some(connector.source.format(stream)),
             quarantine: connector.quarantine.clone(),
             lease: lease.watch(),
             run: run.clone(),
@@ -101,7 +102,9 @@ impl StreamPull {
     pub(super) async fn open(&self, part: &Part) -> Result<Opened, Interrupt> {
         match &part.content {
             Content::At(_) => self.connector.source.open(part, self.run.deadline).await,
-            Content::Here(bytes) => Ok(Opened::Part(OpenPart::here(bytes.clone()))),
+            Content::Here(bytes) => {
+                Ok(Opened::Part(OpenPart::here(part.etag.clone(), bytes.clone())))
+            }
         }
     }
 

@@ -475,6 +475,7 @@ impl Source for MemorySource {
             size: Some(lines.iter().map(|line| line.len() as u64 + 1).sum()),
             content: Content::At(format!("{index} {key}").into()),
             key,
+            etag: None,
             begun: None,
         };
         Ok(Page {
@@ -491,7 +492,7 @@ impl Source for MemorySource {
         let mut files = self.pages.iter().flatten();
         let (_, lines) = files.find(|(key, _)| *key == part.key).unwrap();
         let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        Ok(Opened::Part(OpenPart::here(text.into())))
+        Ok(Opened::Part(OpenPart::here(None, text.into())))
     }
 
     fn format(&self, _: &Stream) -> Arc<dyn Format> {

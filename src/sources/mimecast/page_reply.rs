@@ -103,7 +103,7 @@ fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Files>, D:
 fn part(entry: &RawValue) -> Option<Part> {
     let File { url: address, size } = serde_json::from_str(entry.get()).ok()?;
     let key = key(Url::parse(address.expose_secret()).ok()?);
-    Some(Part { key, size, content: Content::At(address), begun: None })
+    Some(Part { key, size, content: Content::At(address), etag: None, begun: None })
 }
 
 /// The listing that a reply's body is, if it is one, and says of no failure.

@@ -118,6 +118,7 @@ impl ThermometerSource {
                 key: format!("{}/{}/{after}", stream.name, at.epoch),
                 size: Some(bytes.len() as u64),
                 content: Content::Here(bytes),
+                etag: None,
                 begun: None,
             });
         }
