@@ -24,8 +24,8 @@ use url::Url;
 use super::sdk;
 use super::secret::{LIMIT, SecretReader, in_file};
 use crate::http::{
-    ErrorBody, Failure, GaveUp, Grant, ReadSecret as _, Reply, RetryPolicy, SecretError, Token,
-    TokenCache, hold, hold_token, looks_like, retry_after, said, send,
+    ErrorBody, Failure, GaveUp, Grant, ReadSecret as _, Reply, RetryPolicy, SecretError, SignIn,
+    SignedIn, Token, TokenCache, hold, hold_token, looks_like, retry_after, said, send,
 };
 use crate::seams::{Clock, Deadline, Random};
 use crate::settings::CredentialSettings;
@@ -95,6 +95,26 @@ pub enum CredentialError {
         /// Where tokens come from.
         authority: String,
     },
+}
+
+impl CredentialError {
+    /// What happened, and what to do, each by itself.
+    pub(super) fn told(&self) -> SecretError {
+        match self {
+            Self::Refused { credential, reason, fix } => SecretError {
+                settings: true,
+                problem: format!("{credential} was refused: {reason}"),
+                fix: fix.clone(),
+            },
+            Self::Unavailable { credential, reason, authority } => SecretError {
+                settings: false,
+                problem: format!("{credential} got no token: {reason}"),
+                fix: format!(
+                    "nothing is lost, the next run tries again; check the way to {authority}"
+                ),
+            },
+        }
+    }
 }
 
 /// An identity. [`AccessTokens`] keep the tokens that it gets.
@@ -288,6 +308,19 @@ impl AccessTokens {
     }
 }
 
+#[async_trait]
+impl SignIn for AccessTokens {
+    async fn sign_in(&self) -> Result<SignedIn, SecretError> {
+        let token = self.get().await.map_err(|error| error.told())?;
+        let Claims { audience, tenant, client, roles } = Claims::read(&token.secret);
+        Ok(SignedIn { token, client, tenant, audience, roles })
+    }
+
+    async fn forget(&self, refused: &Token) {
+        self.discard(refused).await;
+    }
+}
+
 /// What a token says of itself. Each is empty if the token does not say it, or is no JWT.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -301,6 +334,8 @@ pub struct Claims {
     /// The application's or the managed identity's client id.
     #[serde(rename = "appid")]
     pub client: String,
+    /// The rights that it has by app roles, e.g. `User.Read.All`.
+    pub roles: Vec<String>,
 }
 
 impl Claims {

@@ -15,7 +15,8 @@ use url::Url;
 use super::credential::{AccessTokens, Claims, CredentialError};
 use crate::codes::Code;
 use crate::http::{
-    ErrorBody, Failure, GaveUp, Reply, ReplyError, RetryPolicy, looks_like, retry_after, send,
+    ErrorBody, Failure, GaveUp, Reply, ReplyError, RetryPolicy, SecretError, looks_like,
+    retry_after, send,
 };
 use crate::pipeline::sink::{PostError, Posted};
 use crate::pipeline::{Fault, Interrupt, Sink};
@@ -245,18 +246,9 @@ fn names_a_setting(said: &ErrorBody, rule: &str) -> bool {
 }
 
 fn no_token(error: &CredentialError) -> Fault {
-    match error {
-        CredentialError::Refused { credential, reason, fix } => Fault::settings(
-            Code::AzureCredentials,
-            format!("{credential} was refused: {reason}"),
-            fix.as_str(),
-        ),
-        CredentialError::Unavailable { credential, reason, authority } => Fault::passing(
-            Code::AzureTokenUnavailable,
-            format!("{credential} got no token: {reason}"),
-            format!("nothing is lost, the next run tries again; check the way to {authority}"),
-        ),
-    }
+    let SecretError { settings, problem, fix } = error.told();
+    let code = if settings { Code::AzureCredentials } else { Code::AzureTokenUnavailable };
+    Fault { code, message: problem, fix, settings }
 }
 
 impl std::fmt::Debug for LogsIngestion {

@@ -11,7 +11,7 @@ use crate::pipeline::Sink as _;
 use crate::pipeline::sink::{PostError, packed};
 use crate::seams::Deadline;
 use crate::settings::AzureCloud;
-use crate::sources::mimecast::SOURCE;
+use crate::sources::{self, mimecast::SOURCE};
 use crate::table::{CLOUD_INTEGRATED, HEALTH, Table};
 
 pub(super) async fn rungs(
@@ -24,11 +24,16 @@ pub(super) async fn rungs(
         rungs.push(Rung::skipped("azure", WRONG_SETTINGS));
         return;
     };
-    let stream = format!("azure/stream/{}", settings.stream);
+    let streams = streams(given, &settings.stream);
+    let skip = |rungs: &mut Rungs<'_>, why: &str| {
+        for (source, stream, _) in &streams {
+            let rung = format!("azure/stream/{stream}");
+            rungs.push(Rung::skipped(rung, why).of_source(source));
+        }
+    };
     if !hosts.issue_to(&settings.identity) {
         rungs.push(Rung::skipped("azure/token", NOT_REACHED));
-        rungs.push(Rung::skipped(stream, "there is no token").of_source(SOURCE));
-        return;
+        return skip(rungs, "there is no token");
     }
     let tried = format!("an access token for {}", audience(settings.cloud));
     let token = match timeout(PATIENCE, sink.identity()).await {
@@ -38,15 +43,18 @@ pub(super) async fn rungs(
     };
     let has_token = matches!(token.verdict, Verdict::Ok | Verdict::Warn);
     rungs.push(token);
-    let events = if !has_token {
-        Rung::skipped(stream, "there is no token")
-    } else if hosts.reached(&settings.endpoint) {
-        stream_rung(stream, sink, &CLOUD_INTEGRATED).await
+    let mut takes_events = false;
+    if !has_token {
+        skip(rungs, "there is no token");
+    } else if !hosts.reached(&settings.endpoint) {
+        skip(rungs, NOT_REACHED);
     } else {
-        Rung::skipped(stream, NOT_REACHED)
-    };
-    let takes_events = events.verdict == Verdict::Ok;
-    rungs.push(events.of_source(SOURCE));
+        for (source, stream, table) in &streams {
+            let tried = stream_rung(format!("azure/stream/{stream}"), sink, table).await;
+            takes_events |= tried.verdict == Verdict::Ok;
+            rungs.push(tried.of_source(source));
+        }
+    }
     if let Some(stream) = &settings.health_stream {
         let rung = format!("azure/stream/{stream}");
         rungs.push(if takes_events {
@@ -55,6 +63,19 @@ pub(super) async fn rungs(
             Rung::skipped(rung, "the same rule does not take events")
         });
     }
+}
+
+/// The rule's streams that the sources which are on post to, each with its source. Where the settings are
+/// wrong, that of most.
+fn streams<'a>(given: &Given, mimecasts: &'a str) -> Vec<(&'static str, &'a str, &'static Table)> {
+    let others: Vec<&str> = given.graph_sources().collect();
+    let others = sources::streams().into_iter().filter(|known| others.contains(&known.source));
+    let mut streams: Vec<_> =
+        others.map(|known| (known.source, known.stream.table.stream, known.stream.table)).collect();
+    if given.mimecast.is_some() || streams.is_empty() {
+        streams.insert(0, (SOURCE, mimecasts, &CLOUD_INTEGRATED));
+    }
+    streams
 }
 
 /// No run fails without rows of health.
@@ -76,7 +97,7 @@ fn audience(cloud: AzureCloud) -> &'static str {
 }
 
 fn token_rung(cloud: AzureCloud, tried: String, credential: &str, claims: &Claims) -> Rung {
-    let Claims { audience: of, tenant, client } = claims;
+    let Claims { audience: of, tenant, client, .. } = claims;
     let mut answer = format!("granted to {credential}");
     for (what, value) in [("client id", client), ("tenant", tenant), ("audience", of)] {
         if !value.is_empty() {

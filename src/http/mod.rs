@@ -11,6 +11,7 @@ mod retry_after;
 mod said;
 mod secret;
 mod secrets;
+mod sign_in;
 mod token_cache;
 
 pub use client::{Clients, ClientsError, describe};
@@ -23,4 +24,5 @@ pub use retry_after::retry_after;
 pub use said::{ErrorBody, said};
 pub use secret::{ReadSecret, SecretError};
 pub use secrets::{hold, hold_token};
+pub use sign_in::{SignIn, SignedIn};
 pub use token_cache::{Token, TokenCache};

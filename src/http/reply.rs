@@ -7,6 +7,7 @@ use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
@@ -88,7 +89,7 @@ pub fn without_bom(text: &[u8]) -> &[u8] {
 ///
 /// # Errors
 /// [`NotJson`] says what it is instead.
-pub fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, NotJson> {
+pub fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, NotJson> {
     let text = without_bom(body);
     serde_json::from_slice(text).map_err(|error| match (error.classify(), looks_like(body)) {
         (Category::Data, _) => NotJson::Shape(without_values(&error.to_string())),
@@ -178,7 +179,6 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use reqwest::header::CONTENT_ENCODING;
-    use serde::Deserialize;
     use serde_json::Value;
 
     use super::*;
