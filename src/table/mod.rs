@@ -11,6 +11,7 @@ mod describe;
 mod event_id;
 mod field_index;
 mod health;
+mod identity;
 mod json;
 mod row;
 
@@ -21,10 +22,12 @@ use column_start::ColumnStart;
 pub use event_id::{EventId, EventIdHasher};
 use field_index::FieldIndex;
 pub use health::HEALTH;
+pub use identity::{GROUP_MEMBERS, GROUPS, RISK_DETECTIONS, RISKY_USERS, USERS};
 pub use row::{MAX_COLUMN_BYTES, RejectReason, Row};
 
 /// Every table that rows are posted to.
-pub static TABLES: &[&Table] = &[&CLOUD_INTEGRATED, &HEALTH];
+pub static TABLES: &[&Table] =
+    &[&CLOUD_INTEGRATED, &HEALTH, &RISK_DETECTIONS, &RISKY_USERS, &USERS, &GROUPS, &GROUP_MEMBERS];
 
 /// One table of a Log Analytics workspace and the stream of the data collection rule that feeds it.
 pub struct Table {
