@@ -44,6 +44,13 @@ codes! {
     ListingCircle = "listing-circle",
     CursorDropped = "cursor-dropped",
 
+    GraphUnreachable = "graph-unreachable",
+    GraphUnauthorized = "graph-unauthorized",
+    GraphConsent = "graph-consent",
+    GraphLicence = "graph-licence",
+    GraphRefused = "graph-refused",
+    GraphLink = "graph-link",
+
     FileForbidden = "file-forbidden",
     FileUnreachable = "file-unreachable",
     FileUnreadable = "file-unreadable",

@@ -216,7 +216,9 @@ fn fault(endpoint: Endpoint) -> BoxedStrategy<Fault> {
             1 => Just(bad("InvalidRow", "A row cannot be taken.")),
         ]
         .boxed(),
-        Endpoint::MimecastToken | Endpoint::AzureToken | Endpoint::Secret => any.boxed(),
+        Endpoint::MimecastToken | Endpoint::AzureToken | Endpoint::Secret | Endpoint::Graph => {
+            any.boxed()
+        }
     }
 }
 

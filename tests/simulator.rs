@@ -318,8 +318,8 @@ async fn rows_land_in_order_and_a_poisoned_body_does_not() {
 #[tokio::test]
 async fn rows_can_land_in_a_file_or_only_be_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.ndjson");
-    for keep in [Keep::File(path.clone()), Keep::Count] {
+    let path = folder.path().join("Cloud_Integrated_CL.ndjson");
+    for keep in [Keep::Folder(folder.path().to_owned()), Keep::Count] {
         let options = SimulatorOptions { keep, ..SimulatorOptions::default() };
         let peer = start_with(World::default(), FaultPlan::none(), options).await;
         let bearer = peer.identity_token("https://monitor.azure.com").await;

@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::graph::GRAPH;
 use super::mimecast::text;
 use super::reply::{self, Accepted, Refusal, field};
 use super::rows;
@@ -106,11 +107,14 @@ fn grant(shared: &Shared, tenant: &str, body: &[u8]) -> Result<String, Refusal> 
 fn issue(shared: &Shared, resource: &str) -> String {
     let now = shared.options.clock.now().timestamp();
     let mut state = shared.state();
-    let claims = json!({
+    let mut claims = json!({
         "aud": resource, "iss": format!("https://sts.windows.net/{TENANT_ID}/"),
         "iat": now, "nbf": now - 300, "exp": now + TOKEN_SECONDS,
         "appid": CLIENT_ID, "tid": TENANT_ID, "uti": state.fresh(),
     });
+    if resource == GRAPH {
+        claims["roles"] = json!(state.graph.roles);
+    }
     let encode = |claims: &Value| URL_SAFE_NO_PAD.encode(claims.to_string());
     let token = format!("{}.{}.", encode(&json!({"alg": "none", "typ": "JWT"})), encode(&claims));
     state.azure_tokens.insert(token.clone(), resource.to_owned());

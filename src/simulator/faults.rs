@@ -22,6 +22,8 @@ pub enum Endpoint {
     Secret,
     /// A body to the ingestion endpoint.
     Post,
+    /// A request to Microsoft Graph.
+    Graph,
 }
 
 /// What happens instead of, or to, a proper answer.
@@ -220,13 +222,16 @@ impl Seeded {
 /// bad row or a bad file are only ever scripted: to a client they are real.
 fn passing(endpoint: Endpoint, rng: &mut fastrand::Rng) -> Fault {
     let throttled = match endpoint {
-        Endpoint::Post | Endpoint::AzureToken | Endpoint::Secret => ("Retry-After", "0".to_owned()),
+        Endpoint::Post | Endpoint::AzureToken | Endpoint::Secret | Endpoint::Graph => {
+            ("Retry-After", "0".to_owned())
+        }
         _ => ("X-RateLimit-Reset", rng.u8(1..50).to_string()),
     };
     let own = match endpoint {
         Endpoint::MimecastToken | Endpoint::AzureToken | Endpoint::Secret => Fault::LostReply,
-        Endpoint::Listing if rng.bool() => Fault::CutShort(rng.usize(..200)),
+        Endpoint::Listing | Endpoint::Graph if rng.bool() => Fault::CutShort(rng.usize(..200)),
         Endpoint::Listing => Fault::Unauthorized("token_verification_failed".to_owned()),
+        Endpoint::Graph => Fault::Unauthorized("InvalidAuthenticationToken".to_owned()),
         Endpoint::File if rng.bool() => Fault::Expired,
         Endpoint::File => Fault::CutShort(rng.usize(..100_000)),
         Endpoint::Post if rng.bool() => Fault::RequestTimeout,

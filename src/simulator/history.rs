@@ -1,8 +1,10 @@
 //! What clients asked of the simulator, and the rows that it accepted.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -21,6 +23,8 @@ pub struct Calls {
     pub azure_tokens: BTreeMap<String, u64>,
     /// Requests for the key vault's secret.
     pub secrets: u64,
+    /// Requests to Microsoft Graph, by what was asked for.
+    pub graph: BTreeMap<String, u64>,
     /// Bodies posted.
     pub posts: u64,
     /// Bodies accepted.
@@ -49,6 +53,7 @@ impl Calls {
             Endpoint::MimecastToken => &mut self.mimecast_tokens,
             Endpoint::Post => &mut self.posts,
             Endpoint::Secret => &mut self.secrets,
+            Endpoint::Graph => self.graph.entry(name.to_owned()).or_default(),
             Endpoint::Listing => self.listings.entry(name.to_owned()).or_default(),
             Endpoint::File => self.downloads.entry(name.to_owned()).or_default(),
             Endpoint::AzureToken => self.azure_tokens.entry(name.to_owned()).or_default(),
@@ -75,21 +80,21 @@ pub(super) struct Landed {
     pub(super) count: u64,
     /// Each with the stream that it was posted to.
     pub(super) rows: Vec<(&'static str, Value)>,
-    file: Option<BufWriter<File>>,
-    /// Why the file took no more, if it did not.
+    /// Where the files of the tables are,
+    folder: Option<PathBuf>,
+    /// those that are open, by the stream,
+    files: BTreeMap<&'static str, BufWriter<File>>,
+    /// and why one took no more, if it did not.
     pub(super) file_error: Option<String>,
 }
 
 impl Landed {
-    pub(super) fn new(keep: &Keep) -> io::Result<Self> {
-        let file = match keep {
-            Keep::File(path) => {
-                let file = OpenOptions::new().create(true).append(true).open(path)?;
-                Some(BufWriter::new(file))
-            }
+    pub(super) fn new(keep: &Keep) -> Self {
+        let folder = match keep {
+            Keep::Folder(path) => Some(path.clone()),
             Keep::Memory | Keep::Count => None,
         };
-        Ok(Self { count: 0, rows: Vec::new(), file, file_error: None })
+        Self { count: 0, rows: Vec::new(), folder, files: BTreeMap::new(), file_error: None }
     }
 
     /// Takes the `count` rows of one body to a stream; `rows` is empty where they are only counted.
@@ -99,20 +104,30 @@ impl Landed {
         count: u64,
         rows: Vec<Value>,
     ) -> io::Result<()> {
-        match &mut self.file {
+        match self.folder.clone() {
             None => self.rows.extend(rows.into_iter().map(|row| (stream, row))),
-            Some(file) => append(file, &rows)
+            Some(folder) => self
+                .append(&folder, stream, &rows)
                 .inspect_err(|error| self.file_error = Some(error.to_string()))?,
         }
         self.count += count;
         Ok(())
     }
-}
 
-fn append(file: &mut BufWriter<File>, rows: &[Value]) -> io::Result<()> {
-    for row in rows {
-        serde_json::to_writer(&mut *file, row)?;
-        file.write_all(b"\n")?;
+    fn append(&mut self, folder: &Path, stream: &'static str, rows: &[Value]) -> io::Result<()> {
+        let file = match self.files.entry(stream) {
+            Entry::Occupied(file) => file.into_mut(),
+            Entry::Vacant(place) => {
+                let path =
+                    folder.join(format!("{}_CL.ndjson", stream.trim_start_matches("Custom-")));
+                let file = OpenOptions::new().create(true).append(true).open(path)?;
+                place.insert(BufWriter::new(file))
+            }
+        };
+        for row in rows {
+            serde_json::to_writer(&mut *file, row)?;
+            file.write_all(b"\n")?;
+        }
+        file.flush()
     }
-    file.flush()
 }

@@ -1,4 +1,4 @@
-//! Mimecast, Entra, the managed identity and the Logs Ingestion endpoint on loopback, for `demo`,
+//! Mimecast, Entra, Microsoft Graph, the managed identity and the Logs Ingestion endpoint on loopback, for `demo`,
 //! tests and benches.
 //!
 //! A [`Simulator`] serves a [`World`] (what Mimecast has to give) on one port. It is a strict
@@ -9,6 +9,7 @@
 
 mod azure;
 mod faults;
+mod graph;
 mod history;
 mod made_up;
 mod mimecast;
@@ -31,6 +32,7 @@ use crate::seams::Clock;
 use crate::table::{CLOUD_INTEGRATED, TABLES, Table};
 
 pub use faults::{Endpoint, Fault, FaultPlan, Moment};
+pub use graph::GraphWorld;
 pub use history::{Calls, Drawn};
 pub use made_up::MadeUp;
 pub use serve::Handler;
@@ -95,8 +97,8 @@ impl Default for SimulatorOptions {
 pub enum Keep {
     /// They are kept for [`Simulator::landed`].
     Memory,
-    /// They are appended to this file, one to a line.
-    File(PathBuf),
+    /// They are appended to a file of their table in this folder, one to a line: `<table>.ndjson`.
+    Folder(PathBuf),
     /// They are only counted, and not looked into: for benches.
     Count,
 }
@@ -113,7 +115,7 @@ impl Simulator {
     /// Starts serving on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// If no port can be bound, or the file of [`Keep::File`] cannot be opened.
+    /// If no port can be bound.
     pub async fn start(
         world: World,
         faults: FaultPlan,
@@ -121,7 +123,7 @@ impl Simulator {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let shared = Arc::new(Shared::new(world, faults, options, url.clone())?);
+        let shared = Arc::new(Shared::new(world, faults, options, url.clone()));
         let handler = Handler::new(&shared);
         let accepting = tokio::spawn(serve::accept(listener, handler.clone()));
         Ok(Self { shared, url, handler, accepting })
@@ -217,7 +219,7 @@ impl Simulator {
         self.state().landed.count
     }
 
-    /// Why the file of [`Keep::File`] took no more rows, if it did not.
+    /// Why a file of [`Keep::Folder`] took no more rows, if it did not.
     pub fn file_error(&self) -> Option<String> {
         self.state().landed.file_error.clone()
     }
@@ -266,6 +268,11 @@ impl Simulator {
     /// Gives the identity its role on the rule, or takes it away: then every post is answered 403.
     pub fn set_role(&self, granted: bool) {
         self.state().has_role = granted;
+    }
+
+    /// Looks at what Microsoft Graph has to give, or changes it.
+    pub fn graph<T>(&self, change: impl FnOnce(&mut GraphWorld) -> T) -> T {
+        change(&mut self.state().graph)
     }
 
     /// From now on, these faults and no others.

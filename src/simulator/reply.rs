@@ -121,6 +121,7 @@ fn refusal(endpoint: Endpoint, status: u16, code: &str, message: &str) -> Respon
                         "error_codes": number.into_iter().collect::<Vec<_>>()}),
             )
         }
+        Endpoint::Graph => json(status, &json!({"error": {"code": code, "message": message}})),
         Endpoint::Post | Endpoint::Secret => {
             let mut response = json(status, &json!({"error": {"code": code, "message": message}}));
             if let Ok(code) = HeaderValue::from_str(code) {
@@ -166,6 +167,7 @@ pub(super) fn refused_by(fault: &Fault, endpoint: Endpoint) -> Option<Response> 
             }
             Endpoint::AzureToken => refuse(403, "access_denied", "The identity is not permitted"),
             Endpoint::Post => refuse(403, "OperationFailed", NO_ROLE),
+            Endpoint::Graph => refuse(403, "Forbidden", "Access is denied by policy."),
         },
         Fault::NotFound if endpoint == Endpoint::File => {
             refuse(404, "NoSuchKey", "The specified key does not exist.")

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use super::reply::{self, Accepted, HangUp};
 use super::state::Shared;
-use super::{Endpoint, Fault, Moment, azure, mimecast};
+use super::{Endpoint, Fault, Moment, azure, graph, mimecast};
 
 /// What is buffered of a request, far above what any endpoint takes.
 const MAX_REQUEST_BYTES: usize = 64 << 20;
@@ -48,6 +48,7 @@ impl Handler {
             .route("/msi/token", at(Endpoint::AzureToken, get(azure::managed_identity)))
             .route("/{tenant}/oauth2/v2.0/token", at(Endpoint::AzureToken, post(azure::entra)))
             .route("/secrets/{name}", at(Endpoint::Secret, get(azure::secret)))
+            .route("/v1.0/{*path}", at(Endpoint::Graph, get(graph::get)))
             .route(ingestion, at(Endpoint::Post, post(azure::ingest)))
             .fallback(unknown_path)
             .method_not_allowed_fallback(unknown_path)
@@ -174,6 +175,11 @@ fn identify(endpoint: Endpoint, uri: &Uri, body: &Bytes) -> (String, String) {
             (reply::field(query.as_bytes(), "type").unwrap_or_default(), query.to_owned())
         }
         Endpoint::File => own(uri.path().trim_start_matches("/files/").to_owned()),
+        Endpoint::Graph => {
+            let path = uri.path().trim_start_matches("/v1.0/").to_owned();
+            let identity = format!("{path}?{query}");
+            (path, identity)
+        }
         Endpoint::AzureToken => own(reply::field(query.as_bytes(), "resource")
             .or_else(|| reply::field(body, "scope"))
             .map(|resource| resource.trim_end_matches("/.default").to_owned())

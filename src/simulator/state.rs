@@ -1,7 +1,6 @@
 //! The simulator's memory, shared by its connections.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
@@ -11,7 +10,9 @@ use tokio::time::Instant;
 
 use super::faults::Watch;
 use super::history::Landed;
-use super::{BatchFile, Calls, Drawn, Endpoint, Fault, FaultPlan, Page, SimulatorOptions, World};
+use super::{
+    BatchFile, Calls, Drawn, Endpoint, Fault, FaultPlan, GraphWorld, Page, SimulatorOptions, World,
+};
 
 pub(super) const CLIENT_ID: &str = "5f1d3c2e-8a47-4b0e-9c55-0d6a7be01c11";
 pub(super) const CLIENT_SECRET: &str = "made+up&secret=100%/of it";
@@ -38,9 +39,9 @@ impl Shared {
         plan: FaultPlan,
         options: SimulatorOptions,
         url: String,
-    ) -> io::Result<Self> {
-        let state = Mutex::new(State::new(world, plan, url, Landed::new(&options.keep)?));
-        Ok(Self { options, state })
+    ) -> Self {
+        let state = Mutex::new(State::new(world, plan, url, Landed::new(&options.keep)));
+        Self { options, state }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -98,12 +99,15 @@ pub(super) struct State {
     pub(super) violations: Vec<String>,
     pub(super) drawn: Vec<Drawn>,
     pub(super) landed: Landed,
+    /// The simulator's own address.
+    pub(super) url: String,
+    pub(super) graph: GraphWorld,
 }
 
 impl State {
-    fn new(world: World, plan: FaultPlan, files_at: String, landed: Landed) -> Self {
+    fn new(world: World, plan: FaultPlan, url: String, landed: Landed) -> Self {
         let mut state = Self {
-            files_at,
+            files_at: url.clone(),
             streams: KNOWN_STREAMS.map(|name| (name.to_owned(), Vec::new())).into(),
             files: HashMap::new(),
             damaged: HashMap::new(),
@@ -123,6 +127,8 @@ impl State {
             violations: Vec::new(),
             drawn: Vec::new(),
             landed,
+            url,
+            graph: GraphWorld::default(),
         };
         for (stream, pages) in world.streams {
             pages.into_iter().for_each(|page| state.add_page(&stream, page));

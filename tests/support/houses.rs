@@ -60,24 +60,24 @@ pub trait House: Send + Sync + Sized + 'static {
 
 /// A clock that goes on when a test says so.
 #[derive(Clone)]
-struct HandClock(Arc<AtomicI64>);
+pub struct HandClock(Arc<AtomicI64>);
 
 impl HandClock {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let start = NaiveDate::from_ymd_opt(2026, 11, 10).unwrap().and_hms_opt(9, 0, 0).unwrap();
         Self(Arc::new(AtomicI64::new(start.and_utc().timestamp_millis())))
     }
 
-    fn now(&self) -> DateTime<Utc> {
+    pub fn now(&self) -> DateTime<Utc> {
         DateTime::from_timestamp_millis(self.0.load(Ordering::Relaxed)).unwrap()
     }
 
-    fn clock(&self) -> Clock {
+    pub fn clock(&self) -> Clock {
         let clock = self.clone();
         Clock::from_fn(move || clock.now())
     }
 
-    fn go_on(&self, by: TimeDelta) {
+    pub fn go_on(&self, by: TimeDelta) {
         self.0.fetch_add(by.num_milliseconds(), Ordering::Relaxed);
     }
 

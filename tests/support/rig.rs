@@ -17,6 +17,7 @@ use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Random};
 use mimecast_sentinel::settings::{CredentialSettings, SecretSettings};
 use mimecast_sentinel::simulator::{FaultPlan, Simulator, SimulatorOptions, World};
+use mimecast_sentinel::sources::graph;
 use mimecast_sentinel::sources::mimecast::{Limits, MimecastSource, Options};
 use mimecast_sentinel::spill::SpilledFiles;
 use mimecast_sentinel::store::{FolderStore, Store};
@@ -127,10 +128,10 @@ impl Rig {
         self.connector_on(Arc::new(FolderStore::new(self.state())))
     }
 
-    /// A connector whose checkpoints lie elsewhere.
-    pub fn connector_on(&self, store: Arc<dyn Store>) -> Connector {
+    /// The identity that Azure and Graph know.
+    fn credentials(&self) -> Credentials {
         let (clock, random) = (self.clock.clone(), Random::seeded(1));
-        let credentials = Credentials {
+        Credentials {
             settings: CredentialSettings::ClientSecret {
                 tenant_id: self.simulator.tenant_id().to_owned(),
                 client_id: self.simulator.client_id().to_owned(),
@@ -142,9 +143,29 @@ impl Rig {
                 http: self.tools.entra_client.clone(),
                 http_without_proxy: self.tools.entra_client.clone(),
                 retry: self.options.retry,
-                seams: (clock.clone(), random.clone()),
+                seams: (clock, random),
             },
-        };
+        }
+    }
+
+    /// How Microsoft Graph is called.
+    pub fn graph(&self) -> graph::Options {
+        let scope = "https://graph.microsoft.com/.default";
+        graph::Options {
+            base_url: self.simulator.url().parse().unwrap(),
+            tenant: None,
+            sign_in: Arc::new(AccessTokens::new(self.credentials(), scope)),
+            http: self.tools.clients.api.clone(),
+            every: Duration::ZERO,
+            retry: self.options.retry,
+            seams: (self.clock.clone(), Random::seeded(1)),
+        }
+    }
+
+    /// A connector whose checkpoints lie elsewhere.
+    pub fn connector_on(&self, store: Arc<dyn Store>) -> Connector {
+        let (clock, random) = (self.clock.clone(), Random::seeded(1));
+        let credentials = self.credentials();
         let scope = "https://monitor.azure.com/.default";
         let sink = LogsIngestion::new(
             &self.simulator.url().parse().unwrap(),

@@ -19,4 +19,4 @@ pub use pace::{CallLog, Pace};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use page_reply::page_of;
-pub use source::{MimecastSource, Options, SOURCE, stream};
+pub use source::{MimecastSource, Options, SOURCE, stream, streams};

@@ -239,6 +239,11 @@ impl Source for MimecastSource {
     }
 }
 
+/// The streams of all event types.
+pub fn streams() -> Vec<Stream> {
+    ["entities", "mailflow", "urlclick"].map(stream).to_vec()
+}
+
 /// The stream of an event type.
 pub fn stream(name: &'static str) -> Stream {
     Stream { name, table: &CLOUD_INTEGRATED }

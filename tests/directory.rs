@@ -1,0 +1,347 @@
+//! The directory: whatever happens, what its rows say in the end is what the directory is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chrono::TimeDelta;
+use mimecast_sentinel::pipeline::{Connector, Policy, RunSummary};
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, SimulatorOptions, World};
+use mimecast_sentinel::sources::graph::DirectorySource;
+use mimecast_sentinel::table::{GROUP_MEMBERS, GROUPS, Table, USERS};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::support::houses::HandClock;
+use crate::support::rig::{Rig, run};
+use crate::support::scenario::{assert_done, code};
+
+struct Directory {
+    rig: Rig,
+    clock: HandClock,
+    round: TimeDelta,
+}
+
+impl Directory {
+    async fn new(faults: FaultPlan) -> Self {
+        let clock = HandClock::new();
+        let tables = vec![&USERS, &GROUPS, &GROUP_MEMBERS];
+        let options =
+            SimulatorOptions { clock: clock.clock(), tables, ..SimulatorOptions::default() };
+        let rig = Rig::with(World::default(), faults, options).await;
+        Self { rig, clock, round: TimeDelta::days(7) }
+    }
+
+    /// A connector of a new process.
+    fn connector(&self) -> Connector {
+        let source = DirectorySource::new(self.rig.graph(), self.round);
+        let connector = self.rig.connector();
+        // Graph says itself when there is no more.
+        let policy = Policy { empty_pages: u32::MAX, ..connector.policy };
+        Connector { source: Arc::new(source), policy, ..connector }
+    }
+
+    /// A run, an hour after the one before.
+    async fn pull(&self) -> RunSummary {
+        self.clock.go_on(TimeDelta::hours(1));
+        run(&self.connector()).await
+    }
+
+    async fn pulls(&self) -> RunSummary {
+        let summary = self.pull().await;
+        assert_done(&summary);
+        summary
+    }
+
+    fn rows(&self, table: &Table) -> Vec<Value> {
+        self.rig.simulator.landed_in(table)
+    }
+
+    /// What the rows say, as the functions in KQL read them, is what the directory is.
+    fn assert_is_the_truth(&self, when: &str) {
+        let (users, groups, members) = self.rig.simulator.graph(|graph| {
+            let users: BTreeSet<String> = graph.users().keys().cloned().collect();
+            let names: BTreeMap<String, Value> = graph
+                .users()
+                .iter()
+                .map(|(id, user)| (id.clone(), user["displayName"].clone()))
+                .collect();
+            (
+                (users, names),
+                graph.groups().keys().cloned().collect::<BTreeSet<_>>(),
+                graph.members(),
+            )
+        });
+        let rows = self.rows(&USERS);
+        let read = latest(&rows, "UserId");
+        assert_eq!(read.keys().cloned().collect::<BTreeSet<_>>(), users.0, "{when}: users");
+        for (id, row) in &read {
+            assert_eq!(row["DisplayName"], users.1[id], "{when}: user {id}");
+        }
+        let rows = self.rows(&GROUPS);
+        let read = latest(&rows, "GroupId");
+        assert_eq!(read.into_keys().collect::<BTreeSet<_>>(), groups, "{when}: groups");
+        assert_eq!(edges(&self.rows(&GROUP_MEMBERS)), members, "{when}: members");
+    }
+}
+
+/// The rows of the newest round that is there as a whole.
+fn newest_round(rows: &[Value]) -> Vec<&Value> {
+    let complete = rows.iter().filter(|row| row["RowKind"] == "RoundComplete");
+    let is_whole = |end: &&Value| {
+        let before = |row: &&Value| {
+            row["Round"] == end["Round"]
+                && row["RowKind"] != "RoundComplete"
+                && row["ObservedDateTime"].as_str() <= end["ObservedDateTime"].as_str()
+        };
+        rows.iter().filter(before).count() as u64 >= end["RowCount"].as_u64().unwrap()
+    };
+    let newest = complete.filter(is_whole).max_by_key(|row| row["Round"].as_str().unwrap());
+    let Some(newest) = newest else { return Vec::new() };
+    rows.iter().filter(|row| row["Round"] == newest["Round"]).collect()
+}
+
+/// The newest row of each object that is not gone.
+fn latest<'a>(rows: &'a [Value], id: &str) -> BTreeMap<String, &'a Value> {
+    let mut latest: BTreeMap<String, &Value> = BTreeMap::new();
+    for row in newest_round(rows) {
+        let Some(id) = row[id].as_str() else { continue };
+        let is_newer =
+            |other: &Value| row["ObservedDateTime"].as_str() >= other["ObservedDateTime"].as_str();
+        if latest.get(id).is_none_or(|other| is_newer(other)) {
+            latest.insert(id.to_owned(), row);
+        }
+    }
+    latest.retain(|_, row| row["RowKind"] != "Removed");
+    latest
+}
+
+/// Who is in which group.
+fn edges(rows: &[Value]) -> BTreeSet<(String, String)> {
+    let mut latest: BTreeMap<(String, String), &Value> = BTreeMap::new();
+    let mut gone: BTreeMap<&str, &str> = BTreeMap::new();
+    let text = |row: &'_ Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+    for row in newest_round(rows) {
+        let observed = row["ObservedDateTime"].as_str().unwrap();
+        match row["RowKind"].as_str().unwrap() {
+            "GroupRemoved" => {
+                let at = gone.entry(row["GroupId"].as_str().unwrap()).or_default();
+                *at = observed.max(*at);
+            }
+            "Member" | "Removed" => {
+                let edge = (text(row, "GroupId"), text(row, "MemberId"));
+                if latest
+                    .get(&edge)
+                    .is_none_or(|other| observed >= other["ObservedDateTime"].as_str().unwrap())
+                {
+                    latest.insert(edge, row);
+                }
+            }
+            _ => {}
+        }
+    }
+    latest.retain(|(group, _), row| {
+        row["RowKind"] == "Member"
+            && gone
+                .get(&**group)
+                .is_none_or(|gone| row["ObservedDateTime"].as_str().unwrap() > *gone)
+    });
+    latest.into_keys().collect()
+}
+
+/// Something happens in the directory.
+fn happens(directory: &Directory, rng: &mut fastrand::Rng) {
+    directory.rig.simulator.graph(|graph| {
+        for _ in 0..rng.usize(1..12) {
+            let user = format!("u{}", rng.u8(..25));
+            // A group that is gone does not come back: one that is made again has another id.
+            let groups: Vec<String> = graph.groups().keys().cloned().collect();
+            let group = rng.choice(&groups).cloned().unwrap_or_default();
+            let reason = if rng.bool() { "changed" } else { "deleted" };
+            match rng.u8(..10) {
+                0..4 => {
+                    let address = format!("SMTP:{user}@contoso.example");
+                    let name = format!("{user} {}", rng.u32(..));
+                    graph
+                        .put_user(&user, json!({"displayName": name, "proxyAddresses": [address]}));
+                }
+                4 => graph.remove_user(&user, reason),
+                5 => graph.put_group(
+                    &format!("g{}", rng.u32(..)),
+                    json!({"displayName": "Staff", "mailEnabled": true}),
+                ),
+                6 => graph.remove_group(&group, reason),
+                7..9 => graph.join(&group, &user, "user"),
+                _ => graph.leave(&group, &user),
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn what_the_rows_say_is_the_truth_whatever_happens_to_the_directory_and_the_runs() {
+    for seed in 0..12 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let directory = Directory::new(FaultPlan::none()).await;
+        directory.rig.simulator.graph(|graph| (graph.page, graph.seed) = (7, Some(seed)));
+        for step in 0..10 {
+            happens(&directory, &mut rng);
+            match rng.u8(..6) {
+                0 => directory.rig.simulator.graph(|graph| graph.expire_links()),
+                1 => directory.clock.go_on(TimeDelta::days(8)),
+                _ => {}
+            }
+            // Faults of all kinds; and a process that is killed at any request.
+            directory.rig.simulator.plan(FaultPlan::seeded(seed * 100 + step, 80));
+            if rng.bool() {
+                killed(&directory, rng.u64(1..30)).await;
+            } else {
+                directory.pull().await;
+            }
+            happens(&directory, &mut rng);
+            directory.rig.simulator.plan(FaultPlan::none());
+            // The first may end a reading that an earlier one began, with what there was then.
+            directory.pulls().await;
+            directory.pulls().await;
+            directory.assert_is_the_truth(&format!("seed {seed}, step {step}"));
+        }
+        assert_eq!(directory.rig.quarantined(), Vec::<Value>::new(), "seed {seed}");
+        directory.rig.assert_no_violations();
+    }
+}
+
+/// A process that is killed when the simulator has the n-th request from now on.
+async fn killed(directory: &Directory, request: u64) {
+    let (seen, kill) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+    let notify = Arc::clone(&kill);
+    let watch = move |_: u64, moment: Moment| {
+        if moment == Moment::CarriedOut && seen.fetch_add(1, Ordering::Relaxed) + 1 == request {
+            notify.notify_one();
+        }
+        true
+    };
+    directory.rig.simulator.plan(FaultPlan::none().watch(watch));
+    tokio::select! {
+        _ = directory.pull() => {}
+        () = kill.notified() => {}
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_at_any_request_loses_nothing() {
+    for request in 1..40 {
+        let directory = Directory::new(FaultPlan::none()).await;
+        directory.rig.simulator.graph(|graph| graph.page = 3);
+        happens(&directory, &mut fastrand::Rng::with_seed(1));
+        happens(&directory, &mut fastrand::Rng::with_seed(2));
+        killed(&directory, request).await;
+        happens(&directory, &mut fastrand::Rng::with_seed(3));
+        directory.rig.simulator.plan(FaultPlan::none());
+        directory.pulls().await;
+        directory.pulls().await;
+        directory.assert_is_the_truth(&format!("killed at request {request}"));
+        directory.rig.assert_no_violations();
+    }
+}
+
+fn three_people(directory: &Directory) {
+    directory.rig.simulator.graph(|graph| {
+        for user in ["ada", "bob", "eve"] {
+            graph.put_user(
+                user,
+                json!({"displayName": user, "mail": format!("{user}@contoso.example")}),
+            );
+        }
+        graph.put_group("staff", json!({"displayName": "Staff"}));
+        graph.join("staff", "ada", "user");
+        graph.join("staff", "bob", "user");
+    });
+}
+
+#[tokio::test]
+async fn a_round_that_is_half_read_hides_nobody() {
+    let directory = Directory::new(FaultPlan::none()).await;
+    three_people(&directory);
+    directory.pulls().await;
+    directory.rig.simulator.graph(|graph| {
+        graph.expire_links();
+        graph.page = 1;
+    });
+    // The new round breaks off after its first pages.
+    let fails =
+        FaultPlan::none().matching("skiptoken", usize::MAX, Endpoint::Graph, Fault::Unavailable);
+    directory.rig.simulator.plan(fails);
+    directory.pull().await;
+    assert!(directory.rows(&USERS).len() > 4, "it has begun");
+    directory.assert_is_the_truth("half read");
+    directory.rig.simulator.plan(FaultPlan::none());
+    directory.rig.simulator.graph(|graph| graph.remove_user("eve", "deleted"));
+    directory.pulls().await;
+    directory.assert_is_the_truth("read to its end");
+}
+
+#[tokio::test]
+async fn a_row_that_azure_refuses_is_counted_and_its_object_is_unknown_and_not_gone() {
+    let poison = FaultPlan::none().poison(|row| row["DisplayName"] == "bob");
+    let directory = Directory::new(poison).await;
+    three_people(&directory);
+    directory.pull().await;
+    let rows = directory.rows(&USERS);
+    let latest = latest(&rows, "UserId");
+    assert_eq!(latest.keys().collect::<Vec<_>>(), ["ada", "bob", "eve"]);
+    assert_eq!(latest["bob"]["RowKind"], "Quarantined");
+    assert_eq!(directory.rig.quarantined().len(), 1);
+    let rounds = rows.iter().map(|row| row["Round"].as_str().unwrap()).collect::<BTreeSet<_>>();
+    assert_eq!(rounds.len(), 1, "{rounds:?}");
+}
+
+#[tokio::test]
+async fn nothing_that_is_not_new_is_sent_again_until_the_round_is_over() {
+    let directory = Directory::new(FaultPlan::none()).await;
+    three_people(&directory);
+    let first = directory.pulls().await;
+    // With the three rows that end the rounds.
+    assert_eq!(first.total(|stream| stream.rows_delivered), 3 + 1 + 2 + 3);
+    let before = directory.rig.simulator.calls();
+    assert_eq!(directory.pulls().await.total(|stream| stream.rows_delivered), 0);
+    let calls = directory.rig.simulator.calls();
+    let asked = |calls: &mimecast_sentinel::simulator::Calls| calls.graph.values().sum::<u64>();
+    assert_eq!(asked(&calls) - asked(&before), 3, "one request for each stream");
+    directory.rig.simulator.graph(|graph| graph.leave("staff", "bob"));
+    assert_eq!(directory.pulls().await.total(|stream| stream.rows_delivered), 1);
+    directory.assert_is_the_truth("bob has left");
+
+    directory.clock.go_on(TimeDelta::days(7));
+    assert_eq!(directory.pulls().await.total(|stream| stream.rows_delivered), 3 + 1 + 1 + 3);
+    directory.assert_is_the_truth("a week later");
+    let rounds =
+        directory.rows(&USERS).iter().map(|row| row["Round"].to_string()).collect::<BTreeSet<_>>();
+    assert_eq!(rounds.len(), 2, "{rounds:?}");
+}
+
+#[tokio::test]
+async fn a_link_to_another_host_is_refused_before_the_token_goes_there() {
+    let reply = br#"{"value": [], "@odata.nextLink": "https://graph.example.net/v1.0/users/delta?$skiptoken=secret"}"#;
+    let says = Fault::Says(200, reply.to_vec());
+    let plan = FaultPlan::none().matching("users/delta", usize::MAX, Endpoint::Graph, says);
+    let directory = Directory::new(plan).await;
+    three_people(&directory);
+    let run = directory.pull().await;
+    let users = run.streams.iter().find(|stream| stream.stream == "users").unwrap();
+    assert_eq!(code(users), "graph-link");
+    let error = users.error.as_ref().unwrap().to_string();
+    assert!(error.contains("graph.example.net") && !error.contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_named_with_what_to_do() {
+    let directory = Directory::new(FaultPlan::none()).await;
+    three_people(&directory);
+    directory.rig.simulator.graph(|graph| graph.roles.remove("GroupMember.Read.All"));
+    let run = directory.pull().await;
+    let codes: Vec<_> =
+        run.streams.iter().map(|s| s.error.as_ref().map(|e| e.code.as_str())).collect();
+    assert_eq!(codes, [None, Some("graph-consent"), Some("graph-consent")]);
+    let error = run.streams[1].error.as_ref().unwrap().to_string();
+    assert!(error.contains("GroupMember.Read.All"), "{error}");
+}

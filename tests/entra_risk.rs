@@ -1,0 +1,301 @@
+//! Risk of identities: each state of each detection once, whenever it becomes visible.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use mimecast_sentinel::pipeline::{Connector, Policy, RunSummary};
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, SimulatorOptions, World};
+use mimecast_sentinel::sources::graph::{Options, RiskSource, RiskStart};
+use mimecast_sentinel::table::{RISK_DETECTIONS, RISKY_USERS};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::support::houses::HandClock;
+use crate::support::rig::{Rig, run};
+use crate::support::scenario::{assert_done, code};
+
+struct Protection {
+    rig: Rig,
+    clock: HandClock,
+    start: RiskStart,
+    every: Duration,
+}
+
+impl Protection {
+    async fn new() -> Self {
+        let clock = HandClock::new();
+        let tables = vec![&RISK_DETECTIONS, &RISKY_USERS];
+        let options =
+            SimulatorOptions { clock: clock.clock(), tables, ..SimulatorOptions::default() };
+        let rig = Rig::with(World::default(), FaultPlan::none(), options).await;
+        rig.simulator.graph(|graph| graph.risk_every = Duration::ZERO);
+        Self { rig, clock, start: RiskStart::FromNow, every: Duration::ZERO }
+    }
+
+    fn connector(&self) -> Connector {
+        let options = Options { every: self.every, ..self.rig.graph() };
+        let source = RiskSource::new(options, self.start);
+        let connector = self.rig.connector();
+        // Graph says itself when there is no more.
+        let policy = Policy { empty_pages: u32::MAX, ..connector.policy };
+        Connector { source: Arc::new(source), policy, ..connector }
+    }
+
+    /// A run, a quarter of an hour after the one before.
+    async fn pull(&self) -> RunSummary {
+        self.clock.go_on(TimeDelta::minutes(15));
+        run(&self.connector()).await
+    }
+
+    async fn pulls(&self) {
+        assert_done(&self.pull().await);
+    }
+
+    /// A detection of now, `ago` it was detected and changed.
+    fn detect(&self, id: &str, detected_ago: TimeDelta, changed_ago: TimeDelta, state: &str) {
+        let now = self.clock.now();
+        let detection = json!({
+            "id": id, "riskState": state, "riskLevel": "medium", "riskEventType": "unfamiliarFeatures",
+            "activityDateTime": text(now - detected_ago - TimeDelta::hours(40)),
+            "detectedDateTime": text(now - detected_ago), "lastUpdatedDateTime": text(now - changed_ago),
+            "userId": "ada", "tokenIssuerType": "Azure Active Directory",
+        });
+        self.rig.simulator.graph(|graph| graph.put_detection(detection));
+    }
+
+    /// The detections that landed, each with its state.
+    fn detections(&self) -> Vec<(String, String)> {
+        let rows = self.rig.simulator.landed_in(&RISK_DETECTIONS);
+        let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        rows.iter().map(|row| (text(row, "DetectionId"), text(row, "RiskState"))).collect()
+    }
+}
+
+fn text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn states(states: &[(&str, &str)]) -> Vec<(String, String)> {
+    states.iter().map(|(id, state)| ((*id).to_owned(), (*state).to_owned())).collect()
+}
+
+const NOW: TimeDelta = TimeDelta::zero();
+
+#[tokio::test]
+async fn each_state_of_a_detection_is_sent_once() {
+    let protection = Protection::new().await;
+    protection.pulls().await;
+    protection.detect("a", NOW, NOW, "atRisk");
+    for _ in 0..3 {
+        protection.pulls().await;
+    }
+    assert_eq!(protection.detections(), states(&[("a", "atRisk")]));
+    protection.detect("a", TimeDelta::minutes(45), NOW, "dismissed");
+    protection.detect("b", NOW, NOW, "atRisk");
+    for _ in 0..3 {
+        protection.pulls().await;
+    }
+    let mut expected = states(&[("a", "atRisk"), ("a", "dismissed"), ("b", "atRisk")]);
+    let mut landed = protection.detections();
+    landed.sort();
+    expected.sort();
+    assert_eq!(landed, expected);
+    protection.rig.assert_no_violations();
+}
+
+#[tokio::test]
+async fn only_what_is_detected_from_the_integration_on_is_sent() {
+    let protection = Protection::new().await;
+    protection.detect("old", TimeDelta::days(3), TimeDelta::days(3), "atRisk");
+    protection.pulls().await;
+    // It changes now, and is still older than the integration.
+    protection.detect("old", TimeDelta::days(3), NOW, "dismissed");
+    protection.detect("new", NOW, NOW, "atRisk");
+    protection.pulls().await;
+    assert_eq!(protection.detections(), states(&[("new", "atRisk")]));
+}
+
+#[tokio::test]
+async fn a_start_date_reads_back() {
+    let mut protection = Protection::new().await;
+    protection.start = RiskStart::Day((protection.clock.now() - TimeDelta::days(10)).date_naive());
+    protection.detect("older", TimeDelta::days(12), TimeDelta::days(12), "atRisk");
+    protection.detect("old", TimeDelta::days(9), TimeDelta::days(3), "dismissed");
+    protection.pulls().await;
+    assert_eq!(protection.detections(), states(&[("old", "dismissed")]));
+}
+
+/// Offline detections come up to 48 hours after what they rate, and nobody knows how late a change can
+/// become visible.
+#[tokio::test]
+async fn what_becomes_visible_47_hours_late_is_sent() {
+    let protection = Protection::new().await;
+    protection.pulls().await;
+    for hour in 1..=50 {
+        protection.clock.go_on(TimeDelta::minutes(45));
+        protection.detect(&format!("on time {hour}"), NOW, NOW, "atRisk");
+        protection.pulls().await;
+    }
+    protection.detect("late", TimeDelta::hours(47), TimeDelta::hours(47), "atRisk");
+    let landed = |id: &str| protection.detections().iter().filter(|(one, _)| one == id).count();
+    for _ in 0..30 {
+        protection.clock.go_on(TimeDelta::minutes(45));
+        protection.pulls().await;
+    }
+    assert_eq!(landed("late"), 1);
+    assert_eq!(protection.detections().len(), 51, "each once");
+}
+
+#[tokio::test]
+async fn any_page_size_order_repeat_or_fault_gives_the_same_rows() {
+    let mut all = Vec::new();
+    for seed in 0..8 {
+        let protection = Protection::new().await;
+        protection.pulls().await;
+        protection.rig.simulator.graph(|graph| (graph.page, graph.seed) = (4, Some(seed)));
+        protection.clock.go_on(TimeDelta::minutes(1));
+        for number in 0..30 {
+            let ago = TimeDelta::seconds(number);
+            protection.detect(&format!("d{number:02}"), ago, ago, "atRisk");
+        }
+        let plan = FaultPlan::seeded(seed, if seed < 4 { 0 } else { 200 });
+        protection.rig.simulator.plan(plan);
+        for _ in 0..4 {
+            protection.pull().await;
+        }
+        protection.rig.simulator.plan(FaultPlan::none());
+        protection.pulls().await;
+        let landed: BTreeSet<_> = protection.detections().into_iter().collect();
+        if seed < 4 {
+            assert_eq!(protection.detections().len(), 30, "seed {seed}: each once without faults");
+        }
+        all.push(landed);
+        protection.rig.assert_no_violations();
+    }
+    assert_eq!(all[0].len(), 30);
+    assert!(all.iter().all(|landed| *landed == all[0]));
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_at_any_request_loses_nothing() {
+    for request in 1..24 {
+        let protection = Protection::new().await;
+        protection.pulls().await;
+        protection.rig.simulator.graph(|graph| graph.page = 3);
+        protection.clock.go_on(TimeDelta::minutes(1));
+        for number in 0..12 {
+            protection.detect(&format!("d{number:02}"), NOW, NOW, "atRisk");
+        }
+        let (seen, kill) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+        let notify = Arc::clone(&kill);
+        let watch = move |_: u64, moment: Moment| {
+            if moment == Moment::CarriedOut && seen.fetch_add(1, Ordering::Relaxed) + 1 == request {
+                notify.notify_one();
+            }
+            true
+        };
+        protection.rig.simulator.plan(FaultPlan::none().watch(watch));
+        tokio::select! {
+            _ = protection.pull() => {}
+            () = kill.notified() => {}
+        }
+        protection.rig.simulator.plan(FaultPlan::none());
+        protection.pulls().await;
+        let landed: BTreeSet<_> = protection.detections().into_iter().collect();
+        assert_eq!(landed.len(), 12, "killed at request {request}");
+        protection.rig.assert_no_violations();
+    }
+}
+
+#[tokio::test]
+async fn a_time_far_ahead_hides_nothing() {
+    let protection = Protection::new().await;
+    protection.pulls().await;
+    protection.detect("ahead", NOW, TimeDelta::days(-400), "atRisk");
+    protection.pulls().await;
+    protection.detect("next", NOW, NOW, "atRisk");
+    protection.pulls().await;
+    assert_eq!(protection.detections(), states(&[("ahead", "atRisk"), ("next", "atRisk")]));
+}
+
+#[tokio::test]
+async fn risky_users_begin_with_a_baseline_of_all() {
+    let protection = Protection::new().await;
+    let user = |id: &str, state: &str, ago| {
+        let time = text(protection.clock.now() - ago);
+        let user = json!({"id": id, "riskState": state, "riskLastUpdatedDateTime": time, "isDeleted": false});
+        protection.rig.simulator.graph(|graph| graph.put_risky_user(user));
+    };
+    user("ada", "atRisk", TimeDelta::days(400));
+    user("bob", "atRisk", NOW);
+    protection.pulls().await;
+    protection.pulls().await;
+    user("ada", "dismissed", NOW);
+    protection.pulls().await;
+    protection.clock.go_on(TimeDelta::days(1));
+    protection.pulls().await;
+    let rows = protection.rig.simulator.landed_in(&RISKY_USERS);
+    let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
+    let rows = rows.iter().map(|row| {
+        format!("{} {} {}", text(row, "RowKind"), text(row, "UserId"), text(row, "RiskState"))
+    });
+    let expected = ["Baseline ada atRisk", "Baseline bob atRisk", "RiskyUser ada dismissed"];
+    assert_eq!(rows.collect::<Vec<_>>(), expected);
+}
+
+/// How long is waited, `src/sources/graph/pace.rs` tests.
+#[tokio::test]
+async fn the_limit_of_the_tenant_is_waited_out_whoever_used_it_up() {
+    let mut protection = Protection::new().await;
+    protection.every = Duration::from_millis(20);
+    protection.rig.simulator.graph(|graph| {
+        (graph.risk_every, graph.page) = (Duration::from_millis(10), 5);
+    });
+    for number in 0..20 {
+        protection.detect(&format!("d{number}"), NOW, NOW, "atRisk");
+    }
+    let other_programs = FaultPlan::none().once(Endpoint::Graph, Fault::TooManyRequests(None));
+    protection.rig.simulator.plan(other_programs);
+    protection.clock.go_on(TimeDelta::minutes(-15));
+    protection.pulls().await;
+    assert_eq!(protection.detections().len(), 20);
+    protection.rig.assert_no_violations();
+}
+
+#[tokio::test]
+async fn consent_and_licence_are_told_apart_by_what_is_there() {
+    let cases = [
+        (true, true, true, "graph-refused", "though the right and Entra ID P2"),
+        (true, false, true, "graph-licence", "has no licence with Entra ID P2"),
+        (true, false, false, "graph-licence", "could not be seen"),
+        (false, true, true, "graph-consent", "no right IdentityRiskEvent.Read.All"),
+        (false, false, false, "graph-consent", "no right IdentityRiskEvent.Read.All"),
+    ];
+    for (right, plan, sees_licences, expected, words) in cases {
+        let protection = Protection::new().await;
+        protection.rig.simulator.graph(|graph| {
+            if !right {
+                graph.roles.remove("IdentityRiskEvent.Read.All");
+            }
+            if !plan {
+                graph.plans.clear();
+            }
+            if sees_licences {
+                graph.roles.insert("LicenseAssignment.Read.All".to_owned());
+            }
+        });
+        if right && plan {
+            let forbidden =
+                FaultPlan::none().matching("riskDetections", 1, Endpoint::Graph, Fault::Forbidden);
+            protection.rig.simulator.plan(forbidden);
+        }
+        let run = protection.pull().await;
+        let stream = run.streams.iter().find(|s| s.stream == "risk-detections").unwrap();
+        assert_eq!(code(stream), expected, "{stream:#?}");
+        let error = stream.error.as_ref().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
