@@ -735,7 +735,7 @@ async fn state_is_shown_as_json_and_reset_after_a_confirmation() {
     let asked = program.run(&["state", "reset", "mailflow"]).await;
     asked.assert_code(2).assert_stderr(&["--yes", "no terminal"]);
     let unknown = program.run(&["state", "reset", "nonsense", "--yes"]).await;
-    let streams = "the streams are entities, mailflow, urlclick";
+    let streams = "the streams are entities, group-members, groups, mailflow, risk-detections, risky-users, urlclick, users";
     unknown.assert_code(2).assert_stderr(&["checkpoints/nonsense.json", "state show", streams]);
     for args in [&["skip", "nonsense"][..], &["skip", "nonsense", "--yes"], &["skip", "../../x"]] {
         program.run(args).await.assert_code(2).assert_stderr(&["there is no stream", streams]);
@@ -912,6 +912,26 @@ async fn a_demo_needs_nothing_and_can_be_repeated() {
         let rows = std::fs::read_to_string(program.folder.path().join(rows)).unwrap();
         assert_eq!(rows.lines().count(), 9000);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_shows_risk_and_a_directory_if_asked_to() {
+    let program = Program::bare();
+    let demo = program.run(&["demo", "--identity"]).await;
+    demo.assert_code(0);
+    assert_eq!(demo.stderr, "");
+    for (table, rows) in [
+        ("EntraRiskDetections_CL", 2),
+        ("EntraRiskyUsers_CL", 2),
+        ("DirectoryUsers_CL", 7),
+        ("DirectoryGroups_CL", 3),
+        ("DirectoryGroupMembers_CL", 7),
+    ] {
+        let line = demo.stdout.lines().find(|line| line.trim().starts_with(table)).unwrap();
+        assert!(line.contains(&format!(" {rows} rows in ")), "{demo:#?}");
+    }
+    // Without it the folder is a demo's all the same.
+    program.run(&["demo"]).await.assert_code(0);
 }
 
 /// What a demo says to type next is typed as it is printed; the last line needs Mimecast.
@@ -1124,7 +1144,7 @@ async fn the_help_says_where_to_begin() {
 }
 
 /// What the help of a run says of each setting.
-const SETTINGS: [(&str, &str); 32] = [
+const SETTINGS: [(&str, &str); 42] = [
     ("MIMECAST_BASE_URL", "[default: https://api.services.mimecast.com]"),
     ("MIMECAST_CLIENT_ID", "required"),
     ("MIMECAST_CLIENT_SECRET_FILE", "instead of MIMECAST_CLIENT_SECRET"),
@@ -1157,6 +1177,16 @@ const SETTINGS: [(&str, &str); 32] = [
     ("AZURE_CLIENT_SECRET_FILE", "instead of AZURE_CLIENT_SECRET"),
     ("AZURE_CLIENT_SECRET_URI", "instead of AZURE_CLIENT_SECRET"),
     ("AZURE_FEDERATED_TOKEN_FILE", "File with the token of a workload identity"),
+    ("SOURCES", "[default: cloud-integrated]"),
+    ("ENTRA_RISK_SCHEDULE", "[default: 0 */15 * * * *, every 15 minutes]"),
+    ("ENTRA_RISK_START_DATE", "[default: those detected from the first run on]"),
+    ("DIRECTORY_SCHEDULE", "[default: 0 0 * * * *, hourly]"),
+    ("DIRECTORY_ROUND_DAYS", "[default: 7]"),
+    ("ENTRA_TENANT_ID", "if not that of the program's own identity"),
+    ("ENTRA_CLIENT_ID", "Application of that tenant"),
+    ("ENTRA_CLIENT_SECRET_FILE", "instead of ENTRA_CLIENT_SECRET"),
+    ("ENTRA_CLIENT_SECRET_URI", "instead of ENTRA_CLIENT_SECRET"),
+    ("GRAPH_BASE_URL", "[default: that of AZURE_CLOUD]"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -1171,7 +1201,12 @@ async fn the_help_states_each_setting_with_its_default() {
             let own = before.rsplit("[env: ").next().unwrap();
             assert!(own.contains(default), "{command}: {name} says {own}");
         }
-        for secret in ["MIMECAST_CLIENT_SECRET", "AZURE_CLIENT_SECRET", "IDENTITY_ENDPOINT"] {
+        for secret in [
+            "MIMECAST_CLIENT_SECRET",
+            "AZURE_CLIENT_SECRET",
+            "ENTRA_CLIENT_SECRET",
+            "IDENTITY_ENDPOINT",
+        ] {
             assert!(words.contains(secret), "{command}: no {secret}");
         }
     }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::functions_host::{
     self as host, Errors, HostClient, HostSimulator, Invocation, Level, Limits, State, Timer,
-    no_pages,
+    functions, no_pages,
 };
 use crate::support::log::Log;
 use crate::support::own_process;
@@ -48,7 +48,7 @@ impl Room {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, job, no_pages(), stop.clone()));
+        let served = tokio::spawn(serve(listener, functions(job), no_pages(), stop.clone()));
         Self { port, client: HostClient::new(port), stop, served }
     }
 
@@ -839,7 +839,7 @@ async fn fake_worker() {
         .boxed()
     });
     let job = Job { run, pause: Duration::ZERO, time_limit: TIME_LIMIT };
-    serve(listener, job, no_pages(), CancellationToken::new()).await;
+    serve(listener, functions(job), no_pages(), CancellationToken::new()).await;
 }
 
 async fn start(limits: Limits, kind: &str) -> HostSimulator {

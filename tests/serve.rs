@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::azurite::{Azurite, sas};
 use crate::support::functions_host::{
-    Handler, HostClient, HostSimulator, Invocation, Level, Limits, State, Timer, no_pages,
-    start_apart, takes_schedule,
+    Handler, HostClient, HostSimulator, Invocation, Level, Limits, State, Timer, functions,
+    no_pages, start_apart, takes_schedule,
 };
 use crate::support::program::{
     EXE, Program, STREAMS, assert_no_secret, ended, events, landed, signal, simulator, until, world,
@@ -427,7 +427,7 @@ async fn ticks_from_anyone_spend_no_more_calls_than_the_pace_allows() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = HostClient::new(listener.local_addr().unwrap().port());
     let job = Job { run: pulls, pause: Duration::ZERO, time_limit: PATIENCE };
-    tokio::spawn(serve(listener, job, no_pages(), CancellationToken::new()));
+    tokio::spawn(serve(listener, functions(job), no_pages(), CancellationToken::new()));
     for _ in 0..12 {
         client.invoke(FUNCTION, b"{}", PATIENCE).await;
     }

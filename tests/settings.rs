@@ -94,12 +94,15 @@ fn faulty(result: Result<impl std::fmt::Debug, SettingsFaults>) -> Vec<&'static 
 #[test]
 fn the_least_settings_give_the_documented_defaults() {
     let settings = pull(&[LEAST]).unwrap();
-    assert_eq!(settings.mimecast.base_url.as_str(), "https://api.services.mimecast.com/");
-    assert_eq!(settings.mimecast.types, ["entities", "mailflow", "urlclick"]);
-    assert_eq!(settings.mimecast.start_date.to_string(), "2026-09-23");
-    assert_eq!(settings.mimecast.calls_per_15_minutes, 40);
-    assert_eq!(settings.mimecast.limits.max_line_bytes, 2 * 1024 * 1024);
-    assert_eq!(settings.mimecast.limits.max_file_bytes, 8 * 1024 * 1024 * 1024);
+    assert_eq!(
+        settings.mimecast.as_ref().unwrap().base_url.as_str(),
+        "https://api.services.mimecast.com/"
+    );
+    assert_eq!(settings.mimecast.as_ref().unwrap().types, ["entities", "mailflow", "urlclick"]);
+    assert_eq!(settings.mimecast.as_ref().unwrap().start_date.to_string(), "2026-09-23");
+    assert_eq!(settings.mimecast.as_ref().unwrap().calls_per_15_minutes, 40);
+    assert_eq!(settings.mimecast.as_ref().unwrap().limits.max_line_bytes, 2 * 1024 * 1024);
+    assert_eq!(settings.mimecast.as_ref().unwrap().limits.max_file_bytes, 8 * 1024 * 1024 * 1024);
     assert_eq!(settings.quarantine_max_bytes, 20_000_000_000);
     assert_eq!(settings.give_up_after, TimeDelta::hours(24));
     assert_eq!(settings.spill_after, Some(TimeDelta::hours(72)));
@@ -129,18 +132,27 @@ fn good_values_are_taken() {
         "http://[::1]:8080/",
     ] {
         let settings = with("MIMECAST_BASE_URL", url);
-        assert_eq!(settings.mimecast.base_url.path(), "/");
+        assert_eq!(settings.mimecast.as_ref().unwrap().base_url.path(), "/");
     }
     for (types, expected) in [
         ("urlclick", vec!["urlclick"]),
         (" urlclick , Entities,urlclick,", vec!["entities", "urlclick"]),
     ] {
-        assert_eq!(with("MIMECAST_TYPES", types).mimecast.types, expected);
+        assert_eq!(with("MIMECAST_TYPES", types).mimecast.as_ref().unwrap().types, expected);
     }
-    assert_eq!(with("START_DATE", "2026-11-22").mimecast.start_date, today());
-    assert_eq!(with("MIMECAST_CALLS_PER_15_MINUTES", "50").mimecast.calls_per_15_minutes, 50);
-    assert_eq!(with("MAX_LINE_BYTES", "1024").mimecast.limits.max_line_bytes, 1024);
-    assert_eq!(with("MAX_FILE_BYTES", "1073741824").mimecast.limits.max_file_bytes, 1 << 30);
+    assert_eq!(with("START_DATE", "2026-11-22").mimecast.as_ref().unwrap().start_date, today());
+    assert_eq!(
+        with("MIMECAST_CALLS_PER_15_MINUTES", "50").mimecast.as_ref().unwrap().calls_per_15_minutes,
+        50
+    );
+    assert_eq!(
+        with("MAX_LINE_BYTES", "1024").mimecast.as_ref().unwrap().limits.max_line_bytes,
+        1024
+    );
+    assert_eq!(
+        with("MAX_FILE_BYTES", "1073741824").mimecast.as_ref().unwrap().limits.max_file_bytes,
+        1 << 30
+    );
     assert_eq!(with("QUARANTINE_MAX_BYTES", "1000000").quarantine_max_bytes, 1_000_000);
     assert_eq!(with("GIVE_UP_AFTER_HOURS", "0").give_up_after, TimeDelta::zero());
     assert_eq!(with("SPILL_AFTER_HOURS", "168").spill_after, Some(TimeDelta::days(7)));
@@ -232,7 +244,91 @@ const BAD: &[(&str, &str, &str)] = &[
     ("AZURE_AUTHORITY_HOST", "login.microsoftonline.com", "https://"),
     ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/tenant", "a path"),
     ("CHECKPOINT_URL", "s3://bucket", "neither"),
+    ("SOURCES", "cloud-integrated,entra", "not a source"),
+    ("SOURCES", ",", "names no source"),
 ];
+
+/// The same where the other sources are on.
+const BAD_OF_GRAPH: &[(&str, &str, &str)] = &[
+    ("ENTRA_RISK_SCHEDULE", "0 * * * * *", "60 seconds apart"),
+    ("ENTRA_RISK_START_DATE", "2026-11-23", "in the future"),
+    ("ENTRA_RISK_START_DATE", "yesterday", "not a day"),
+    ("DIRECTORY_SCHEDULE", "hourly", "field"),
+    ("DIRECTORY_ROUND_DAYS", "14", "not accepted"),
+    ("DIRECTORY_ROUND_DAYS", "0", "not accepted"),
+    ("GRAPH_BASE_URL", "https://graph.microsoft.us", "not Microsoft Graph of this cloud"),
+    ("GRAPH_BASE_URL", "https://graph.example.net", "not Microsoft Graph of this cloud"),
+    ("GRAPH_BASE_URL", "https://graph.microsoft.com/beta", "a path"),
+    ("GRAPH_BASE_URL", "http://graph.microsoft.com", "begins with http://"),
+];
+
+/// What the sources beside Mimecast need: nothing of Mimecast's.
+const GRAPH: Pairs<'_> = &[
+    ("SOURCES", "directory,Entra-Risk"),
+    ("MIMECAST_CLIENT_ID", ""),
+    ("MIMECAST_CLIENT_SECRET", ""),
+];
+
+#[test]
+fn a_source_needs_its_own_settings_and_no_others() {
+    let settings = pull(&[LEAST, GRAPH]).unwrap();
+    assert!(settings.mimecast.is_none());
+    let names: Vec<_> = settings.schedules().iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["entra-risk", "directory"]);
+    let (risk, directory) = (settings.entra_risk.unwrap(), settings.directory.unwrap());
+    assert_eq!(risk.schedule.to_string(), "0 */15 * * * *");
+    assert_eq!(risk.start, None);
+    assert_eq!(
+        (directory.schedule.to_string(), directory.round.num_days()),
+        ("0 0 * * * *".to_owned(), 7)
+    );
+    assert_eq!(directory.graph.base_url.as_str(), "https://graph.microsoft.com/");
+    assert!(matches!(directory.graph.identity.credential, CredentialSettings::AzureCli));
+
+    let all = pull(&[LEAST, &[("SOURCES", "cloud-integrated,entra-risk,directory")]]).unwrap();
+    assert_eq!(all.schedules().len(), 3);
+    let day = pull(&[LEAST, GRAPH, &[("ENTRA_RISK_START_DATE", "2026-10-01")]]).unwrap();
+    assert_eq!(day.entra_risk.unwrap().start, NaiveDate::from_ymd_opt(2026, 10, 1));
+}
+
+#[test]
+fn graph_is_asked_as_the_program_itself_or_as_an_application_of_another_tenant() {
+    let own = pull(&[LEAST, GRAPH, FUNCTIONS]).unwrap().directory.unwrap().graph.identity;
+    assert!(matches!(own.credential, CredentialSettings::ManagedIdentity { client_id: None, .. }));
+    let other: Pairs<'_> = &[
+        ("ENTRA_TENANT_ID", "contoso.onmicrosoft.com"),
+        ("ENTRA_CLIENT_ID", "0f0f"),
+        ("ENTRA_CLIENT_SECRET", CANARY),
+    ];
+    let settings = pull(&[LEAST, GRAPH, FUNCTIONS, other]).unwrap();
+    let CredentialSettings::ClientSecret { tenant_id, client_id, secret } =
+        &settings.directory.as_ref().unwrap().graph.identity.credential
+    else {
+        panic!("{settings:?}")
+    };
+    assert_eq!((tenant_id.as_str(), client_id.as_str()), ("contoso.onmicrosoft.com", "0f0f"));
+    assert_eq!(given(secret), CANARY);
+    assert!(!format!("{settings:?}").contains(CANARY));
+    // Each by itself misses the others.
+    for one in 0..3 {
+        let faults = pull(&[LEAST, GRAPH, FUNCTIONS, &other[one..=one]]).unwrap_err();
+        assert_eq!(faults.faults().len(), 2, "{faults}");
+    }
+}
+
+#[test]
+fn azure_in_china_has_no_risk_and_each_cloud_its_own_graph() {
+    let china: Pairs<'_> = &[
+        ("AZURE_CLOUD", "china"),
+        ("LOGS_INGESTION_ENDPOINT", "https://a.ingest.monitor.azure.cn"),
+    ];
+    let faults = pull(&[LEAST, GRAPH, china]).unwrap_err();
+    assert_eq!(faults.faults().len(), 1, "{faults}");
+    assert_eq!(faults.faults()[0].setting, "SOURCES");
+    let directory = pull(&[LEAST, GRAPH, china, &[("SOURCES", "directory")]]).unwrap();
+    let base_url = directory.directory.unwrap().graph.base_url;
+    assert_eq!(base_url.as_str(), "https://microsoftgraph.chinacloudapi.cn/");
+}
 
 #[test]
 fn bad_values_are_refused_by_name_and_with_the_reason() {
@@ -242,6 +338,12 @@ fn bad_values_are_refused_by_name_and_with_the_reason() {
         assert_eq!(faults.faults()[0].setting, name, "{value}");
         assert!(faults.to_string().contains(expected), "{name}={value}: {faults}");
         assert_eq!(faults.to_string().lines().count(), 1);
+    }
+    for (name, value, expected) in BAD_OF_GRAPH.iter().copied() {
+        let faults = pull(&[LEAST, GRAPH, &[(name, value)]]).expect_err(value);
+        assert_eq!(faults.faults().len(), 1, "{name}={value}: {faults}");
+        assert_eq!(faults.faults()[0].setting, name, "{value}");
+        assert!(faults.to_string().contains(expected), "{name}={value}: {faults}");
     }
 }
 
@@ -277,7 +379,8 @@ fn a_key_vault_is_one_of_the_cloud_and_read_as_what_is_beside_the_app() {
         (vec![LOOPBACK], "http://127.0.0.1:9/secrets/s", "https://vault.azure.net/.default"),
     ] {
         let settings = pull(&[LEAST, ELSEWHERE, FUNCTIONS, &pairs, &[uri(url)]]).unwrap();
-        let SecretSettings::Vault(secret) = settings.mimecast.client_secret else {
+        let SecretSettings::Vault(secret) = &settings.mimecast.as_ref().unwrap().client_secret
+        else {
             panic!("{url}")
         };
         assert_eq!((secret.url.as_str(), secret.cloud.vault_scope()), (url, scope));
@@ -410,8 +513,8 @@ fn an_empty_value_is_unset_everywhere() {
 #[test]
 fn values_lose_the_blanks_that_copying_adds() {
     let settings = with("MIMECAST_CLIENT_SECRET", &format!(" {CANARY}\n"));
-    assert_eq!(given(&settings.mimecast.client_secret), CANARY);
-    assert_eq!(with("MIMECAST_CLIENT_ID", " id ").mimecast.client_id, "id");
+    assert_eq!(given(&settings.mimecast.as_ref().unwrap().client_secret), CANARY);
+    assert_eq!(with("MIMECAST_CLIENT_ID", " id ").mimecast.as_ref().unwrap().client_id, "id");
 }
 
 #[test]
@@ -726,9 +829,15 @@ fn the_deployed_files_start_the_handler_on_the_schedule() {
     assert_eq!(handler["description"]["defaultExecutablePath"], "mimecast-sentinel");
     assert_eq!(handler["description"]["arguments"], serde_json::json!(["serve"]));
     assert_eq!(handler["enableForwardingHttpRequest"], false);
-    let timer = &read("function.json")["bindings"][0];
-    assert_eq!(timer["type"], "timerTrigger");
-    assert_eq!(timer["schedule"], "%SCHEDULE%");
+    for (file, schedule) in [
+        ("function.json", "%SCHEDULE%"),
+        ("functions/EntraRisk/function.json", "%ENTRA_RISK_SCHEDULE%"),
+        ("functions/Directory/function.json", "%DIRECTORY_SCHEDULE%"),
+    ] {
+        let timer = &read(file)["bindings"][0];
+        assert_eq!(timer["type"], "timerTrigger");
+        assert_eq!(timer["schedule"], schedule);
+    }
 }
 
 #[test]
@@ -827,5 +936,5 @@ fn every_setting_has_a_flag_of_its_name_but_secrets_have_none() {
         assert!(arg.get_help().is_some(), "{name}");
         assert!(!["secret", "header"].iter().any(|word| name.ends_with(word)), "{name}");
     }
-    assert_eq!(command.get_arguments().count(), 32);
+    assert_eq!(command.get_arguments().count(), 42);
 }

@@ -24,9 +24,10 @@ use super::wiring::Wiring;
 use super::{CommandError, DONE, begin};
 use crate::health::{Depth, Named, Status};
 use crate::pipeline::{Live, checkpoint_name};
+use crate::schedule::Schedule;
 use crate::seams::{Clock, spawn_blocking};
 use crate::settings::{
-    DryRunSettings, EVENT_TYPES, RawSettings, Settings, is_loopback, process_env,
+    DryRunSettings, EVENT_TYPES, MimecastSettings, RawSettings, Settings, process_env,
 };
 use crate::sources::mimecast::SOURCE;
 use crate::store::{Below, Store};
@@ -111,6 +112,8 @@ impl Backfill {
                 self.from
             )));
         }
+        // Of the others there is nothing that could be delivered once more.
+        self.settings.sources = Some(SOURCE.to_owned());
         self.settings.start_date = Some(self.from.to_string());
         if let Some(stream) = &self.stream {
             self.settings.mimecast_types = Some(stream.clone());
@@ -127,17 +130,21 @@ impl Backfill {
     }
 
     async fn deliver(self, today: NaiveDate) -> Result<u8, CommandError> {
-        let mut settings = Settings::resolve(&self.settings, &process_env, today)?;
+        let settings = Settings::resolve(&self.settings, &process_env, today)?;
+        let Some(mut mimecast) = settings.mimecast.clone() else {
+            return Err(CommandError::Usage(format!("{SOURCE} is off")));
+        };
         for warning in &settings.state.warnings {
             tracing::warn!("{warning}");
         }
-        settings.mimecast.calls_per_15_minutes =
-            calls_beside(settings.mimecast.calls_per_15_minutes);
-        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
+        mimecast.calls_per_15_minutes = calls_beside(mimecast.calls_per_15_minutes);
+        let wiring = Wiring::of(&settings)?;
         let base = wiring.store(&settings.state.location)?;
         let store: Arc<dyn Store> = Arc::new(Below::new(Arc::clone(&base), FOLDER));
         let mut job = OpenJob::take(&store).await?;
-        match self.may_begin(&mut job.job, [&base, &store], &mut settings).await {
+        let may_begin =
+            self.may_begin(&mut job.job, [&base, &store], &mut mimecast, &settings.schedule);
+        match may_begin.await {
             Ok(true) => {}
             // Not only dropped: a blob's lease would hold up the next one for a minute.
             ended => {
@@ -146,10 +153,10 @@ impl Backfill {
             }
         }
         job.job.from = Some(self.from);
-        job.job.streams.extend(settings.mimecast.types.iter().map(|stream| (*stream).to_owned()));
+        job.job.streams.extend(mimecast.types.iter().map(|stream| (*stream).to_owned()));
         job.write().await.map_err(failed)?;
         let log = Arc::new(Calls::new(job, wiring.clock.clone()));
-        let connector = wiring.backfill(base, &settings, Arc::<Calls>::clone(&log));
+        let connector = wiring.backfill(base, &mimecast, &settings, Arc::<Calls>::clone(&log));
         let (summaries, stop) = (connector.summaries(), stop_on_signal());
         // Nobody else sets it.
         drop(log.summaries.set(summaries.clone()));
@@ -160,7 +167,7 @@ impl Backfill {
         summary.first_run = false;
         say(&report(&summary, "delivered"))?;
         let left = log.close(&summary, store.as_ref()).await?;
-        note(&self.end(&settings.mimecast.types, &left));
+        note(&self.end(&mimecast.types, &left));
         Ok(summary.exit_code())
     }
 
@@ -170,16 +177,14 @@ impl Backfill {
         &self,
         job: &mut Job,
         [base, store]: [&Arc<dyn Store>; 2],
-        settings: &mut Settings,
+        mimecast: &mut MimecastSettings,
+        schedule: &Schedule,
     ) -> Result<bool, CommandError> {
-        if self.takes_up(job, store.as_ref(), settings)? {
+        if self.takes_up(job, store.as_ref(), mimecast)? {
             return Ok(true);
         }
-        let named = Named {
-            source: SOURCE,
-            streams: settings.mimecast.types.clone(),
-            schedule: settings.schedule.clone(),
-        };
+        let named =
+            Named { source: SOURCE, streams: mimecast.types.clone(), schedule: schedule.clone() };
         let words = self.what_it_costs(base, named, Clock::system().now()).await?;
         note(&words);
         // On a thread of its own: meanwhile the lease is renewed on this one.
@@ -189,7 +194,7 @@ impl Backfill {
             return Ok(false);
         }
         // Of one that is forgotten, or was killed at its end.
-        let old = if self.restart { &EVENT_TYPES[..] } else { &settings.mimecast.types[..] };
+        let old = if self.restart { &EVENT_TYPES[..] } else { &mimecast.types[..] };
         for stream in old {
             store.delete(&checkpoint_name(stream)).await.map_err(failed)?;
         }
@@ -204,7 +209,7 @@ impl Backfill {
         &self,
         job: &Job,
         store: &dyn Store,
-        settings: &mut Settings,
+        mimecast: &mut MimecastSettings,
     ) -> Result<bool, CommandError> {
         let Some(from) = job.from.filter(|_| !self.restart) else { return Ok(false) };
         if from != self.from {
@@ -222,7 +227,7 @@ impl Backfill {
                 store.location()
             )));
         }
-        let streams = &mut settings.mimecast.types;
+        let streams = &mut mimecast.types;
         let begun = |stream: &&'static str| job.streams.contains(*stream);
         let (begun, others): (Vec<_>, Vec<_>) = streams.iter().copied().partition(begun);
         if begun.is_empty() {

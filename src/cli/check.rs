@@ -9,6 +9,7 @@ use super::wiring::Wiring;
 use crate::check::{self, Given, Report, Rung, Subjects, Tools};
 use crate::seams::Clock;
 use crate::settings::{RawSettings, is_loopback, process_env, process_env_names, unknown_settings};
+use crate::sources::graph::{Probe, RISK_EVERY};
 
 /// Instead of what is said below the settings.
 pub(super) const HELP: &str = "\
@@ -27,7 +28,7 @@ Exit codes:
   1  something fails
   2  the settings are wrong";
 
-/// Test every connection: the settings, Mimecast, Azure, and where the state is kept
+/// Test every connection: the settings, Mimecast, Microsoft Graph, Azure, and where the state is kept
 #[derive(Args, Debug)]
 pub(super) struct Check {
     /// Print the verdicts as one JSON document on stdout, and nothing else there
@@ -61,10 +62,15 @@ pub(super) async fn check(
     let loopback = given.mimecast.as_ref().is_some_and(|to| is_loopback(&to.base_url));
     let wiring = Wiring { retry: check::RETRY, ..Wiring::new(loopback)? };
     let source = given.mimecast.as_ref().map(|settings| wiring.source(settings));
+    let graph = given.graph.as_ref().map(|of| Probe::new(wiring.graph(of, RISK_EVERY)));
     let sink = given.ingestion.as_ref().map(|settings| wiring.sink(settings));
     let store = given.state.as_ref().map(|at| wiring.store(at)).transpose()?;
-    let subjects =
-        Subjects { source: source.as_ref(), sink: sink.as_ref(), store: store.as_deref() };
+    let subjects = Subjects {
+        source: source.as_ref(),
+        graph: graph.as_ref(),
+        sink: sink.as_ref(),
+        store: store.as_deref(),
+    };
     let Wiring { clients, clock, random, .. } = &wiring;
     Ok(check::check(&given, &subjects, &Tools { clients, clock, random }, show).await)
 }

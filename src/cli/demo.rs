@@ -23,7 +23,8 @@ use super::progress::{self, Done};
 use crate::seams::Clock;
 use crate::settings::{FUNCTIONS_PORT, PREFIXES, RawSettings};
 use crate::simulator::{FaultPlan, Keep, Simulator, SimulatorOptions, World};
-use crate::table::CLOUD_INTEGRATED;
+use crate::sources::mimecast::SOURCE;
+use crate::table::{CLOUD_INTEGRATED, TABLES, Table};
 
 /// The made-up events are the same in every demo of one day.
 const SEED: u64 = 1;
@@ -54,6 +55,9 @@ pub(super) struct Demo {
     /// Where the rows and the state are put; a demo that is there is replaced
     #[arg(long, default_value = "mimecast-sentinel-demo", value_name = "FOLDER")]
     folder: PathBuf,
+    /// Show identity risk and a small directory too
+    #[arg(long)]
+    identity: bool,
 }
 
 /// What is read of a row that landed.
@@ -71,11 +75,16 @@ impl Demo {
         let today = Clock::system().now().date_naive();
         let start = today.checked_sub_days(Days::new(DAYS)).unwrap_or(today);
         let world = World::made_up(SEED, start..today, EVENTS_PER_STREAM, EVENTS_PER_FILE);
-        let options =
-            SimulatorOptions { keep: Keep::File(rows.clone()), ..SimulatorOptions::default() };
+        let options = SimulatorOptions {
+            keep: Keep::Folder(self.folder.clone()),
+            ..SimulatorOptions::default()
+        };
         let simulator = Simulator::start(world, FaultPlan::none(), options)
             .await
             .map_err(|error| failed(format!("no simulator for {}: {error}", rows.display())))?;
+        if self.identity {
+            simulator.graph(|graph| graph.make_up(Clock::system().now()));
+        }
         let events = 3 * EVENTS_PER_STREAM as u64;
         say(&format!(
             "Pulling {events} made-up events of {DAYS} days from a simulated Mimecast …"
@@ -110,26 +119,32 @@ impl Demo {
 
     /// A folder for the rows that holds nothing else. Only what a demo left there is removed.
     fn prepare(&self) -> Result<PathBuf, CommandError> {
-        let rows = self.folder.join(format!("{}.ndjson", CLOUD_INTEGRATED.name));
+        let rows = self.rows_of(&CLOUD_INTEGRATED);
         let state = self.folder.join(STATE);
+        let of_tables: Vec<PathBuf> = TABLES.iter().map(|table| self.rows_of(table)).collect();
         let folder = self.folder.display();
         if let Ok(mut entries) = self.folder.read_dir()
             && let Some(other) = entries.find_map(|entry| {
-                Some(entry.ok()?.path()).filter(|path| *path != rows && *path != state)
+                Some(entry.ok()?.path()).filter(|path| !of_tables.contains(path) && *path != state)
             })
         {
             let what = format!("{} is not from a demo; name another --folder", other.display());
             return Err(CommandError::Usage(what));
         }
-        let removed = [if_there(std::fs::remove_file(&rows)), if_there(remove_dir_all(&state))];
+        let removed = of_tables.iter().map(|rows| if_there(std::fs::remove_file(rows)));
         removed
-            .into_iter()
+            .chain([if_there(remove_dir_all(&state))])
             .collect::<io::Result<()>>()
             .map_err(|error| failed(format!("the demo in {folder} cannot be replaced: {error}")))?;
         std::fs::create_dir_all(&self.folder).map_err(|error| {
             failed(format!("{folder} cannot be made: {error}; name another --folder"))
         })?;
         Ok(rows)
+    }
+
+    /// Where the rows of a table are put.
+    fn rows_of(&self, table: &Table) -> PathBuf {
+        self.folder.join(format!("{}.ndjson", table.name))
     }
 
     /// Runs `pull` with settings that point at the simulator, and nothing else in its environment
@@ -161,6 +176,12 @@ impl Demo {
             .env("IDENTITY_HEADER", simulator.identity_header())
             .env("CHECKPOINT_URL", &state)
             .env("HEALTH_STREAM", "off")
+            .env(
+                "SOURCES",
+                if self.identity { "cloud-integrated,entra-risk,directory" } else { SOURCE },
+            )
+            .env("GRAPH_BASE_URL", simulator.url())
+            .env("ENTRA_RISK_START_DATE", start.to_string())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         let output = pull.output().await.map_err(failed)?;
@@ -171,7 +192,9 @@ impl Demo {
         if !output.status.success() {
             return Err(failed(format!("the pull ended with {}", output.status)));
         }
-        serde_json::from_slice(&output.stdout).map_err(failed)
+        // A line for each source, of which this is the first.
+        let first = output.stdout.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        serde_json::from_slice(first).map_err(failed)
     }
 
     /// What to type next, so that it works as it is printed: this program as it was called, and the
@@ -217,6 +240,15 @@ impl Demo {
         let total: u64 = landed.values().map(|(count, _)| count).sum();
         let outcome = summary["outcome"].as_str().unwrap_or_default().replace('_', " ");
         text.push_str(&format!("  {:<9} {total:>6} rows in {seconds:.2} s, {outcome}\n\n", "all"));
+        for table in TABLES.iter().filter(|_| self.identity) {
+            let file = self.rows_of(table);
+            if file != rows
+                && let Ok(landed) = std::fs::read_to_string(&file)
+            {
+                let (name, count) = (table.name, landed.lines().count());
+                text.push_str(&format!("  {name:<25} {count:>3} rows in {}\n", file.display()));
+            }
+        }
         text.push_str(&format!("The rows:  {}\n", rows.display()));
         text.push_str(&format!("The state: {}\n\n{KEPT}\n\n", self.folder.join(STATE).display()));
         text.push_str(&self.next_steps(rows));

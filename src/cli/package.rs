@@ -11,10 +11,14 @@ use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use super::{CommandError, DONE};
 
-/// The files that the Functions host reads, as they are committed.
-const HOST_JSON: &str = include_str!("../../host.json");
-const FUNCTION_JSON: &str = include_str!("../../function.json");
-const STATUS_FUNCTION_JSON: &str = include_str!("../../status.function.json");
+/// The files that the Functions host reads, as they are committed, by their names in the zip.
+const HOST_FILES: [(&str, &str); 5] = [
+    ("host.json", include_str!("../../host.json")),
+    ("CloudIntegrated/function.json", include_str!("../../function.json")),
+    ("EntraRisk/function.json", include_str!("../../functions/EntraRisk/function.json")),
+    ("Directory/function.json", include_str!("../../functions/Directory/function.json")),
+    ("Status/function.json", include_str!("../../status.function.json")),
+];
 
 /// The name that host.json starts.
 const BINARY: &str = "mimecast-sentinel";
@@ -63,12 +67,10 @@ fn zip(binary: &[u8]) -> zip::result::ZipResult<Vec<u8>> {
         .last_modified_time(DateTime::default());
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let text = options.unix_permissions(0o644);
-    zip.start_file("host.json", text)?;
-    zip.write_all(HOST_JSON.as_bytes())?;
-    zip.start_file("CloudIntegrated/function.json", text)?;
-    zip.write_all(FUNCTION_JSON.as_bytes())?;
-    zip.start_file("Status/function.json", text)?;
-    zip.write_all(STATUS_FUNCTION_JSON.as_bytes())?;
+    for (name, content) in HOST_FILES {
+        zip.start_file(name, text)?;
+        zip.write_all(content.as_bytes())?;
+    }
     // The package is mounted read-only, so the host cannot make it executable.
     zip.start_file(BINARY, options.unix_permissions(0o755))?;
     zip.write_all(binary)?;
@@ -132,15 +134,25 @@ mod tests {
                 content,
             ));
         }
-        let expected = [
-            ("host.json", 0o644, HOST_JSON.as_bytes()),
-            ("CloudIntegrated/function.json", 0o644, FUNCTION_JSON.as_bytes()),
-            ("Status/function.json", 0o644, STATUS_FUNCTION_JSON.as_bytes()),
-            ("mimecast-sentinel", 0o755, b"binary".as_slice()),
-        ];
-        let expected = expected.map(|(name, mode, c)| (name.to_owned(), mode, c.to_vec()));
+        let mut expected: Vec<_> = HOST_FILES
+            .iter()
+            .map(|(name, content)| ((*name).to_owned(), 0o644, content.as_bytes().to_vec()))
+            .collect();
+        expected.push((BINARY.to_owned(), 0o755, b"binary".to_vec()));
         assert_eq!(found, expected);
-        let host: serde_json::Value = serde_json::from_str(HOST_JSON).unwrap();
+        let names: Vec<&str> = found.iter().map(|(name, ..)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "host.json",
+                "CloudIntegrated/function.json",
+                "EntraRisk/function.json",
+                "Directory/function.json",
+                "Status/function.json",
+                "mimecast-sentinel",
+            ]
+        );
+        let host: serde_json::Value = serde_json::from_str(HOST_FILES[0].1).unwrap();
         assert_eq!(host["customHandler"]["description"]["defaultExecutablePath"], BINARY);
     }
 

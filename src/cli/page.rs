@@ -10,12 +10,11 @@ use futures::stream::{self, StreamExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::check::check;
-use super::run::Runner;
 use super::status::template_version;
 use crate::check::{Rung, Verdict};
 use crate::functions::{Asked, Pages, Shown};
 use crate::health::page::{Page, content_security_policy, test_begin, test_end, test_verdict};
-use crate::health::{Depth, Named, Status};
+use crate::health::{Depth, Named, Reporter, Status};
 use crate::seams::{Clock, spawn};
 use crate::settings::RawSettings;
 use crate::store::Store;
@@ -34,7 +33,7 @@ const READ_TIME: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) struct LookedAt {
     pub(super) store: Arc<dyn Store>,
-    pub(super) named: Named,
+    pub(super) named: Vec<Named>,
 }
 
 /// What the page is made of.
@@ -44,8 +43,8 @@ pub(super) struct StatusPage {
     pub(super) faults: Vec<String>,
     /// Or why it cannot be read.
     pub(super) looked_at: Result<LookedAt, String>,
-    /// None while the settings are wrong.
-    pub(super) runner: Option<Arc<Runner>>,
+    /// Where verdicts are reported; none while the settings are wrong.
+    pub(super) reporter: Option<Reporter>,
     /// When the last connection test began.
     pub(super) tested: Mutex<Option<Instant>>,
 }
@@ -71,7 +70,6 @@ impl StatusPage {
         let now = Clock::system().now();
         let status = match &self.looked_at {
             Ok(LookedAt { store, named }) => {
-                let named = std::slice::from_ref(named);
                 let read = Status::read(store, named, Depth::Whole, template_version(), now);
                 match timeout(READ_TIME, read).await {
                     Ok(read) => read.map_err(|error| error.to_string()),
@@ -138,7 +136,7 @@ impl StatusPage {
     }
 
     async fn report(&self, rungs: &[Rung]) {
-        if let Some(reporter) = self.runner.as_ref().and_then(|runner| runner.reporter.as_ref()) {
+        if let Some(reporter) = &self.reporter {
             reporter.verdicts(rungs, Clock::system().now()).await;
         }
     }

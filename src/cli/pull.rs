@@ -1,6 +1,7 @@
 //! `pull`: one run now.
 
 use clap::Args;
+use futures::future::join_all;
 use indicatif::{HumanBytes, HumanCount};
 
 use super::dry_run;
@@ -12,9 +13,9 @@ use super::run::Runner;
 use super::signals::stop_on_signal;
 use super::wiring::Wiring;
 use super::{CommandError, begin};
-use crate::pipeline::{Live, StreamSummary};
+use crate::pipeline::{Live, RunSummary, StreamSummary};
 use crate::seams::Clock;
-use crate::settings::{DryRunSettings, RawSettings, Settings, is_loopback, process_env};
+use crate::settings::{DryRunSettings, RawSettings, Settings, process_env};
 
 /// Pull once, now: read what is new, deliver it, and end
 #[derive(Args, Debug)]
@@ -26,12 +27,18 @@ pub(super) struct Pull {
     /// write nothing. Needs no Azure setting
     #[arg(long)]
     dry_run: bool,
+    /// Pull this source alone, whatever SOURCES says: cloud-integrated, entra-risk or directory
+    #[arg(long, value_name = "SOURCE", conflicts_with = "dry_run")]
+    source: Option<String>,
     #[command(flatten)]
     settings: RawSettings,
 }
 
 impl Pull {
-    pub(super) async fn run(self) -> Result<u8, CommandError> {
+    pub(super) async fn run(mut self) -> Result<u8, CommandError> {
+        if let Some(source) = self.source.take() {
+            self.settings.sources = Some(source);
+        }
         let stdout = if self.json || self.dry_run { Stdout::Taken } else { Stdout::Logs };
         begin(&self.settings, stdout);
         if self.dry_run { self.dry_run().await } else { self.pull().await }
@@ -43,18 +50,21 @@ impl Pull {
         for warning in &settings.state.warnings {
             tracing::warn!("{warning}");
         }
-        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
-        let runner = Runner::new(wiring.connector(&settings)?, &settings);
-        let (summaries, stop) = (runner.connector.summaries(), stop_on_signal());
-        let shown = show(&summaries);
-        let summary = runner.run(&summaries, &stop).await;
+        let runners = Runner::all(&Wiring::of(&settings)?, &settings)?;
+        let summaries: Vec<_> = runners.iter().map(|runner| runner.connector.summaries()).collect();
+        let stop = stop_on_signal();
+        let shown = show(&summaries.concat());
+        let runs = runners.iter().zip(&summaries).map(|(runner, of)| runner.run(of, &stop));
+        let runs = join_all(runs).await;
         drop(shown);
-        if self.json {
-            say_json(&serde_json::to_string(&summary).unwrap_or_default())?;
-        } else {
-            say(&report(&summary, "delivered"))?;
+        for run in &runs {
+            if self.json {
+                say_json(&serde_json::to_string(run).unwrap_or_default())?;
+            } else {
+                say(&report(run, "delivered"))?;
+            }
         }
-        Ok(summary.exit_code())
+        Ok(RunSummary::exit_code_of(&runs))
     }
 
     async fn dry_run(self) -> Result<u8, CommandError> {

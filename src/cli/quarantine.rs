@@ -20,7 +20,8 @@ use crate::pipeline::{Outcome, ReplaySummary, StreamReplay};
 use crate::quarantine::{
     Found, Kept, Quarantine, QuarantineRecord, in_quarantine, is_kept_line, is_record,
 };
-use crate::settings::{EVENT_TYPES, RawSettings, ReplaySettings, StateSettings, process_env};
+use crate::settings::{RawSettings, ReplaySettings, StateSettings, process_env};
+use crate::sources::{self, Known};
 use crate::store::Store;
 use crate::table::CLOUD_INTEGRATED;
 
@@ -40,7 +41,7 @@ enum Action {
     #[command(mut_args = only_state, after_help = LISTED)]
     List {
         /// Only this stream
-        #[arg(value_parser = PossibleValuesParser::new(EVENT_TYPES))]
+        #[arg(value_parser = stream_names())]
         stream: Option<String>,
         /// Print each record as one JSON object on a line of its own
         #[arg(long)]
@@ -63,7 +64,7 @@ enum Action {
     #[command(mut_args = only_replay, after_help = REPLAYED)]
     Replay {
         /// Only this stream
-        #[arg(value_parser = PossibleValuesParser::new(EVENT_TYPES))]
+        #[arg(value_parser = stream_names())]
         stream: Option<String>,
         /// Print the summary as one JSON object on stdout, and nothing else there
         #[arg(long)]
@@ -271,8 +272,8 @@ async fn replay(
 ) -> Result<u8, CommandError> {
     begin(settings, if json { Stdout::Taken } else { Stdout::Logs });
     let settings = ReplaySettings::resolve(settings, &process_env)?;
-    let wanted = |name: &&'static str| stream.is_none_or(|stream| stream == *name);
-    let streams: Vec<_> = EVENT_TYPES.into_iter().filter(wanted).collect();
+    let wanted = |known: &Known| stream.is_none_or(|stream| stream == known.stream.name);
+    let streams: Vec<Known> = sources::streams().into_iter().filter(wanted).collect();
     let replay = Wiring::new(false)?.replay(&settings, &streams)?;
     let summary = replay.run(&stop_on_signal()).await;
     if json {
@@ -288,12 +289,17 @@ async fn replay(
     Ok(summary.exit_code())
 }
 
+/// The names of the streams.
+fn stream_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(sources::streams().iter().map(|known| known.stream.name))
+}
+
 /// A small table, one line a stream, and how it ended.
 fn report(summary: &ReplaySummary) -> String {
     if summary.streams.is_empty() {
         return "nothing is in quarantine".to_owned();
     }
-    let mut lines = vec![format!("{:<9}  {:>14}  stay in quarantine", "stream", "rows delivered")];
+    let mut lines = vec![format!("{:<15}  {:>14}  stay in quarantine", "stream", "rows delivered")];
     lines.extend(summary.streams.iter().map(|replayed| {
         let StreamReplay { stream, rows_delivered, stay, outcome, .. } = replayed;
         let mut remarks: Vec<String> =
@@ -304,7 +310,7 @@ fn report(summary: &ReplaySummary) -> String {
         if *outcome != Outcome::CaughtUp {
             remarks.push(in_words(*outcome).to_owned());
         }
-        format!("{stream:<9}  {rows_delivered:>14}  {}", printable(remarks.join(", ").as_bytes()))
+        format!("{stream:<15}  {rows_delivered:>14}  {}", printable(remarks.join(", ").as_bytes()))
     }));
     if summary.streams.iter().any(|stream| !stream.stay.is_empty()) {
         lines.push("`mimecast-sentinel quarantine list` shows them".to_owned());

@@ -8,11 +8,12 @@ use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::CommandError;
 use super::status::template_version;
+use super::wiring::Wiring;
 use crate::health::{Depth, History, Named, Reporter, Status};
 use crate::pipeline::{Connector, Live, RunSummary};
 use crate::settings::{Settings, process_env};
-use crate::sources::mimecast::SOURCE;
 
 /// How long the rows of health may take after a run, whose function must end in time.
 const HEALTH_TIME: Duration = Duration::from_secs(15);
@@ -30,14 +31,21 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(connector: Connector, settings: &Settings) -> Self {
-        let schedule = settings.schedule.clone();
-        let named = Named { source: SOURCE, streams: settings.mimecast.types.clone(), schedule };
-        let reporter = settings.ingestion.health_stream.as_ref().map(|_| {
-            let app = process_env(SITE_NAME).unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
-            Reporter::new(Arc::clone(&connector.store), Arc::clone(&connector.sink), app)
-        });
-        Self { connector, named, reporter }
+    /// Of each source that is on.
+    pub(super) fn all(wiring: &Wiring, settings: &Settings) -> Result<Vec<Self>, CommandError> {
+        let mut reporter = None;
+        let connectors = wiring.connectors(settings)?.into_iter();
+        Ok(connectors
+            .map(|(named, connector)| {
+                let (store, sink) = (&connector.store, &connector.sink);
+                if settings.ingestion.health_stream.is_some() && reporter.is_none() {
+                    let app = process_env(SITE_NAME);
+                    let app = app.unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
+                    reporter = Some(Reporter::new(Arc::clone(store), Arc::clone(sink), app));
+                }
+                Self { connector, named, reporter: reporter.clone() }
+            })
+            .collect())
     }
 
     /// One run; see [`Connector::run`].

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use futures::FutureExt as _;
+use futures::future::join_all;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,17 +22,24 @@ use super::status::{named, template_version};
 use super::wiring::Wiring;
 use super::{CommandError, DONE, USAGE, begin};
 use crate::codes::Code;
-use crate::functions::{self, Health, Job, RunEnd};
+use crate::functions::{self, Does, Function, Health, Job, RunEnd};
 use crate::pipeline::{Outcome, RunSummary};
 use crate::schedule::Schedule;
 use crate::seams::Clock;
 use crate::settings::{
-    FUNCTIONS_PORT, RawSettings, Settings, StatusSettings, is_loopback, process_env,
+    FUNCTIONS_PORT, RawSettings, Settings, SourceName, StatusSettings, process_env,
 };
 use crate::version::warning;
 
 /// The longest that the scheduler sleeps before it looks at the clock again: a wall clock may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The function of each source: the folder of its `function.json`.
+const FUNCTIONS: [(SourceName, &str); 3] = [
+    (SourceName::CloudIntegrated, "/CloudIntegrated"),
+    (SourceName::EntraRisk, "/EntraRisk"),
+    (SourceName::Directory, "/Directory"),
+];
 
 /// How late the schedule's next step may be until `/healthz` reports it.
 const LATE: TimeDelta = TimeDelta::minutes(5);
@@ -84,35 +92,53 @@ impl Serve {
                 "LISTEN is not used under Azure Functions: the page is the function Status"
             );
         }
-        let (job, faults, runner) = match self.runner() {
-            Ok((runner, settings)) => {
-                let runner = Arc::new(runner);
-                let pulling =
-                    Pulling { settings: self.settings.clone(), runner: Arc::clone(&runner) };
-                (pulling.job(settings.run_time_limit, stop.clone()), String::new(), Some(runner))
+        let (functions, faults, runners) = match self.runners() {
+            Ok((runners, settings)) => {
+                let limit = settings.run_time_limit;
+                let functions = FUNCTIONS.map(|(source, path)| {
+                    let runner = runners.iter().find(|of| of.named.source == source.as_str());
+                    let does = match runner {
+                        Some(runner) => Does::Run(self.pulling(runner).job(limit, stop.clone())),
+                        None => Does::Nothing(format!(
+                            "{} is off: SOURCES does not name it",
+                            source.as_str()
+                        )),
+                    };
+                    Function { path, does }
+                });
+                (functions, String::new(), runners)
             }
             Err(error) => {
                 let faults = match error {
                     CommandError::Settings(faults) => faults.to_string(),
                     error => error.to_string(),
                 };
-                (reports(faults.clone()), faults, None)
+                let job = reports(faults.clone());
+                let functions =
+                    FUNCTIONS.map(|(_, path)| Function { path, does: Does::Run(job.clone()) });
+                (functions, faults, Vec::new())
             }
         };
-        functions::serve(listener, job, self.page(faults, runner).pages(), stop).await;
+        let pages = self.page(faults, runners).pages();
+        functions::serve(listener, functions.to_vec(), pages, stop).await;
         Ok(DONE)
     }
 
+    fn pulling(&self, runner: &Arc<Runner>) -> Pulling {
+        Pulling { settings: self.settings.clone(), runner: Arc::clone(runner) }
+    }
+
     /// The status page. It is there with wrong settings too, as far as it can be.
-    fn page(&self, faults: String, runner: Option<Arc<Runner>>) -> StatusPage {
+    fn page(&self, faults: String, runners: Vec<Arc<Runner>>) -> StatusPage {
         let without_runner = || {
             let settings = StatusSettings::resolve(&self.settings, &process_env)?;
             let store = Wiring::new(false)?.store(&settings.state.location)?;
             Ok::<_, CommandError>(LookedAt { store, named: named(&settings) })
         };
-        let looked_at = match runner.as_deref() {
-            Some(Runner { connector, named, .. }) => {
-                Ok(LookedAt { store: Arc::clone(&connector.store), named: named.clone() })
+        let looked_at = match runners.first() {
+            Some(first) => {
+                let named = runners.iter().map(|runner| runner.named.clone()).collect();
+                Ok(LookedAt { store: Arc::clone(&first.connector.store), named })
             }
             None => without_runner(),
         };
@@ -120,24 +146,28 @@ impl Serve {
             settings: self.settings.clone(),
             faults: faults.lines().map(str::to_owned).collect(),
             looked_at: looked_at.map_err(|error| error.to_string()),
-            runner,
+            // They report to one place.
+            reporter: runners.first().and_then(|runner| runner.reporter.clone()),
             tested: Mutex::default(),
         }
     }
 
-    /// Pulls on the schedule, until a signal.
+    /// Pulls each source on its schedule, until a signal.
     async fn schedule(self) -> Result<u8, CommandError> {
-        let (runner, settings) = self.runner()?;
+        let (runners, settings) = self.runners()?;
         let stop = stop_on_signal();
         let clock = Clock::system();
-        let runner = Arc::new(runner);
-        let pulling = Pulling { settings: self.settings.clone(), runner: Arc::clone(&runner) };
-        let beat = Beat::new(clock.now());
-        self.listen(&settings, runner, &beat, &stop).await?;
-        while wait(&settings.schedule, &clock, &beat, &stop).await {
-            beat.expect_by(clock.now() + settings.run_time_limit + RUN_RESERVE);
-            pulling.pull(settings.run_time_limit, &stop).await;
-        }
+        let beats: Vec<Beat> = runners.iter().map(|_| Beat::new(clock.now())).collect();
+        self.listen(&settings, runners.clone(), &beats, &stop).await?;
+        let limit = settings.run_time_limit;
+        join_all(runners.iter().zip(&beats).map(async |(runner, beat)| {
+            let pulling = self.pulling(runner);
+            while wait(&runner.named.schedule, &clock, beat, &stop).await {
+                beat.expect_by(clock.now() + limit + RUN_RESERVE);
+                pulling.pull(limit, &stop).await;
+            }
+        }))
+        .await;
         Ok(DONE)
     }
 
@@ -145,8 +175,8 @@ impl Serve {
     async fn listen(
         &self,
         settings: &Settings,
-        runner: Arc<Runner>,
-        beat: &Beat,
+        runners: Vec<Arc<Runner>>,
+        beats: &[Beat],
         stop: &CancellationToken,
     ) -> Result<(), CommandError> {
         let Some(address) = settings.listen else { return Ok(()) };
@@ -163,19 +193,21 @@ impl Serve {
                  status and test the connection; let only those reach it who may"
             );
         }
-        let pages = self.page(String::new(), Some(runner)).pages();
-        tokio::spawn(functions::listen(listener, pages, beat.health(), stop.clone()));
+        let pages = self.page(String::new(), runners).pages();
+        let health = Beat::health(beats.to_vec());
+        tokio::spawn(functions::listen(listener, pages, health, stop.clone()));
         Ok(())
     }
 
-    fn runner(&self) -> Result<(Runner, Settings), CommandError> {
+    /// One for each source that is on.
+    fn runners(&self) -> Result<(Vec<Arc<Runner>>, Settings), CommandError> {
         let today = Clock::system().now().date_naive();
         let settings = Settings::resolve(&self.settings, &process_env, today)?;
         for warning in &settings.state.warnings {
             tracing::warn!("{warning}");
         }
-        let wiring = Wiring::new(is_loopback(&settings.mimecast.base_url))?;
-        Ok((Runner::new(wiring.connector(&settings)?, &settings), settings))
+        let runners = Runner::all(&Wiring::of(&settings)?, &settings)?;
+        Ok((runners.into_iter().map(Arc::new).collect(), settings))
     }
 }
 
@@ -215,17 +247,16 @@ impl Beat {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = by;
     }
 
-    fn health(&self) -> Health {
-        let Self(by) = self.clone();
+    fn health(beats: Vec<Self>) -> Health {
         Arc::new(move || {
-            let by = *by.lock().unwrap_or_else(PoisonError::into_inner);
-            if Clock::system().now() < by + LATE {
-                return Ok(());
+            let by = |Self(by): &Self| *by.lock().unwrap_or_else(PoisonError::into_inner);
+            match beats.iter().map(by).min() {
+                Some(by) if Clock::system().now() >= by + LATE => Err(format!(
+                    "a schedule stands still: its next step was due at {}",
+                    by.format("%F %T")
+                )),
+                _ => Ok(()),
             }
-            Err(format!(
-                "the schedule stands still: its next step was due at {}",
-                by.format("%F %T")
-            ))
         })
     }
 }
@@ -278,6 +309,8 @@ impl Pulling {
     async fn test_daily(&self, time: Duration) {
         let Some(reporter) = &self.runner.reporter else { return };
         let now = Clock::system().now();
+        // One source's tick does it for all.
+        let Some(_testing) = reporter.begin_test() else { return };
         if !reporter.is_test_due(now.date_naive()).await {
             return;
         }

@@ -16,7 +16,7 @@ use crate::store::Store;
 #[derive(Args, Debug)]
 #[command(mut_args = only_state, after_help = IDENTITY)]
 pub(super) struct Skip {
-    /// The stream: entities, mailflow or urlclick
+    /// The stream, such as entities, risk-detections or users
     stream: String,
     /// Do not ask
     #[arg(long)]

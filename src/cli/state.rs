@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Arg, Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::logs::Stdout;
 use super::output::{note, say, say_json};
@@ -11,7 +12,8 @@ use super::wiring::Wiring;
 use super::{CommandError, DONE, begin};
 use crate::checkpoint::Checkpoint;
 use crate::pipeline::checkpoint_name;
-use crate::settings::{EVENT_TYPES, RawSettings, StateSettings, process_env};
+use crate::settings::{RawSettings, StateSettings, process_env};
+use crate::sources::{self, mimecast::SOURCE};
 use crate::store::{Lease, Store};
 
 /// Read or clear the checkpoints: how far each stream is
@@ -32,7 +34,7 @@ enum Action {
     /// Clear a stream's checkpoint: the next run starts over at the first day
     #[command(mut_args = only_state, after_help = IDENTITY)]
     Reset {
-        /// The stream: entities, mailflow or urlclick
+        /// The stream, such as entities, risk-detections or users
         stream: String,
         /// Do not ask
         #[arg(long)]
@@ -41,6 +43,9 @@ enum Action {
         settings: RawSettings,
     },
 }
+
+/// How many characters are shown of a link.
+const SHOWN: usize = 80;
 
 /// How the names of checkpoints begin.
 const CHECKPOINTS: &str = "checkpoints/";
@@ -80,8 +85,9 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
         match Checkpoint::parse(&bytes) {
             Ok(checkpoint) => {
                 // As it would be stored, with the version that asks for.
-                let checkpoint: serde_json::Value =
+                let mut checkpoint: Value =
                     serde_json::from_slice(&checkpoint.to_bytes()).map_err(failed)?;
+                shorten(&mut checkpoint["cursor"]);
                 checkpoints.insert(stream.to_owned(), checkpoint);
             }
             Err(error) => unreadable.push(format!("{name} in {} {error}", store.location())),
@@ -103,6 +109,23 @@ async fn show(store: &dyn Store) -> Result<u8, CommandError> {
     )))
 }
 
+/// Where Microsoft Graph goes on is a link, and what was sent of risk are thousands of hashes: enough of
+/// both to tell one from another.
+fn shorten(cursor: &mut Value) {
+    let Value::Object(members) = cursor else { return };
+    if let Some(Value::String(link)) = members.get_mut("link")
+        && let Some((cut, _)) = link.char_indices().nth(SHOWN)
+    {
+        link.truncate(cut);
+        link.push('…');
+    }
+    if let Some(Value::Object(seen)) = members.get("seen") {
+        let count = json!(format!("{} states", seen.len()));
+        members.insert("seen".to_owned(), count);
+    }
+    members.values_mut().for_each(shorten);
+}
+
 async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, CommandError> {
     let name = checkpoint_name(stream);
     let Some(checkpoint) = store.read(&name).await.map_err(failed)? else {
@@ -113,8 +136,9 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
         )));
     };
     let question = format!(
-        "Clear the checkpoint of {stream} in {}? All that Mimecast still keeps will be delivered again.",
-        store.location()
+        "Clear the checkpoint of {stream} in {}? All that {} still keeps will be delivered again.",
+        store.location(),
+        keeper(stream)
     );
     if !yes && !confirmed(&question)? {
         note("nothing was changed");
@@ -134,16 +158,27 @@ async fn reset(store: &dyn Store, stream: &str, yes: bool) -> Result<u8, Command
             );
         }
     }
-    let what = "the next run starts over and delivers again what Mimecast keeps";
-    say(&format!("{name} is cleared: {what}"))?;
+    let keeper = keeper(stream);
+    say(&format!(
+        "{name} is cleared: the next run starts over and delivers again what {keeper} keeps"
+    ))?;
     Ok(DONE)
+}
+
+/// Who has what a stream was made of.
+fn keeper(stream: &str) -> &'static str {
+    let known = sources::streams().into_iter().find(|known| known.stream.name == stream);
+    match known {
+        Some(known) if known.source != SOURCE => "Microsoft",
+        _ => "Mimecast",
+    }
 }
 
 /// The names of all streams: those of this release, and those that have a checkpoint.
 pub(super) async fn streams(store: &dyn Store) -> Result<Vec<String>, CommandError> {
     let stored = store.list(CHECKPOINTS).await.map_err(failed)?;
     let stored = stored.iter().filter_map(|name| stream_of(name).map(str::to_owned));
-    let known = EVENT_TYPES.into_iter().map(str::to_owned);
+    let known = sources::streams().into_iter().map(|known| known.stream.name.to_owned());
     Ok(stored.chain(known).collect::<BTreeSet<String>>().into_iter().collect())
 }
 

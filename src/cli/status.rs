@@ -14,8 +14,9 @@ use super::{CommandError, DONE, NOTHING_DONE, SOME_FAILED, begin};
 use crate::health::page::Page;
 use crate::health::{Depth, LastFailure, LastGap, Named, Status, StreamStatus, length};
 use crate::pipeline::Gap;
-use crate::settings::{RawSettings, StatusSettings, process_env};
-use crate::sources::mimecast::SOURCE;
+use crate::schedule::Schedule;
+use crate::settings::{RawSettings, SourceName, StatusSettings, process_env};
+use crate::sources::{self, mimecast::SOURCE};
 use crate::version::TEMPLATE;
 
 /// Say how each stream is: its state and why, the last success, the next run, the rows
@@ -49,9 +50,8 @@ Exit codes:
 
 fn only_status(arg: Arg) -> Arg {
     let id = arg.get_id().as_str();
-    let matters =
-        ["checkpoint_url", "log_level", "json", "html", "schedule", "mimecast_types"].contains(&id);
-    let matters = matters || id.starts_with("azure_");
+    let matters = ["checkpoint_url", "log_level", "json", "html", "sources", "mimecast_types"];
+    let matters = matters.contains(&id) || id.starts_with("azure_") || id.ends_with("schedule");
     arg.hide(!matters)
 }
 
@@ -63,7 +63,7 @@ impl StatusCommand {
         let store = wiring.store(&settings.state.location)?;
         let named = named(&settings);
         let now = wiring.clock.now();
-        let status = Status::read(&store, &[named], Depth::Whole, template_version(), now)
+        let status = Status::read(&store, &named, Depth::Whole, template_version(), now)
             .await
             .map_err(failed)?;
         if let Some(file) = &self.html {
@@ -92,9 +92,15 @@ pub(super) fn template_version() -> Option<String> {
 }
 
 /// What these settings name.
-pub(super) fn named(settings: &StatusSettings) -> Named {
-    let (streams, schedule) = (settings.types.clone(), settings.schedule.clone());
-    Named { source: SOURCE, streams, schedule }
+pub(super) fn named(settings: &StatusSettings) -> Vec<Named> {
+    let of = |(source, schedule): &(SourceName, Schedule)| {
+        let source = source.as_str();
+        let known = sources::streams().into_iter().filter(|known| known.source == source);
+        let names = known.map(|known| known.stream.name);
+        let is_on = |name: &&str| source != SOURCE || settings.types.contains(name);
+        Named { source, streams: names.filter(is_on).collect(), schedule: schedule.clone() }
+    };
+    settings.sources.iter().map(of).collect()
 }
 
 fn time(at: DateTime<Utc>) -> String {
@@ -115,7 +121,7 @@ fn text(status: &Status) -> String {
 }
 
 fn of_stream(of: &StreamStatus, now: DateTime<Utc>) -> String {
-    let mut lines = vec![format!("{:<10} {}", of.stream, of.state.as_str())];
+    let mut lines = vec![format!("{:<15} {}", of.stream, of.state.as_str())];
     let mut add = |name: &str, value: String| lines.push(format!("  {name:<14} {value}"));
     if let Some(reason) = &of.reason {
         add("why", reason.clone());

@@ -10,16 +10,18 @@ use crate::azure::blob::{BlobAccess, BlobStore};
 use crate::azure::credential::{AccessTokens, Credentials, Ways};
 use crate::azure::ingestion::LogsIngestion;
 use crate::azure::secret::SecretReader;
+use crate::health::Named;
 use crate::http::{Clients, RetryPolicy};
-use crate::pipeline::source::Format;
-use crate::pipeline::{Connector, Policy, Pool, Replay};
+use crate::pipeline::{Connector, Policy, Pool, Replay, Source};
 use crate::quarantine::Quarantine;
 use crate::seams::{Clock, Random};
 use crate::settings::{
-    self, AzureIdentity, FileLimits, IngestionSettings, MimecastSettings, ReplaySettings, Settings,
-    StateLocation, is_loopback,
+    self, AzureIdentity, FileLimits, GraphSettings, IngestionSettings, MimecastSettings,
+    ReplaySettings, Settings, StateLocation, is_loopback,
 };
-use crate::sources::mimecast::{self, BatchFile, CallLog, Limits, MimecastSource, Options};
+use crate::sources::Known;
+use crate::sources::graph::{self, DirectorySource, RiskSource, RiskStart};
+use crate::sources::mimecast::{self, CallLog, Limits, MimecastSource, Options};
 use crate::spill::SpilledFiles;
 use crate::store::{Below, FolderStore, Store};
 use crate::table::{CLOUD_INTEGRATED, HEALTH};
@@ -41,25 +43,67 @@ impl Wiring {
         Ok(Self { clients, clock, random, retry: RetryPolicy::default() })
     }
 
-    /// Everything that a pull needs.
-    pub(super) fn connector(&self, settings: &Settings) -> Result<Connector, CommandError> {
-        let store = self.store(&settings.state.location)?;
-        Ok(self.connector_on(store, settings))
+    /// What these settings need.
+    pub(super) fn of(settings: &Settings) -> Result<Self, CommandError> {
+        Self::new(settings.mimecast.as_ref().is_some_and(|to| is_loopback(&to.base_url)))
     }
 
-    fn connector_on(&self, store: Arc<dyn Store>, settings: &Settings) -> Connector {
+    /// Everything that the sources that are on need to be pulled, each with how it is looked at. They share
+    /// what bounds memory.
+    pub(super) fn connectors(
+        &self,
+        settings: &Settings,
+    ) -> Result<Vec<(Named, Connector)>, CommandError> {
+        let store = self.store(&settings.state.location)?;
+        let mimecast = settings.mimecast.as_ref().map(|of| {
+            let source: Arc<dyn Source> = Arc::new(self.source(of));
+            (source, settings.schedule.clone())
+        });
+        let entra_risk = settings.entra_risk.as_ref().map(|of| {
+            let start = of.start.map_or(RiskStart::FromNow, RiskStart::Day);
+            let source = RiskSource::new(self.graph(&of.graph, graph::RISK_EVERY), start);
+            (Arc::new(source) as Arc<dyn Source>, of.schedule.clone())
+        });
+        let directory = settings.directory.as_ref().map(|of| {
+            let source = DirectorySource::new(self.graph(&of.graph, Duration::ZERO), of.round);
+            (Arc::new(source) as Arc<dyn Source>, of.schedule.clone())
+        });
+        let pool = Pool::default();
+        let on = [mimecast, entra_risk, directory].into_iter().flatten();
+        Ok(on
+            .map(|(source, schedule)| {
+                let streams = source.streams().iter().map(|stream| stream.name).collect();
+                let named = Named { source: source.name(), streams, schedule };
+                let connector = self.connector_on(Arc::clone(&store), source, settings);
+                (named, Connector { pool: pool.clone(), ..connector })
+            })
+            .collect())
+    }
+
+    fn connector_on(
+        &self,
+        store: Arc<dyn Store>,
+        source: Arc<dyn Source>,
+        settings: &Settings,
+    ) -> Connector {
+        let policy = Policy {
+            give_up: (settings.give_up_after, Policy::default().give_up.1),
+            spill_after: settings.spill_after,
+            ..policy(settings.run_time_limit, settings.max_rows, &settings.ingestion)
+        };
+        let policy = match source.name() {
+            mimecast::SOURCE => policy,
+            // Graph says itself when there is no more, and many of its pages are empty.
+            _ => Policy { empty_pages: u32::MAX, ..policy },
+        };
         Connector {
-            source: Arc::new(self.source(&settings.mimecast)),
+            source,
             sink: Arc::new(self.sink(&settings.ingestion)),
             quarantine: Quarantine::new(Arc::clone(&store))
                 .of_at_most(settings.quarantine_max_bytes),
             spill: SpilledFiles::new(Arc::clone(&store)).of_at_most(settings.spill_max_bytes),
             store,
-            policy: Policy {
-                give_up: (settings.give_up_after, Policy::default().give_up.1),
-                spill_after: settings.spill_after,
-                ..policy(settings.run_time_limit, settings.max_rows, &settings.ingestion)
-            },
+            policy,
             pool: Pool::default(),
             clock: self.clock.clone(),
             random: self.random.clone(),
@@ -71,12 +115,13 @@ impl Wiring {
     pub(super) fn backfill(
         &self,
         store: Arc<dyn Store>,
+        mimecast: &MimecastSettings,
         settings: &Settings,
         calls: Arc<dyn CallLog>,
     ) -> Connector {
-        let connector = self.connector_on(store, settings);
+        let source = self.source_with(mimecast, Some(calls));
+        let connector = self.connector_on(store, Arc::new(source), settings);
         let store: Arc<dyn Store> = Arc::new(Below::new(connector.store, backfill::FOLDER));
-        let source = self.source_with(&settings.mimecast, Some(calls));
         let policy = Policy {
             run_time_limit: backfill::TIME_LIMIT,
             // A file that cannot be had is passed at once: the schedule has its events, or another backfill.
@@ -87,20 +132,33 @@ impl Wiring {
             ..connector.policy
         };
         let spill = SpilledFiles::new(Arc::clone(&store));
-        Connector { source: Arc::new(source), store, spill, policy, ..connector }
+        Connector { store, spill, policy, ..connector }
+    }
+
+    /// How Microsoft Graph is called.
+    pub(super) fn graph(&self, settings: &GraphSettings, every: Duration) -> graph::Options {
+        let credentials = self.credentials(&settings.identity);
+        let scope = format!("{}/.default", settings.cloud.graph());
+        graph::Options {
+            base_url: settings.base_url.clone(),
+            tenant: settings.tenant().map(str::to_owned),
+            sign_in: Arc::new(AccessTokens::new(credentials, scope)),
+            http: self.clients.api.clone(),
+            every,
+            retry: self.retry,
+            seams: (self.clock.clone(), self.random.clone()),
+        }
     }
 
     /// Everything that a replay of these streams needs.
     pub(super) fn replay(
         &self,
         settings: &ReplaySettings,
-        streams: &[&'static str],
+        streams: &[Known],
     ) -> Result<Replay, CommandError> {
         let store = self.store(&settings.state.location)?;
-        let limits = limits(settings.limits);
-        let format = BatchFile::new(limits, &CLOUD_INTEGRATED, self.clock.now());
-        let format: Arc<dyn Format> = Arc::new(format);
-        let with_format = |name: &&'static str| (mimecast::stream(name), Arc::clone(&format));
+        let (limits, now) = (limits(settings.limits), self.clock.now());
+        let with_format = |known: &Known| (known.stream, known.format(limits, now));
         Ok(Replay {
             streams: streams.iter().map(with_format).collect(),
             sink: Arc::new(self.sink(&settings.ingestion)),

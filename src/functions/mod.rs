@@ -1,5 +1,5 @@
 //! The Azure Functions custom handler: the HTTP server that the Functions host starts, asks whether
-//! it is there (`GET /`) and calls at each tick of the timer (`POST /CloudIntegrated`).
+//! it is there (`GET /`) and calls at each tick of a timer (`POST /CloudIntegrated`).
 //!
 //! The host waits until its function timeout, and then kills the process, for a success whose body
 //! is empty or `null`. So every answer here is a JSON object, `application/json`:
@@ -37,8 +37,6 @@ use connections::accept;
 pub use page::{Asked, Health, Pages, Shown, listen};
 pub use timer::Tick;
 
-/// Where the host calls: the name of the folder that has `function.json`.
-const FUNCTION: &str = "/CloudIntegrated";
 /// Where it calls for the status page.
 const STATUS: &str = "/Status";
 /// The host's id of an invocation, by which its own log lines are found.
@@ -68,6 +66,24 @@ pub struct Job {
     pub time_limit: Duration,
 }
 
+/// A function that a timer starts.
+#[derive(Clone, Debug)]
+pub struct Function {
+    /// Where the host calls: `/` and the name of the folder that has its `function.json`.
+    pub path: &'static str,
+    /// What a tick does.
+    pub does: Does,
+}
+
+/// What a tick does.
+#[derive(Clone, Debug)]
+pub enum Does {
+    /// It starts a run.
+    Run(Job),
+    /// Nothing, for this reason.
+    Nothing(String),
+}
+
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { run: _, pause, time_limit } = self;
@@ -85,32 +101,50 @@ pub struct RunEnd {
     pub summary: Value,
 }
 
-/// Answers the Functions host on `listener`, which the caller binds to loopback before anything
-/// slow, until `stop` is cancelled. Then it accepts nothing more and waits for the run in progress,
-/// which is meant to watch the same token.
+/// Answers the Functions host's calls of these functions on `listener`, which the caller binds to loopback before anything
+/// slow, until `stop` is cancelled. Then it accepts nothing more and waits for the runs in progress,
+/// which are meant to watch the same token.
 ///
 /// A run is a task of its own: a client that goes away does not end it, and a panic in it fails its
 /// tick alone.
-pub async fn serve(listener: TcpListener, job: Job, pages: Pages, stop: CancellationToken) {
-    let one_run = Arc::new(Mutex::new(()));
-    let began = Arc::default();
-    let handler = Handler { job, one_run: Arc::clone(&one_run), began, stop: stop.clone() };
+pub async fn serve(
+    listener: TcpListener,
+    functions: Vec<Function>,
+    pages: Pages,
+    stop: CancellationToken,
+) {
     let port = listener.local_addr().map(|address| address.port()).unwrap_or_default();
     let ours = Arc::new(["127.0.0.1", "localhost"].map(|name| format!("{name}:{port}")));
-    let router = Router::new()
+    let mut router = Router::new()
         .route("/", get(|| async { answer(StatusCode::OK, "ready", Value::Null) }))
-        .route(FUNCTION, post(tick))
-        .route(STATUS, post(status).with_state(pages))
+        .route(STATUS, post(status).with_state(pages));
+    let mut runs = Vec::new();
+    for Function { path, does } in functions {
+        router = match does {
+            Does::Run(job) => {
+                let (one_run, began) = (Arc::new(Mutex::new(())), Arc::default());
+                runs.push(Arc::clone(&one_run));
+                let handler = Handler { job, one_run, began, stop: stop.clone() };
+                router.route(path, post(tick).with_state(handler))
+            }
+            Does::Nothing(why) => router.route(path, post(nothing).with_state(why)),
+        };
+    }
+    let router = router
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there is no such function") })
         .method_not_allowed_fallback(|| async {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "this address takes GET / or POST /<function>")
         })
-        .with_state(handler)
         .layer(middleware::from_fn_with_state(ours, only_from_the_host));
     let connections = GracefulShutdown::new();
     accept(listener, router, IDLE_TIME, &connections, &stop).await;
+    let all_ended = async || {
+        for one_run in &runs {
+            drop(one_run.lock().await);
+        }
+    };
     let last_run_ended = async {
-        drop(one_run.lock().await);
+        all_ended().await;
         sleep(FAREWELL).await;
     };
     tokio::select! {
@@ -119,7 +153,13 @@ pub async fn serve(listener: TcpListener, job: Job, pages: Pages, stop: Cancella
         () = last_run_ended => {}
     }
     // A run whose client went away has no connection that would have been waited for.
-    drop(one_run.lock().await);
+    all_ended().await;
+}
+
+/// A tick of what is off.
+async fn nothing(State(why): State<String>) -> Response {
+    info!("no run was started: {why}");
+    answer(StatusCode::OK, &why, Value::Null)
 }
 
 /// Refuses what a web page can make a browser of this machine send: a request from a page has that

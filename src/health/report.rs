@@ -9,6 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use super::seen::PATIENCE;
@@ -34,6 +35,10 @@ pub struct Reporter {
     sink: Arc<dyn Sink>,
     /// The name of the function app, or else of this program.
     app: String,
+    /// Held by the one that reports: what was reported is one object for all sources.
+    turn: Arc<Mutex<()>>,
+    /// Held by the one that tests the connections.
+    testing: Arc<Mutex<()>>,
 }
 
 /// What was reported last, as it is kept in `health/reported.json`.
@@ -67,7 +72,7 @@ const REPORTED: &str = "health/reported.json";
 impl Reporter {
     /// Posts to `sink`, and notes in `store` what was reported. `app` names this connector among others.
     pub fn new(store: Arc<dyn Store>, sink: Arc<dyn Sink>, app: String) -> Self {
-        Self { store, sink, app }
+        Self { store, sink, app, turn: Arc::default(), testing: Arc::default() }
     }
 
     /// Whether nothing is due after this run: all is well, and was reported so less than an hour ago. It
@@ -88,6 +93,7 @@ impl Reporter {
 
     /// Reports of the streams what is due. What fails is logged, and ends nothing.
     pub async fn streams(&self, status: &Status) {
+        let _turn = self.turn.lock().await;
         let mut reported = self.reported().await;
         let now = status.read_at;
         let due: Vec<_> = status
@@ -119,6 +125,11 @@ impl Reporter {
         }
     }
 
+    /// The right to test the connections, unless somebody is at it.
+    pub fn begin_test(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.testing).try_lock_owned().ok()
+    }
+
     /// Whether no connection test was reported on this day.
     pub async fn is_test_due(&self, today: NaiveDate) -> bool {
         self.reported().await.tested_on != Some(today)
@@ -126,6 +137,7 @@ impl Reporter {
 
     /// Reports a connection test: the first of a day whole, others as far as a verdict has changed.
     pub async fn verdicts(&self, rungs: &[Rung], now: DateTime<Utc>) {
+        let _turn = self.turn.lock().await;
         let mut reported = self.reported().await;
         let is_first = reported.tested_on != Some(now.date_naive());
         let changed = |of: &&Rung| reported.verdicts.get(&of.rung) != Some(&of.verdict.to_string());

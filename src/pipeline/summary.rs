@@ -243,7 +243,14 @@ impl RunSummary {
 
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
-        self.outcome.exit_code(self.streams.iter().filter_map(|stream| stream.error.as_ref()))
+        Self::exit_code_of(std::slice::from_ref(self))
+    }
+
+    /// That of a process that made all of these.
+    pub fn exit_code_of(runs: &[Self]) -> u8 {
+        let streams = runs.iter().flat_map(|run| &run.streams);
+        let outcome = Outcome::of(streams.clone().map(|stream| stream.outcome));
+        outcome.exit_code(streams.filter_map(|stream| stream.error.as_ref()))
     }
 
     /// The sum of one of the counts over the streams.

@@ -47,6 +47,15 @@ impl AzureCloud {
         }
     }
 
+    /// Where its Microsoft Graph is.
+    pub fn graph(self) -> &'static str {
+        match self {
+            Self::Public => "https://graph.microsoft.com",
+            Self::UsGov => "https://graph.microsoft.us",
+            Self::China => "https://microsoftgraph.chinacloudapi.cn",
+        }
+    }
+
     /// How the host of each of its key vaults ends.
     pub(super) fn vault_suffix(self) -> &'static str {
         match self {
@@ -158,7 +167,7 @@ fn endpoint(text: &str, cloud: Option<AzureCloud>, on_loopback: bool) -> Result<
         if on_loopback {
             return Ok(url);
         }
-        return wrong("it is on this machine while MIMECAST_BASE_URL is not", fix);
+        return wrong("it is on this machine, and no source that is on is", fix);
     }
     let host = https_host(&url).or_else(|problem| wrong(problem, &*fix))?;
     if cloud.is_none() || host.ends_with(suffix) {

@@ -95,7 +95,7 @@ pub(super) fn identity(
 }
 
 /// Where tokens are issued, in a cloud that is valid.
-fn authority_host(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Url> {
+pub(super) fn authority_host(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Url> {
     const FIX: &str = "Set it to https:// and a host, or unset it to use that of AZURE_CLOUD.";
     let cloud = cloud(raw, reader);
     let default = cloud.unwrap_or(AzureCloud::Public).authority_host();

@@ -161,7 +161,7 @@ fn types(text: &str) -> Result<Vec<&'static str>, Wrong> {
     Ok(EVENT_TYPES.into_iter().filter(|name| chosen.iter().any(|chosen| chosen == name)).collect())
 }
 
-fn start_date(text: &str, today: NaiveDate) -> Result<NaiveDate, Wrong> {
+pub(super) fn start_date(text: &str, today: NaiveDate) -> Result<NaiveDate, Wrong> {
     const FIX: &str = "Give the first day to read as YYYY-MM-DD, today or earlier in UTC.";
     // `parse` alone would take `2026-1-5` and `+2026-01-05` too.
     let day = text.parse::<NaiveDate>().ok().filter(|day| day.to_string() == text);

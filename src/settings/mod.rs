@@ -13,6 +13,7 @@ mod raw;
 mod reader;
 mod run;
 mod secret;
+mod sources;
 mod state;
 mod unknown;
 
@@ -30,6 +31,7 @@ use reader::Reader;
 pub use reader::{SettingFault, SettingsFaults};
 pub use run::LogFormat;
 pub use secret::{SecretSettings, VaultSecret};
+pub use sources::{DirectorySettings, EntraRiskSettings, GraphSettings, SourceName};
 pub use state::{BlobAccessSettings, StateLocation};
 pub use unknown::{PREFIXES, SECRETS, UnknownSetting, unknown_settings};
 
@@ -53,15 +55,19 @@ pub fn process_env_names() -> impl Iterator<Item = String> {
 /// What a pull needs, and `serve` and `check`: everything.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where events come from.
-    pub mimecast: MimecastSettings,
+    /// Mimecast's events, if they are read.
+    pub mimecast: Option<MimecastSettings>,
+    /// Entra's risk, if it is read.
+    pub entra_risk: Option<EntraRiskSettings>,
+    /// The directory, if it is read.
+    pub directory: Option<DirectorySettings>,
     /// Where rows go.
     pub ingestion: IngestionSettings,
     /// Where checkpoints and quarantine are kept.
     pub state: StateSettings,
     /// The bytes that quarantine may hold, those of all streams.
     pub quarantine_max_bytes: u64,
-    /// When to pull.
+    /// When Mimecast's events are pulled.
     pub schedule: Schedule,
     /// Where the status page is shown outside of Azure Functions.
     pub listen: Option<SocketAddr>,
@@ -108,9 +114,9 @@ pub struct ReplaySettings {
 pub struct StatusSettings {
     /// Where run history, checkpoints and quarantine are kept.
     pub state: StateSettings,
-    /// When `serve` pulls.
-    pub schedule: Schedule,
-    /// The streams that are pulled.
+    /// The sources that are on, and when each runs.
+    pub sources: Vec<(SourceName, Schedule)>,
+    /// The streams of Mimecast's events that are pulled.
     pub types: Vec<&'static str>,
 }
 
@@ -131,9 +137,26 @@ impl Settings {
         today: NaiveDate,
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
-        let base_url = mimecast::base_url(raw, &mut reader);
-        let on_loopback = mimecast::on_loopback(raw);
-        let mimecast = mimecast::read(raw, base_url, today, &mut reader);
+        let sources = sources::sources(raw, &mut reader);
+        // If it is wrong, what most have is read all the same: all faults come at once.
+        let on = sources.unwrap_or_else(|| vec![SourceName::CloudIntegrated]);
+        let on_loopback = sources::on_loopback(raw);
+        // A source that is off is a success without settings: `Some(None)`.
+        let mimecast = match on.contains(&SourceName::CloudIntegrated) {
+            true => {
+                let base_url = mimecast::base_url(raw, &mut reader);
+                mimecast::read(raw, base_url, today, &mut reader).map(Some)
+            }
+            false => Some(None),
+        };
+        let entra_risk = match on.contains(&SourceName::EntraRisk) {
+            true => sources::entra_risk(raw, today, &mut reader).map(Some),
+            false => Some(None),
+        };
+        let directory = match on.contains(&SourceName::Directory) {
+            true => sources::directory(raw, &mut reader).map(Some),
+            false => Some(None),
+        };
         let schedule = run::schedule(raw, &mut reader);
         let listen = run::listen(raw, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
@@ -151,6 +174,8 @@ impl Settings {
         let settings = || {
             Some(Self {
                 mimecast: mimecast?,
+                entra_risk: entra_risk?,
+                directory: directory?,
                 ingestion: ingestion?,
                 state: state?,
                 quarantine_max_bytes: quarantine_max_bytes?,
@@ -164,6 +189,23 @@ impl Settings {
             })
         };
         reader.finish(settings())
+    }
+}
+
+impl Settings {
+    /// How Microsoft Graph is reached, if a source needs it: all of them in the same way.
+    pub fn graph(&self) -> Option<&GraphSettings> {
+        let risk = self.entra_risk.as_ref().map(|of| &of.graph);
+        risk.or_else(|| self.directory.as_ref().map(|of| &of.graph))
+    }
+
+    /// The sources that are on, and when each runs.
+    pub fn schedules(&self) -> Vec<(SourceName, Schedule)> {
+        let mimecast = self.mimecast.as_ref().map(|_| &self.schedule);
+        let risk = self.entra_risk.as_ref().map(|of| &of.schedule);
+        let directory = self.directory.as_ref().map(|of| &of.schedule);
+        let all = SourceName::ALL.into_iter().zip([mimecast, risk, directory]);
+        all.filter_map(|(source, schedule)| Some((source, schedule?.clone()))).collect()
     }
 }
 
@@ -196,8 +238,7 @@ impl ReplaySettings {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
-        mimecast::base_url(raw, &mut reader);
-        let on_loopback = mimecast::on_loopback(raw);
+        let on_loopback = sources::on_loopback(raw);
         let limits = mimecast::limits(raw, &mut reader);
         let run_time_limit = run::run_time_limit(raw, on_loopback, &mut reader);
         let max_rows = run::max_rows(raw, &mut reader);
@@ -226,13 +267,17 @@ impl StatusSettings {
     ) -> Result<Self, SettingsFaults> {
         let mut reader = Reader::new(env);
         let types = mimecast::event_types(raw, &mut reader);
-        let schedule = run::schedule(raw, &mut reader);
+        let on = sources::sources(raw, &mut reader).unwrap_or_default();
+        let sources: Option<Vec<_>> = on
+            .into_iter()
+            .map(|source| Some((source, sources::schedule(source, raw, &mut reader)?)))
+            .collect();
         run::logs(raw, &mut reader);
         let state = state_settings(raw, &mut reader);
         if !state.as_ref().is_some_and(StateSettings::is_folder) {
             proxy::check(&mut reader);
         }
-        let settings = || Some(Self { state: state?, schedule: schedule?, types: types? });
+        let settings = || Some(Self { state: state?, sources: sources?, types: types? });
         reader.finish(settings())
     }
 }

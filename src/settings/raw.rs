@@ -7,12 +7,14 @@ use clap::Args;
 const MIMECAST: &str = "Mimecast settings";
 const RUN: &str = "Settings of the run";
 const AZURE: &str = "Azure settings";
+const GRAPH: &str = "Microsoft Graph settings";
 
 /// What the flags cannot show.
 const SECRETS: &str = "\
 Secrets, which are read from the environment alone, unless a file or a key vault has them:
   MIMECAST_CLIENT_SECRET  Secret of the Mimecast API 2.0 application; required
   AZURE_CLIENT_SECRET     Secret of the application AZURE_CLIENT_ID
+  ENTRA_CLIENT_SECRET     Secret of the application ENTRA_CLIENT_ID
 
 Azure is spoken to as the first of these that is set: AZURE_CLIENT_SECRET (or its file or URI), \
 AZURE_FEDERATED_TOKEN_FILE, the managed identity (IDENTITY_ENDPOINT, which the platform sets), or \
@@ -21,7 +23,7 @@ else the login of `az login`. A flag overrides its variable, and an empty value 
 /// Every setting that is not a secret, from its flag or else from its environment variable.
 ///
 /// Secrets have no flag, since other processes read a command line: `MIMECAST_CLIENT_SECRET`,
-/// `AZURE_CLIENT_SECRET` and what the platform sets for its own identity (`IDENTITY_ENDPOINT`,
+/// `AZURE_CLIENT_SECRET`, `ENTRA_CLIENT_SECRET` and what the platform sets for its own identity (`IDENTITY_ENDPOINT`,
 /// `IDENTITY_HEADER`) are taken from the environment alone.
 ///
 /// A command flattens them after its own flags; otherwise its flags would be listed under the
@@ -30,6 +32,10 @@ else the login of `az login`. A flag overrides its variable, and an empty value 
 #[derive(Args, Clone, Default)]
 #[command(after_help = SECRETS)]
 pub struct RawSettings {
+    /// Sources to read, with commas: cloud-integrated (Mimecast's events), entra-risk, directory
+    /// [default: cloud-integrated]
+    #[arg(long, env = "SOURCES", hide_env_values = true, value_name = "SOURCES", help_heading = RUN)]
+    pub sources: Option<String>,
     /// Where Mimecast's API 2.0 is [default: https://api.services.mimecast.com]
     #[arg(long, env = "MIMECAST_BASE_URL", hide_env_values = true, value_name = "URL", help_heading = MIMECAST)]
     pub mimecast_base_url: Option<String>,
@@ -140,6 +146,33 @@ pub struct RawSettings {
     /// File with the token of a workload identity
     #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE", hide_env_values = true, value_name = "PATH", help_heading = AZURE)]
     pub azure_federated_token_file: Option<String>,
+    /// When entra-risk runs, as SCHEDULE [default: 0 */15 * * * *, every 15 minutes]
+    #[arg(long, env = "ENTRA_RISK_SCHEDULE", hide_env_values = true, value_name = "NCRONTAB", help_heading = GRAPH)]
+    pub entra_risk_schedule: Option<String>,
+    /// Send detections from this day on, as YYYY-MM-DD [default: those detected from the first run on]
+    #[arg(long, env = "ENTRA_RISK_START_DATE", hide_env_values = true, value_name = "DAY", help_heading = GRAPH)]
+    pub entra_risk_start_date: Option<String>,
+    /// When directory runs, as SCHEDULE [default: 0 0 * * * *, hourly]
+    #[arg(long, env = "DIRECTORY_SCHEDULE", hide_env_values = true, value_name = "NCRONTAB", help_heading = GRAPH)]
+    pub directory_schedule: Option<String>,
+    /// After so many days the whole directory is read again, 1 to 13 [default: 7]
+    #[arg(long, env = "DIRECTORY_ROUND_DAYS", hide_env_values = true, value_name = "DAYS", help_heading = GRAPH)]
+    pub directory_round_days: Option<String>,
+    /// Entra tenant whose risk and directory are read, if not that of the program's own identity
+    #[arg(long, env = "ENTRA_TENANT_ID", hide_env_values = true, value_name = "ID", help_heading = GRAPH)]
+    pub entra_tenant_id: Option<String>,
+    /// Application of that tenant
+    #[arg(long, env = "ENTRA_CLIENT_ID", hide_env_values = true, value_name = "ID", help_heading = GRAPH)]
+    pub entra_client_id: Option<String>,
+    /// File with that application's secret, instead of ENTRA_CLIENT_SECRET
+    #[arg(long, env = "ENTRA_CLIENT_SECRET_FILE", hide_env_values = true, value_name = "PATH", help_heading = GRAPH)]
+    pub entra_client_secret_file: Option<String>,
+    /// Key vault's URL of that application's secret, instead of ENTRA_CLIENT_SECRET
+    #[arg(long, env = "ENTRA_CLIENT_SECRET_URI", hide_env_values = true, value_name = "URL", help_heading = GRAPH)]
+    pub entra_client_secret_uri: Option<String>,
+    /// Where Microsoft Graph is [default: that of AZURE_CLOUD]
+    #[arg(long, env = "GRAPH_BASE_URL", hide_env_values = true, value_name = "URL", help_heading = GRAPH)]
+    pub graph_base_url: Option<String>,
 }
 
 impl fmt::Debug for RawSettings {

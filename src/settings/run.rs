@@ -20,7 +20,17 @@ const MOST_HOURS: u64 = 7 * 24;
 const BUNDLED_HOST_JSON: &str = include_str!("../../host.json");
 
 pub(super) fn schedule(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Schedule> {
-    reader.optional("SCHEDULE", &raw.schedule, "0 */15 * * * *", |text| {
+    schedule_of("SCHEDULE", &raw.schedule, "0 */15 * * * *", reader)
+}
+
+/// The schedule of a source.
+pub(super) fn schedule_of(
+    setting: &'static str,
+    value: &Option<String>,
+    default: &str,
+    reader: &mut Reader<'_>,
+) -> Option<Schedule> {
+    reader.optional(setting, value, default, |text| {
         const FIX: &str = "Give NCRONTAB in UTC with ticks at least 10 minutes apart, e.g. \
                            `0 */15 * * * *` for every 15 minutes.";
         let schedule = Schedule::parse(text).or_else(|error| wrong(error.to_string(), FIX))?;

@@ -7,10 +7,10 @@ use url::Url;
 
 use super::azure::{AzureCloud, cloud};
 use super::identity::AzureIdentity;
-use super::mimecast::on_loopback;
 use super::origin::{https_host, is_loopback};
 use super::raw::RawSettings;
 use super::reader::{Reader, Wrong, given, wrong};
+use super::sources::on_loopback;
 
 /// Where a secret is. A file and a vault are read each time that the secret is needed, since it may
 /// have been replaced.
@@ -110,7 +110,7 @@ fn vault_url(text: &str, cloud: Option<AzureCloud>, on_loopback: bool) -> Result
         if on_loopback {
             return Ok(url);
         }
-        return wrong("it is on this machine while MIMECAST_BASE_URL is not", fix);
+        return wrong("it is on this machine, and no source that is on is", fix);
     }
     let host = https_host(&url).or_else(|problem| wrong(problem, &*fix))?;
     let is_vault = |suffix| host.strip_suffix(suffix).is_some_and(is_name);

@@ -7,11 +7,20 @@ use clap::{Arg, Args, Command};
 use super::raw::RawSettings;
 
 /// How the names of settings begin that no other program has.
-pub const PREFIXES: [&str; 7] =
-    ["MIMECAST_", "LOGS_INGESTION_", "CHECKPOINT_", "ENTRA_", "DIRECTORY_", "DELEGATES_", "SPILL_"];
+pub const PREFIXES: [&str; 8] = [
+    "MIMECAST_",
+    "LOGS_INGESTION_",
+    "CHECKPOINT_",
+    "ENTRA_",
+    "DIRECTORY_",
+    "DELEGATES_",
+    "GRAPH_",
+    "SPILL_",
+];
 
 /// The secrets, which are read from the environment alone.
-pub const SECRETS: [&str; 2] = ["MIMECAST_CLIENT_SECRET", "AZURE_CLIENT_SECRET"];
+pub const SECRETS: [&str; 3] =
+    ["MIMECAST_CLIENT_SECRET", "AZURE_CLIENT_SECRET", "ENTRA_CLIENT_SECRET"];
 
 /// A variable that nothing reads. Its value is not kept, since it may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]

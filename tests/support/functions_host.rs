@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use futures::FutureExt as _;
-use mimecast_sentinel::functions::{Pages, Shown};
+use mimecast_sentinel::functions::{Does, Function, Job, Pages, Shown};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -730,6 +730,15 @@ async fn collect(pipe: impl AsyncRead + Unpin, from_stderr: bool, lines: Lines) 
 }
 
 /// Pages of a handler that is not asked for them.
+/// Mimecast's function, which does this, and a source's that is off.
+pub fn functions(job: Job) -> Vec<Function> {
+    let off = "directory is off: SOURCES does not name it".to_owned();
+    vec![
+        Function { path: "/CloudIntegrated", does: Does::Run(job) },
+        Function { path: "/Directory", does: Does::Nothing(off) },
+    ]
+}
+
 pub fn no_pages() -> Pages {
     let show = |_| async { Shown::whole(StatusCode::NOT_FOUND, String::new()) }.boxed();
     Pages { show: Arc::new(show), policy: String::new() }
