@@ -59,6 +59,10 @@ fn hosts(given: &Given) -> Vec<Host> {
             identities.push(&secret.identity);
         }
     }
+    if let Some(graph) = &given.graph {
+        add("AZURE_CLOUD", &graph.base_url);
+        identities.push(&graph.identity);
+    }
     if let Some(ingestion) = &given.ingestion {
         add("LOGS_INGESTION_ENDPOINT", &ingestion.endpoint);
         identities.push(&ingestion.identity);

@@ -18,6 +18,9 @@ pub(super) async fn rungs(
     tools: &Tools<'_>,
     rungs: &mut Rungs<'_>,
 ) {
+    if !given.has_mimecast {
+        return;
+    }
     let (Some(settings), Some(source)) = (&given.mimecast, source) else {
         rungs.push(Rung::skipped("mimecast", WRONG_SETTINGS).of_source(SOURCE));
         return;

@@ -1,10 +1,11 @@
 //! The connection test: each thing that a run needs is tried by itself, in the order in which a run
 //! needs it. It changes nothing, reads no event, and shows no secret.
 //!
-//! `settings` → `hosts` (the way to each, and the clock) → `mimecast` → `azure` → `state`. What cannot
+//! `settings` → `hosts` (the way to each, and the clock) → `mimecast` → `graph` → `azure` → `state`. What cannot
 //! work since something before it does not is skipped, so that the cause alone has a verdict.
 
 mod azure;
+mod graph;
 mod hosts;
 mod mimecast;
 mod settings;
@@ -19,6 +20,7 @@ use crate::azure::ingestion::LogsIngestion;
 use crate::http::{Clients, RetryPolicy};
 use crate::pipeline::{Fault, Interrupt};
 use crate::seams::{Clock, Random};
+use crate::sources::graph::Probe;
 use crate::sources::mimecast::MimecastSource;
 use crate::store::Store;
 
@@ -178,6 +180,8 @@ impl Report {
 pub struct Subjects<'a> {
     /// Where events come from.
     pub source: Option<&'a MimecastSource>,
+    /// Microsoft Graph, if a source needs it.
+    pub graph: Option<&'a Probe>,
     /// Where rows go.
     pub sink: Option<&'a LogsIngestion>,
     /// Where checkpoints and quarantine are kept.
@@ -206,6 +210,7 @@ pub async fn check(
     rungs.extend(settings::rungs(given, tools.clock.now()));
     let hosts = hosts::rungs(given, tools, &mut rungs).await;
     mimecast::rungs(given, subjects.source, &hosts, tools, &mut rungs).await;
+    graph::rungs(given, subjects.graph, &hosts, &mut rungs).await;
     azure::rungs(given, subjects.sink, &hosts, &mut rungs).await;
     rungs.push(state::rung(given, subjects.store, &hosts, tools).await);
     Report { version: env!("CARGO_PKG_VERSION"), rungs: rungs.all }

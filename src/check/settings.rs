@@ -6,9 +6,9 @@ use secrecy::ExposeSecret as _;
 use super::{Rung, SETTINGS, Verdict, WRONG_SETTINGS};
 use crate::schedule::Schedule;
 use crate::settings::{
-    AzureIdentity, BlobAccessSettings, CredentialSettings, DryRunSettings, IngestionSettings,
-    MimecastSettings, RawSettings, ReplaySettings, SecretSettings, SettingFault, Settings,
-    StateLocation, StateSettings, UnknownSetting,
+    AzureIdentity, BlobAccessSettings, CredentialSettings, DryRunSettings, GraphSettings,
+    IngestionSettings, MimecastSettings, RawSettings, ReplaySettings, SecretSettings, SettingFault,
+    Settings, SourceName, StateLocation, StateSettings, UnknownSetting,
 };
 
 /// The settings as far as they are valid: what one command does not need may be wrong, and the rest is
@@ -17,11 +17,15 @@ use crate::settings::{
 pub struct Given {
     /// How to reach Mimecast; its listings begin yesterday.
     pub mimecast: Option<MimecastSettings>,
+    /// Whether Mimecast's events are read, as far as is known.
+    pub(super) has_mimecast: bool,
+    /// How to reach Microsoft Graph, if a source needs it.
+    pub graph: Option<GraphSettings>,
     /// Where rows go.
     pub ingestion: Option<IngestionSettings>,
     /// Where checkpoints and quarantine are kept.
     pub state: Option<StateLocation>,
-    schedule: Option<Schedule>,
+    schedules: Vec<(SourceName, Schedule)>,
     faults: Vec<SettingFault>,
     warnings: Vec<String>,
     unknown: Vec<UnknownSetting>,
@@ -35,27 +39,33 @@ impl Given {
         today: NaiveDate,
         unknown: Vec<UnknownSetting>,
     ) -> Self {
-        let (schedule, mut faults, warnings) = match Settings::resolve(raw, env, today) {
-            Ok(settings) => (Some(settings.schedule), Vec::new(), settings.state.warnings),
-            Err(faults) => (None, faults.faults().to_vec(), Vec::new()),
+        let whole = Settings::resolve(raw, env, today);
+        let (schedules, mut faults, warnings) = match &whole {
+            Ok(settings) => (settings.schedules(), Vec::new(), settings.state.warnings.clone()),
+            Err(faults) => (Vec::new(), faults.faults().to_vec(), Vec::new()),
         };
-        let mimecast = DryRunSettings::resolve(raw, env, today).ok();
+        // Where the whole is wrong, it is not known which sources are on: the one that most have is tried.
+        let has_mimecast = whole.as_ref().map_or(true, |settings| settings.mimecast.is_some());
+        let mimecast = DryRunSettings::resolve(raw, env, today).ok().filter(|_| has_mimecast);
         let ingestion = ReplaySettings::resolve(raw, env).ok();
         let state = StateSettings::resolve(raw, env).ok();
         let mut given = Self {
+            has_mimecast,
             // One call for each stream is enough to see whether it may be listed.
             mimecast: mimecast.map(|settings| MimecastSettings {
                 start_date: today.checked_sub_days(Days::new(1)).unwrap_or(today),
                 ..settings.mimecast
             }),
+            graph: whole.as_ref().ok().and_then(Settings::graph).cloned(),
             ingestion: ingestion.map(|settings| settings.ingestion),
             state: state.map(|settings| settings.location),
-            schedule,
+            schedules,
             faults: Vec::new(),
             warnings,
             unknown,
         };
         let ingestion = given.ingestion.take_if(|to| has_id_for_secret(&to.identity));
+        let graph = given.graph.take_if(|to| has_id_for_secret(&to.identity));
         let state = given.state.take_if(|at| match at {
             StateLocation::Blob { access: BlobAccessSettings::Identity(identity), .. } => {
                 has_id_for_secret(identity)
@@ -63,10 +73,20 @@ impl Given {
             _ => false,
         });
         if ingestion.is_some() || state.is_some() {
-            faults.push(id_for_secret());
+            faults.push(id_for_secret("AZURE_CLIENT_SECRET"));
+        } else if graph.is_some() {
+            faults.push(id_for_secret("ENTRA_CLIENT_SECRET"));
         }
         given.faults = faults;
         given
+    }
+}
+
+impl Given {
+    /// The sources that read Microsoft Graph.
+    pub(super) fn graph_sources(&self) -> impl Iterator<Item = &'static str> {
+        let on = self.schedules.iter().map(|(source, _)| source);
+        on.filter(|source| **source != SourceName::CloudIntegrated).map(|source| source.as_str())
     }
 }
 
@@ -86,9 +106,9 @@ fn is_guid(text: &str) -> bool {
         && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }
 
-fn id_for_secret() -> SettingFault {
+fn id_for_secret(setting: &'static str) -> SettingFault {
     SettingFault {
-        setting: "AZURE_CLIENT_SECRET",
+        setting,
         problem: "it is a GUID, as the id of a secret is, and not the secret".to_owned(),
         fix:
             "In the app registration, under \"Certificates & secrets\", copy the column Value and \
@@ -116,15 +136,22 @@ pub(super) fn rungs(given: &Given, now: DateTime<Utc>) -> Vec<Rung> {
     if rungs.is_empty() {
         rungs.push(Rung::ok(SETTINGS, "the environment and the flags", "all are valid"));
     }
-    rungs.push(match &given.schedule {
-        Some(schedule) => {
-            let ticks = std::iter::successors(schedule.after(now), |tick| schedule.after(*tick));
-            let ticks: Vec<String> =
-                ticks.take(3).map(|tick| tick.format("%F %T").to_string()).collect();
-            let answer = format!("the next ticks are {} UTC", ticks.join(", "));
-            Rung::ok("schedule", format!("SCHEDULE {schedule}"), answer)
-        }
-        None => Rung::skipped("schedule", WRONG_SETTINGS),
-    });
+    if given.schedules.is_empty() {
+        rungs.push(Rung::skipped("schedule", WRONG_SETTINGS));
+    }
+    for (source, schedule) in &given.schedules {
+        let ticks = std::iter::successors(schedule.after(now), |tick| schedule.after(*tick));
+        let ticks: Vec<String> =
+            ticks.take(3).map(|tick| tick.format("%F %T").to_string()).collect();
+        let answer = format!("the next ticks are {} UTC", ticks.join(", "));
+        let (rung, tried) = match source {
+            SourceName::CloudIntegrated => ("schedule".to_owned(), format!("SCHEDULE {schedule}")),
+            other => {
+                let name = other.as_str();
+                (format!("schedule/{name}"), format!("the schedule of {name}, {schedule}"))
+            }
+        };
+        rungs.push(Rung::ok(rung, tried, answer));
+    }
     rungs
 }
