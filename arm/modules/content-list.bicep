@@ -20,6 +20,12 @@ var functions = [
   loadYamlContent('../../sentinel/parser/MimecastSimulations.yaml')
   loadYamlContent('../../sentinel/parser/vimEmailEventMimecastCloudIntegrated.yaml')
   loadYamlContent('../../sentinel/parser/ASimEmailEventMimecastCloudIntegrated.yaml')
+  loadYamlContent('../../sentinel/parser/IdentityUsers.yaml')
+  loadYamlContent('../../sentinel/parser/IdentityAddresses.yaml')
+  loadYamlContent('../../sentinel/parser/IdentityGroupMembers.yaml')
+  loadYamlContent('../../sentinel/parser/IdentityRisk.yaml')
+  loadYamlContent('../../sentinel/parser/IdentityRiskOpen.yaml')
+  loadYamlContent('../../sentinel/parser/IdentityRiskyUsers.yaml')
 ]
 
 // All of sentinel/hunting; a test holds this list to the folder.

@@ -16,22 +16,29 @@ const FUNCTIONS = [
   'MimecastCIRows', 'MimecastCI', 'MimecastCIByRecipient', 'MimecastCloudIntegrated',
   'MimecastFreeMail', 'MimecastOwnDomains', 'MimecastVips', 'MimecastSimulations',
   'vimEmailEventMimecastCloudIntegrated', 'ASimEmailEventMimecastCloudIntegrated',
+  'IdentityUsers', 'IdentityAddresses', 'IdentityGroupMembers', 'IdentityRisk', 'IdentityRiskOpen', 'IdentityRiskyUsers',
 ];
-const HEALTH = 'MimecastConnectorHealth_CL';
+// This connector's other tables.
+const OTHERS = ['MimecastConnectorHealth_CL', 'DirectoryUsers_CL', 'DirectoryGroups_CL', 'DirectoryGroupMembers_CL',
+  'EntraRiskDetections_CL', 'EntraRiskyUsers_CL'];
 const CHEAP = 'Cloud_Integrated_Cheap_CL';
 // A query and no function.
 const ALL = 'MimecastCIAll';
 
 const described = (file) => JSON.parse(content.read(path.join(SENTINEL, 'schema', file)));
 // Of each table: its stream and transform in the rule, and its columns.
-const rules = { [TABLE]: described('rule.json'), [HEALTH]: described(`${HEALTH}.rule.json`) };
-const schemas = { [TABLE]: described(`${TABLE}.kusto.json`), [HEALTH]: described(`${HEALTH}.kusto.json`) };
+const rules = { [TABLE]: described('rule.json') };
+const schemas = { [TABLE]: described(`${TABLE}.kusto.json`) };
+for (const table of OTHERS) {
+  rules[table] = described(`${table}.rule.json`);
+  schemas[table] = described(`${table}.kusto.json`);
+}
 // The cheap table has texts for dynamics (arm/main.bicep).
 schemas[CHEAP] = { Properties: schemas[TABLE].Properties.map((column) => ({
   ...column, Type: column.Type === 'dynamic' ? 'string' : column.Type })) };
 const cheapEvents = JSON.parse(content.read(path.resolve(__dirname, '../../arm/cheap.json')));
 const generations = JSON.parse(content.read(path.join(__dirname, 'generations.json')));
-const others = JSON.parse(content.read(path.join(__dirname, 'tables.json')));
+const microsofts = JSON.parse(content.read(path.join(__dirname, 'tables.json')));
 // The workspace's functions: of each its parameters, as a deployment declares them, and its KQL.
 const functions = Object.fromEntries(FUNCTIONS.map((name) => {
   const { FunctionParams } = YAML.parse(content.read(path.join(SENTINEL, `parser/${name}.yaml`)));
@@ -57,8 +64,8 @@ function differences(actual, expected) {
   return faults.length === 0 && is.join() !== should.join() ? ['the order differs'] : faults;
 }
 
-const tables = { ...others, [TABLE]: ours, [HEALTH]: kusto.tableSchema(schemas[HEALTH]),
-  [CHEAP]: kusto.tableSchema(schemas[CHEAP]) };
+const tables = { ...microsofts };
+for (const [table, schema] of Object.entries(schemas)) tables[table] = kusto.tableSchema(schema);
 const scope = kusto.workspace(tables, functions);
 
 /** What is wrong with a query of rules, hunting, workbook or connector. */
@@ -122,27 +129,38 @@ function checkFunctions() {
     report(`the functions over the table of: ${name}`, functionFaults({ [TABLE]: tableSchema }, functions));
   }
   report('the functions over another table beside the default one', otherTableFaults());
+  report('the functions of identities where there is no table of any', withoutTablesFaults());
   report('the ASIM parsers have columns and filters of the schema EmailEvent', emailEventFaults());
   for (const name of FUNCTIONS) report(`the YAML of ${name} has the same KQL`, yamlFaults(name));
 }
 
 /** Each function's own text, and what it gives a query that uses all that it can be given. */
-function functionFaults(tables, known) {
+function functionFaults(given, known) {
+  const there = kusto.workspace({ ...tables, ...given }, known);
   const all = 'starttime=ago(1d), endtime=now(), type="entities", arrivedafter=ago(1h), ' +
     'threats=dynamic(["MALWARE"]), senders=dynamic(["a@example.net"]), disabled=false';
   const faults = Object.entries(known).flatMap(([name, [parameters, body]]) => {
     const declared = parameters.slice(1, -1).split(', ').filter((one) => one !== '');
     const given = declared.map((one) => `let ${one.replace(/:\w+=/, ' = ')};\n`).join('');
-    return kusto.bind(given + body, kusto.workspace(tables, known)).faults.map((fault) => `${name}: ${fault}`);
+    return kusto.bind(given + body, there).faults.map((fault) => `${name}: ${fault}`);
   });
   for (const call of ['MimecastCloudIntegrated', 'MimecastCI()', `MimecastCI(${all})`]) {
-    const { faults: found, columns } = kusto.bind(call, kusto.workspace(tables, known));
+    const { faults: found, columns } = kusto.bind(call, there);
     faults.push(...[...found, ...differences(columns, documented)].map((fault) => `${call}: ${fault}`));
   }
   for (const call of [`MimecastCIRows(${all})`, `MimecastCIByRecipient(${all}) | project Recipient`]) {
-    faults.push(...kusto.bind(call, kusto.workspace(tables, known)).faults.map((fault) => `${call}: ${fault}`));
+    faults.push(...kusto.bind(call, there).faults.map((fault) => `${call}: ${fault}`));
   }
   return faults;
+}
+
+/** What is wrong with these functions where none of their tables is there: a union leaves those out, with a warning. */
+function withoutTablesFaults() {
+  const names = FUNCTIONS.filter((name) => name.startsWith('Identity'));
+  const none = kusto.workspace({}, Object.fromEntries(names.map((name) => [name, functions[name]])));
+  return names.flatMap((name) => kusto.bind(functions[name][1], none).faults
+    .filter((fault) => fault.startsWith('Error'))
+    .map((fault) => `${name}: ${fault}`));
 }
 
 /** Each column is one of the schema's, of its type; none that is mandatory is missing, and no filter. */
@@ -199,7 +217,7 @@ function checkContent() {
 }
 
 function checkDocuments() {
-  const found = content.documentQueries(DOCS);
+  const found = [DOCS, path.join(SENTINEL, 'parser')].flatMap(content.documentQueries);
   report('the documents have queries', found.length === 0 ? ['none was found'] : []);
   for (const one of found) report(`${one.name} binds`, queryFaults(one));
 }

@@ -18,6 +18,7 @@ import cheap_checks
 import filters
 import gaps
 import hunting_checks
+import identity_checks
 import page_checks
 import parser_checks
 import rule_checks
@@ -50,7 +51,7 @@ def main(only):
         parts = os.cpu_count()
         of_content = [pool.submit(listed, rule_checks.run, rules[part::parts]) for part in range(parts)]
         of_content.append(pool.submit(listed, hunting_checks.run, queries))
-        every = parser_checks.CHECKS + asim_checks.CHECKS + cheap_checks.CHECKS
+        every = parser_checks.CHECKS + asim_checks.CHECKS + cheap_checks.CHECKS + identity_checks.CHECKS
         checks = [(check.__doc__, pool.submit(faults_of, check)) for check in every]
         if RECORDS.exists():
             events = [json.loads(line) for line in RECORDS.read_text().splitlines()]

@@ -5,6 +5,7 @@ changes. So of what is rewritten the tests do not show what Kusto does: bind.js 
 as it stands, which is syntax, names and types, and no run.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -187,7 +188,11 @@ _BY_RECIPIENT = (' | mv-expand Recipient = iff(array_length(RecipientsList) > 0,
 # These are written out in the query, each before those that it calls.
 _OWN = _rewritten("calls of all other functions", {
     name: (Path(__file__).parents[2] / f"sentinel/parser/{name}.kql").read_text() for name in (
-        "MimecastSimulations", "MimecastVips", "MimecastOwnDomains", "MimecastFreeMail")})
+        "MimecastSimulations", "MimecastVips", "MimecastOwnDomains", "MimecastFreeMail", "IdentityAddresses",
+        "IdentityUsers", "IdentityGroupMembers", "IdentityRiskOpen", "IdentityRisk", "IdentityRiskyUsers")})
+# The one table of which IdentityUsers asks what columns it has.
+_OF_IDENTITY_INFO = re.findall(
+    r"(\w+):", json.loads((Path(__file__).parent / "tables.json").read_text())["IdentityInfo"])
 
 _WATCHLIST = _rewritten("_GetWatchlist()", re.compile(r'_GetWatchlist\("(\w+)"\)'))
 
@@ -210,6 +215,7 @@ def written_out(kql):
     kql = without_comments(kql)
     for name, body in _OWN.items():
         kql = _inlined(kql, name, body)
+    kql = _COLUMN_IFEXISTS.sub(lambda call: call[1] if call[1] in _OF_IDENTITY_INFO else call[2], kql)
     kql = _WATCHLIST.sub(r'Watchlist | where WatchlistAlias == "\1"', kql)
     return replace_calls(kql, "MimecastCIByRecipient", lambda given: "MimecastCI(" + ", ".join(
         f"{name} = {value}" for name, value in given.items()) + ")" + _BY_RECIPIENT)

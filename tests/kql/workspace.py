@@ -14,13 +14,16 @@ import rows
 HERE = Path(__file__).parent
 SENTINEL = HERE.parent.parent / "sentinel"
 TABLE, HEALTH = "Cloud_Integrated_CL", "MimecastConnectorHealth_CL"
+IDENTITY = ("DirectoryUsers_CL", "DirectoryGroups_CL", "DirectoryGroupMembers_CL", "EntraRiskDetections_CL",
+            "EntraRiskyUsers_CL")
 CHEAP = "Cloud_Integrated_Cheap_CL"
 PARSER, ROWS = "MimecastCI", "MimecastCIRows"
 
 RULE = json.loads((SENTINEL / "schema/rule.json").read_text())
 [STREAM] = [stream["columns"] for stream in RULE["streamDeclarations"].values()]
-COLUMNS, HEALTH_COLUMNS = [{column["Name"]: column["Type"] for column in json.loads(
-    (SENTINEL / f"schema/{table}.kusto.json").read_text())["Properties"]} for table in (TABLE, HEALTH)]
+_OURS = {table: {column["Name"]: column["Type"] for column in json.loads(
+    (SENTINEL / f"schema/{table}.kusto.json").read_text())["Properties"]} for table in (TABLE, HEALTH, *IDENTITY)}
+COLUMNS = _OURS.pop(TABLE)
 # What the template's parameter CheapEvents may be.
 CHOICES = {choice["name"]: choice for choice in json.loads((HERE.parents[1] / "arm/cheap.json").read_text())}
 PARSER_KQL, ROWS_KQL = [(SENTINEL / f"parser/{name}.kql").read_text() for name in (PARSER, ROWS)]
@@ -39,7 +42,7 @@ def columns_of(schema):
 GENERATIONS = {name: columns_of(schema) for name, schema in json.loads(
     (HERE / "generations.json").read_text()).items()}
 OTHER_TABLES = {name: columns_of(schema) for name, schema in json.loads(
-    (HERE / "tables.json").read_text()).items()} | {HEALTH: HEALTH_COLUMNS}
+    (HERE / "tables.json").read_text()).items()} | _OURS
 
 
 _TRANSLATED = {}
