@@ -56,6 +56,39 @@ param StartDate string = ''
 @minLength(11)
 param Schedule string = '0 */15 * * * *'
 
+@description('Whether Microsoft Entra ID Protection\'s risk detections and risky users are read too, into two more tables. It takes rights of Microsoft Graph, which somebody of the tenant grants (docs/DEPLOY-DETAILS.md, Identity and directory), and is not in Azure in China.')
+param EnableEntraRisk bool = false
+
+@description('When to read risk, in UTC, written like Schedule. The default is every 15 minutes.')
+@minLength(11)
+param EntraRiskSchedule string = '0 */15 * * * *'
+
+@description('First day of the risk detections to read, in UTC, as yyyy-mm-dd; Microsoft keeps 7 to 90 days by licence. Blank is from the first run on.')
+@maxLength(10)
+param EntraRiskStartDate string = ''
+
+@description('Whether the users, groups and members of groups of Microsoft Entra\'s directory are read too, into three more tables. It takes rights of Microsoft Graph, which somebody of the tenant grants (docs/DEPLOY-DETAILS.md, Identity and directory).')
+param EnableDirectory bool = false
+
+@description('When to read the directory, in UTC, written like Schedule. The default is every hour.')
+@minLength(11)
+param DirectorySchedule string = '0 0 * * * *'
+
+@description('After how many days the whole directory is read again; in between, what has changed.')
+@minValue(1)
+@maxValue(13)
+param DirectoryRoundDays int = 7
+
+@description('Blank, with the next two, to read Microsoft Graph as the app\'s managed identity, which needs no secret. Else the client id of an application of the tenant whose risk and directory are read; id, secret and tenant are given together, or the deployment is refused.')
+param EntraClientID string = ''
+
+@description('Blank for the managed identity, else that application\'s secret. It is put into the key vault that is deployed.')
+@secure()
+param EntraClientSecret string = ''
+
+@description('Blank for the managed identity, else the tenant whose risk and directory are read.')
+param EntraTenantID string = ''
+
 @description('How much the connector logs in Application Insights. It never logs an event\'s content.')
 @allowed(['Debug', 'Info', 'Error', 'Warning'])
 param LogLevel string = 'Info'
@@ -187,6 +220,24 @@ var useAppRegistration = !contains(given, false)
       ? false
       : fail('AzureClientID, AzureClientSecret and AzureTenantID: give all or none, and AzureEntraObjectID only with them.')
 
+var sources = concat(
+  ['cloud-integrated'],
+  !EnableEntraRisk
+    ? []
+    : environment().name == 'AzureChinaCloud'
+        ? fail('EnableEntraRisk: Azure in China has no such API. Give EnableEntraRisk=false.')
+        : ['entra-risk'],
+  EnableDirectory ? ['directory'] : []
+)
+var givenOfEntra = [!empty(EntraClientID), !empty(EntraClientSecret), !empty(EntraTenantID)]
+var useEntraApplication = !contains(givenOfEntra, false)
+  ? EnableEntraRisk || EnableDirectory
+      ? true
+      : fail('EntraClientID, EntraClientSecret and EntraTenantID are used with EnableEntraRisk or EnableDirectory only.')
+  : !contains(givenOfEntra, true)
+      ? false
+      : fail('EntraClientID, EntraClientSecret and EntraTenantID: give all or none.')
+
 // Flex Consumption is in Azure's public cloud only.
 var flexConsumption = HostingPlan == 'FlexConsumption' || (HostingPlan == 'Automatic' && environment().name == 'AzureCloud')
 
@@ -204,6 +255,14 @@ var addressPrefix = length(split(addressParts[0], '.')) == 4 && contains(
 // known to be in every cloud.)
 var tags = contains(Tags, 'Microsoft.Web/sites') ? Tags['Microsoft.Web/sites'] : Tags
 
+// In lower case and without their _CL; a test holds them to modules/sources-list.bicep.
+var tablesOfSources = [
+  'entrariskdetections'
+  'entrariskyusers'
+  'directoryusers'
+  'directorygroups'
+  'directorygroupmembers'
+]
 var tableName = contains(letters, toLower(substring(MimecastCITableName, 0, 1))) && uriComponent(MimecastCITableName) == MimecastCITableName && empty(filter(
     concat(signs, ['-']),
     sign => contains(MimecastCITableName, sign)
@@ -214,7 +273,9 @@ var tableName = contains(letters, toLower(substring(MimecastCITableName, 0, 1)))
           ? fail('MimecastCITableName is the name of the table that the connector reports its health to; give another.')
           : toLower('${MimecastCITableName}_CL') == toLower(cheapTableName)
               ? fail('MimecastCITableName is the name of the table that CheapEvents makes; give another.')
-              : '${MimecastCITableName}_CL'
+              : contains(tablesOfSources, toLower(MimecastCITableName))
+                  ? fail('MimecastCITableName is the name of the table of another source; give another.')
+                  : '${MimecastCITableName}_CL'
   : fail('MimecastCITableName has a letter first, then letters, digits and underscores.')
 var streamName = 'Custom-${MimecastCITableName}'
 var healthTableName = 'MimecastConnectorHealth_CL'
@@ -252,6 +313,8 @@ module storage 'modules/storage.bicep' = {
     mimecastClientSecret: MimecastClientSecret
     useAppRegistration: useAppRegistration
     azureClientSecret: AzureClientSecret
+    useEntraApplication: useEntraApplication
+    entraClientSecret: EntraClientSecret
     logsWorkspaceId: logsWorkspaceId
   }
 }
@@ -305,6 +368,16 @@ module healthTable 'modules/table.bicep' = {
   }
 }
 
+module sourceTables 'modules/source-tables.bicep' = if (EnableEntraRisk || EnableDirectory) {
+  name: '${appName}-source-tables'
+  scope: resourceGroup(workspaceSubscription, workspaceGroup)
+  params: {
+    appName: appName
+    workspaceName: workspace.name
+    sources: sources
+  }
+}
+
 module rule 'modules/rule.bicep' = {
   name: '${appName}-rule'
   params: {
@@ -318,8 +391,9 @@ module rule 'modules/rule.bicep' = {
     healthTableName: healthTableName
     cheap: cheap.cheap
     cheapTableName: cheapTableName
+    sources: sources
   }
-  dependsOn: [table, healthTable, cheapTable]
+  dependsOn: [table, healthTable, cheapTable, sourceTables]
 }
 
 module app 'modules/app.bicep' = {
@@ -339,12 +413,17 @@ module app 'modules/app.bicep' = {
     ruleName: appName
     useAppRegistration: useAppRegistration
     azureObjectId: AzureEntraObjectID
+    useEntraApplication: useEntraApplication
     throughLighthouse: DeployedThroughLighthouse
     settings: union(
       {
+        SOURCES: join(sources, ',')
         MIMECAST_BASE_URL: MimecastBaseURL
         MIMECAST_CLIENT_ID: MimecastClientID
         SCHEDULE: Schedule
+        // The host looks these up for a source that is off too.
+        ENTRA_RISK_SCHEDULE: EntraRiskSchedule
+        DIRECTORY_SCHEDULE: DirectorySchedule
         START_DATE: StartDate
         LOG_LEVEL: LogLevel
         LOGS_INGESTION_ENDPOINT: rule.outputs.endpoint
@@ -356,7 +435,11 @@ module app 'modules/app.bicep' = {
         TEMPLATE_VERSION: trim(loadTextContent('../sentinel/version.txt'))
       },
       useAppRegistration ? { AZURE_CLIENT_ID: AzureClientID, AZURE_TENANT_ID: AzureTenantID } : {},
-      // The host's own way of not running a function of the package.
+      useEntraApplication ? { ENTRA_CLIENT_ID: EntraClientID, ENTRA_TENANT_ID: EntraTenantID } : {},
+      // The host's own way of not running a function of the package: a timer of a source that is off would
+      // start an instance all day.
+      EnableEntraRisk ? { ENTRA_RISK_START_DATE: EntraRiskStartDate } : { 'AzureWebJobs.EntraRisk.Disabled': 'true' },
+      EnableDirectory ? { DIRECTORY_ROUND_DAYS: string(DirectoryRoundDays) } : { 'AzureWebJobs.Directory.Disabled': 'true' },
       StatusPage ? {} : { 'AzureWebJobs.Status.Disabled': 'true' }
     )
   }

@@ -13,7 +13,7 @@ var logAlerts = [
   {
     name: 'silent'
     displayName: 'Mimecast Cloud Integrated: no run has succeeded'
-    description: 'No run of the connector has come to a good end for the time given in SilenceAlertWindow; a call that found another run in progress and did nothing is none. Its log says why; if it has none, see whether the function app runs and has its function.'
+    description: 'No run that reads Mimecast has come to a good end for the time given in SilenceAlertWindow; a call that found another run in progress and did nothing is none. Its log says why; if it has none, see whether the function app runs and has its function.'
     severity: 1
     window: silenceWindow
     query: '''
@@ -23,6 +23,7 @@ traces
 | where tostring(line.message) == 'run finished'
 | extend run = parse_json(tostring(line.summary))
 | where tostring(run.outcome) in ('caught_up', 'time_limit')
+| where tostring(run.streams[0].source) == 'cloud-integrated'
 | count
 | where Count == 0'''
   }

@@ -14,6 +14,7 @@ param logsWorkspaceId string
 param ruleName string
 param useAppRegistration bool
 param azureObjectId string
+param useEntraApplication bool
 param throughLighthouse bool
 @description('The connector\'s settings, without secrets.')
 param settings object
@@ -49,6 +50,10 @@ resource vault 'Microsoft.KeyVault/vaults@2022-07-01' existing = {
 
   resource azureSecret 'secrets' existing = {
     name: 'AzureClientSecret'
+  }
+
+  resource entraSecret 'secrets' existing = {
+    name: 'EntraClientSecret'
   }
 }
 
@@ -220,6 +225,7 @@ resource appSettings 'Microsoft.Web/sites/config@2024-11-01' = {
       MIMECAST_CLIENT_SECRET_URI: '${secretsUri}${vault::mimecastSecret.name}'
     },
     useAppRegistration ? { AZURE_CLIENT_SECRET_URI: '${secretsUri}${vault::azureSecret.name}' } : {},
+    useEntraApplication ? { ENTRA_CLIENT_SECRET_URI: '${secretsUri}${vault::entraSecret.name}' } : {},
     // Flex Consumption refuses these.
     flexConsumption
       ? {}

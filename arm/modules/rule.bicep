@@ -1,4 +1,7 @@
-// The data collection rule, which takes the rows and writes the tables, in the workspace's region.
+// The data collection rule, which takes the rows and writes the tables, in the workspace's region. Azure
+// takes at most 10 streams and 10 flows of a rule.
+
+import { sourceTables } from 'sources-list.bicep'
 
 param location string
 param tags object
@@ -11,6 +14,8 @@ param healthTableName string
 @description('Which rows go to the cheap table, as a condition of KQL after the transform; blank is none.')
 param cheap string
 param cheapTableName string
+@description('The sources that are on.')
+param sources array
 
 var schema = loadJsonContent('../../sentinel/schema/rule.json')
 // Each row is in exactly one table: what the condition says of one is neither true nor false if it is
@@ -24,6 +29,7 @@ var asText = join(
   ),
   ', '
 )
+var others = filter(sourceTables, one => contains(sources, one.source))
 var healthSchema = loadJsonContent('../../sentinel/schema/MimecastConnectorHealth_CL.rule.json')
 
 resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
@@ -32,11 +38,15 @@ resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
   tags: tags
   kind: 'Direct'
   properties: {
-    description: 'Takes Mimecast Cloud Integrated events, and how the connector is, from mimecast-sentinel.'
-    streamDeclarations: {
-      '${streamName}': { columns: schema.streamDeclarations['Custom-Cloud_Integrated'].columns }
-      '${healthStreamName}': { columns: healthSchema.streamDeclarations['Custom-MimecastConnectorHealth'].columns }
-    }
+    description: 'Takes Mimecast Cloud Integrated events, the rows of other sources that are on, and how the connector is, from mimecast-sentinel.'
+    streamDeclarations: reduce(
+      map(others, one => one.rule.streamDeclarations),
+      {
+        '${streamName}': { columns: schema.streamDeclarations['Custom-Cloud_Integrated'].columns }
+        '${healthStreamName}': { columns: healthSchema.streamDeclarations['Custom-MimecastConnectorHealth'].columns }
+      },
+      (all, own) => union(all, own)
+    )
     destinations: {
       logAnalytics: [{ name: 'workspace', workspaceResourceId: workspaceId }]
     }
@@ -64,7 +74,13 @@ resource rule 'Microsoft.Insights/dataCollectionRules@2023-03-11' = {
               transformKql: '${schema.transformKql} | ${mark} 1 | extend ${asText}'
               outputStream: 'Custom-${cheapTableName}'
             }
-          ]
+          ],
+      map(others, one => {
+        streams: objectKeys(one.rule.streamDeclarations)
+        destinations: ['workspace']
+        transformKql: one.rule.transformKql
+        outputStream: 'Custom-${one.table.name}'
+      })
     )
   }
 }

@@ -16,6 +16,9 @@ param mimecastClientSecret string
 param useAppRegistration bool
 @secure()
 param azureClientSecret string
+param useEntraApplication bool
+@secure()
+param entraClientSecret string
 param logsWorkspaceId string
 
 resource account 'Microsoft.Storage/storageAccounts@2022-09-01' = {
@@ -113,6 +116,15 @@ resource vault 'Microsoft.KeyVault/vaults@2022-07-01' = {
     properties: {
       contentType: 'Client secret of the Entra app registration'
       value: azureClientSecret
+    }
+  }
+
+  resource entraSecret 'secrets' = if (useEntraApplication) {
+    name: 'EntraClientSecret'
+    tags: tags
+    properties: {
+      contentType: 'Client secret of the application that reads Microsoft Graph'
+      value: entraClientSecret
     }
   }
 }

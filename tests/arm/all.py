@@ -5,9 +5,9 @@ import time
 import unittest
 
 # The first lets the engine begin with what most others look at.
-MODULES = ["test_snapshots", "test_types", "test_template", "test_identity", "test_workspace", "test_package", "test_cheap",
-           "test_app", "test_order", "test_refused", "test_faults", "test_checkov", "test_wizard",
-           "test_upgrade", "test_tenants", "test_deploy", "test_deploy_all"]
+MODULES = ["test_snapshots", "test_types", "test_template", "test_identity", "test_workspace", "test_package",
+           "test_cheap", "test_sources", "test_app", "test_order", "test_refused", "test_faults", "test_checkov",
+           "test_wizard", "test_upgrade", "test_tenants", "test_deploy", "test_deploy_all"]
 
 
 class Results(unittest.TestResult):

@@ -118,15 +118,15 @@ def unlike(first, other):
             if p and old.get(p, ABSENT) != new.get(p, ABSENT)}
 
 
-def snapshot(name, expand):
+def snapshot(name, expand, clouds):
     """The text of a parameter file's snapshot. `expand` expands one in a cloud."""
-    first, *others = engine.CLOUDS
+    first, *others = clouds
     if name == "minimal":
         shown = {first: whole(expand(name, first))}
         shown |= {cloud: difference(shown[first], whole(expand(name, cloud))) for cloud in others}
     else:
         found = {cloud: difference(known("minimal", cloud, expand), known(name, cloud, expand))
-                 for cloud in engine.CLOUDS}
+                 for cloud in clouds}
         shown = {first: found[first]}
         shown |= {f"{cloud}, unlike {first}": unlike(found[first], found[cloud])
                   for cloud in others}

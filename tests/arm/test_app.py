@@ -1,15 +1,16 @@
 """The function app, its storage and network, and the alerts on it."""
+import functools
 import json
 import re
 import unittest
 
 import engine
 from files import ROOT, TEMPLATE, strings
-from sets import FILES, deployed
+from sets import FILES, clouds, deployed, given
 from shown import CONTENT
 
 OF_THE_HOST = re.compile(
-    r"^(AzureWebJobsStorage__\w+|AzureWebJobs\.Status\.Disabled|APPLICATIONINSIGHTS_\w+|FUNCTIONS_EXTENSION_VERSION|"
+    r"^(AzureWebJobsStorage__\w+|AzureWebJobs\.(Status|EntraRisk|Directory)\.Disabled|APPLICATIONINSIGHTS_\w+|FUNCTIONS_EXTENSION_VERSION|"
     r"FUNCTIONS_WORKER_RUNTIME|WEBSITE_RUN_FROM_PACKAGE)$")
 PACKAGE = "https://packages.contoso.example/mimecast-sentinel.zip"
 LOG_ALERTS = "Microsoft.Insights/scheduledQueryRules"
@@ -39,9 +40,13 @@ class App(unittest.TestCase):
                 self.assertTrue(name in known or OF_THE_HOST.match(name), name)
                 self.assertIsInstance(value, str, name)
 
-    def test_the_functions_schedule_is_a_setting(self):
-        (name,) = re.findall(r"%(\w+)%", (ROOT / "function.json").read_text())
-        self.assertEqual(settings(deployed())[name], "0 */15 * * * *")
+    def test_each_functions_schedule_is_a_setting_also_of_a_source_that_is_off(self):
+        for folder, schedule, changed in ((".", "0 */15 * * * *", "0 */15 * * * *"),
+                                          ("functions/EntraRisk", "0 */15 * * * *", "0 5/30 * * * *"),
+                                          ("functions/Directory", "0 0 * * * *", "0 30 */2 * * *")):
+            (name,) = re.findall(r"%(\w+)%", (ROOT / folder / "function.json").read_text())
+            self.assertEqual(settings(deployed())[name], schedule)
+            self.assertEqual(settings(deployed("sources"))[name], changed)
 
     def test_parameters_reach_their_settings(self):
         found = settings(deployed("incumbent"))
@@ -142,10 +147,15 @@ class App(unittest.TestCase):
             self.assertIn(zone, [r["name"] for r in made.of_type("Microsoft.Network/privateDnsZones")])
 
 
+@functools.cache
+def with_long_texts():
+    return engine.expand(TEMPLATE, given())
+
+
 @engine.needed
 class Alerts(unittest.TestCase):
     def alert(self, name):
-        made = deployed()
+        made = with_long_texts()
         (alert,) = [r["properties"] for r in made.of_type(LOG_ALERTS) if r["name"].endswith(name)]
         self.assertEqual(alert["scopes"], [made.one("Microsoft.Insights/components")["id"]])
         # Its tables are not there when the alert is made.
@@ -168,9 +178,8 @@ class Alerts(unittest.TestCase):
 
     @staticmethod
     def finished(outcome, **stream):
-        summary = {"run_id": "1", "outcome": outcome,
-                   "streams": [{"outcome": "caught_up", "gap": None},
-                               {"outcome": "caught_up", "gap": None, **stream}]}
+        one = {"source": "cloud-integrated", "outcome": "caught_up", "gap": None}
+        summary = {"run_id": "1", "outcome": outcome, "streams": [one, {**one, **stream}]}
         return json.dumps({"timestamp": "2026-11-29T02:06:09Z", "level": "INFO",
                            "message": "run finished", "summary": json.dumps(summary)})
 
@@ -199,6 +208,8 @@ class Alerts(unittest.TestCase):
             json.dumps({"level": "INFO", "message": "run started", "due": "caught_up"}),
             json.dumps({"level": "INFO", "message": "caught_up", "why": "a run finished"}),
             *(self.finished(outcome) for outcome in ("busy", "failed", "partial")),
+            # A run of another source.
+            self.finished("caught_up").replace("cloud-integrated", "directory"),
         ]
         self.assertTrue(self.is_raised(criterion, nothing))
         for outcome in ("caught_up", "time_limit"):
@@ -248,14 +259,14 @@ class Clouds(unittest.TestCase):
             self.assertIsNone(made.one("Microsoft.Web/sites")["properties"]["functionAppConfig"])
             self.assertFalse(made.of_type("Microsoft.Web/sites/extensions"))
             for file in FILES:
-                for resource in deployed(file, cloud).resources:
+                for resource in deployed(file, cloud).resources if cloud in clouds(file) else []:
                     if resource["type"] not in CONTENT:
                         for place, text in strings(resource):
                             self.assertNotRegex(text, r"windows\.net|azure\.net|azure\.com", place)
 
     def test_no_cloud_is_left_to_be_asked_for(self):
-        for cloud in engine.CLOUDS:
-            for name in FILES:
+        for name in FILES:
+            for cloud in clouds(name):
                 for resource in deployed(name, cloud).resources:
                     for place, text in strings(resource):
                         self.assertNotIn("environment()", text, place)

@@ -808,6 +808,8 @@ class Deploy(WithAzure):
             ([*self.arguments, "LogLevel=Loud"], "LogLevel is not one of Debug"),
             ([*self.arguments, "Schedule=* * * * * *"], "Schedule has only 0:00:01"),
             ([*self.arguments, "StartDate=2999-01-01"], "StartDate is not today or earlier"),
+            ([*self.arguments, "EntraRiskSchedule=0 */5 * * * *"], "EntraRiskSchedule is not a schedule that"),
+            ([*self.arguments, "EntraClientID=x"], "EntraClientID cannot be given here: nothing here asks"),
             ([*self.arguments, "PackageUri=https://x.example/p.zip"], "give --package"),
             ([*self.arguments, "HostingPlan=ElasticPremium"], "deploy by hand"),
             ([*self.arguments, "StatusPage=false"], "switch it off afterwards"),

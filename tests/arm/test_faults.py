@@ -38,7 +38,7 @@ class Faults(unittest.TestCase):
             self.assertIn(word, " ".join(faults))
 
     def test_a_member_beside_properties(self):
-        for name, path in (("content", "root.8"), ("storage", "root.0"),
+        for name, path in (("content", "root.9"), ("storage", "root.0"),
                            ("table-columns", "root.2.2")):
             self.template = copy.deepcopy(TEMPLATE)
             next(iter(own_resources(self.nested(name)).values()))["etag"] = "*"

@@ -50,7 +50,7 @@ class Roles(unittest.TestCase):
             if not own & given(name).keys():
                 self.assertEqual(roles(made), expected, name)
                 self.assertFalse([s for s in settings(made) if "CLIENT_ID" in s
-                                  and s != "MIMECAST_CLIENT_ID"])
+                                  and s not in ("MIMECAST_CLIENT_ID", "ENTRA_CLIENT_ID")])
             # What a role is on is made here.
             ids = {r["id"] for r in made.resources}
             for assignment in made.of_type(ASSIGNMENTS):

@@ -104,8 +104,8 @@ class Template(unittest.TestCase):
         for path, template in templates():
             for resource in own_resources(template).values():
                 if resource["type"] == DEPLOYMENTS:
-                    self.assertRegex(resource["name"], r"^\[format\('\{0\}-[a-z-]+', "
-                                     r"((variables|parameters)\('appName'\)|deployment\(\)\.name)\)\]$", path)
+                    self.assertRegex(resource["name"], r"^\[format\('\{0\}-(\{1\}|[a-z-]+)', "
+                                     r"((variables|parameters)\('appName'\)|deployment\(\)\.name)[,)]", path)
 
     def test_it_takes_the_parameters_of_the_vendors_template(self):
         self.assertLessEqual(set(INCUMBENT), set(TEMPLATE["parameters"]))
@@ -212,12 +212,15 @@ class Document(unittest.TestCase):
         for role in roles:
             self.assertIn(role, self.text)
         named = set(re.findall(r"`?\b((?:Enable|Deploy|Table|Workspace|Mimecast|Quarantine|Silence|"
-                               r"Alert|Package|Hosting|Azure|Start|Status|VirtualNetwork|Vault)"
+                               r"Alert|Package|Hosting|Azure|Entra|Directory|Start|Status|VirtualNetwork|Vault)"
                                r"[A-Z]\w+)\b", self.text))
         gone = {"WorkspaceID", "WorkspaceKey"}
         others = {"MimecastCloudIntegrated", "MimecastCI", "MimecastCIRows", "MimecastCIAll",
                   "QuarantineGrowing", "MimecastConnectorHealth_CL",
                   "MimecastOwnDomains", "MimecastVips", "MimecastSimulations",
                   "AzureWebJobs", "AzureWebJobsStorage",
+                  "EntraRisk", "EntraRiskDetections_CL", "EntraRiskyUsers_CL", "DirectoryUsers_CL",
+                  "DirectoryGroups_CL", "DirectoryGroupMembers_CL",
+                  "EntraClientSecretName",  # another
                   "WorkspaceSubscriptionId"}  # a column of make-parameters
         self.assertEqual(named - set(TEMPLATE["parameters"]) - gone - others, set())

@@ -120,6 +120,11 @@ class Tenants(unittest.TestCase):
             ("PackageUri", "https://example.com/p.zip", "https://example.com/p.zip?sp=r&sig=secret"),
             ("PackageUri", "https://example.com/p.zip", "http://example.com/p.zip"),
             ("WorkspaceName", "contoso-sentinel", "a-"),
+            ("EntraRiskSchedule", "0 */15 * * * *", "0 */5 * * * *"),
+            ("DirectorySchedule", "0 0 */6 * * *", "0 0 * * *"),
+            ("EntraRiskStartDate", "2026-11-15", "2999-01-01"),
+            ("DirectoryRoundDays", "13", "14"),
+            ("EnableDirectory", "true", "yes"),
         ]
         for name, right, wrong in cases:
             with self.subTest(name, wrong=wrong):
@@ -221,6 +226,21 @@ class Tenants(unittest.TestCase):
                      "give all or none")
         self.refused(f"{header},AzureEntraObjectID\n{first},11111111-1111-4111-8111-111111111111",
                      "AzureEntraObjectID is given without")
+
+    def test_an_application_of_graph_is_given_whole_and_with_a_source(self):
+        whole = {"EntraClientID": "44444444-4444-4444-8444-444444444444",
+                 "EntraTenantID": "55555555-5555-4555-8555-555555555555",
+                 "EntraClientSecretName": "graph-client-secret"}
+        said, code, files = make(self.with_columns(**whole, EnableDirectory="true"))
+        self.assertEqual(code, 0, said)
+        values = json.loads(files["contoso.parameters.json"])["parameters"]
+        self.assertEqual(values["EntraClientSecret"]["reference"]["secretName"], "graph-client-secret")
+        for left_out in whole:
+            half = {k: v for k, v in whole.items() if k != left_out}
+            self.refused(self.with_columns(**half, EnableDirectory="true"),
+                         "of EntraClientID, EntraClientSecretName and EntraTenantID, give all or none")
+        self.refused(self.with_columns(**whole, EnableDirectory="false"),
+                     "EntraClientID is given without EnableEntraRisk or EnableDirectory")
 
     def test_all_faults_are_told_though_a_line_is_short_or_a_column_is_wrong(self):
         header, first, second = self.example.splitlines()

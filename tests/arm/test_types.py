@@ -6,7 +6,7 @@ import engine
 import sets
 import types_of
 from files import TEMPLATE
-from sets import FILES, deployed
+from sets import FILES, clouds, deployed
 
 
 @engine.needed
@@ -19,7 +19,7 @@ class Types(unittest.TestCase):
         self.assertEqual(checks.refusals(TEMPLATE), [])
 
     def test_resources_have_only_properties_and_types_that_their_api_version_knows(self):
-        made = [r for name in FILES for cloud in engine.CLOUDS
+        made = [r for name in FILES for cloud in clouds(name)
                 for r in deployed(name, cloud).resources]
         self.assertEqual(types_of.faults(made), [])
 

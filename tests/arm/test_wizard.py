@@ -29,6 +29,11 @@ RIGHT = {
     ("mimecast", "ownSchedule"): [
         "0 7/15 * * * *", "0 0 */2 * * *", "30 5 */12 * * *", "0 30 6-18/2 * * *"],
     ("mimecast", "startDate"): ["2026-11-30", "2024-02-29"],
+    ("sources", "riskStart"): ["2026-11-30", "2024-02-29"],
+    ("sources", "roundDays"): ["7", "1", "13"],
+    ("sources", "clientId"): [GUID],
+    ("sources", "clientSecret"): ["an-invented-secret"],
+    ("sources", "tenantId"): [GUID],
     ("alerts", "email"): ["soc@contoso.example"],
     ("hosting", "addressPrefix"): ["10.0.0.0/8", "10.7.0.0/16", "10.7.240.0/20"],
     ("hosting", "quarantineDays"): ["7", "30", "3650"],
@@ -49,7 +54,9 @@ WRONG = {
         ("", "required"), ("a-b", "A letter, then"), ("a" * 43, "at most 42"),
         ("Cloud_Integrated_CL", "Leave out the _CL"),
         ("MimecastConnectorHealth", "reports its health to"),
-        ("Cloud_Integrated_Cheap", "table for cheap events")],
+        ("Cloud_Integrated_Cheap", "table for cheap events"),
+        *((name, "table of another source") for name in (
+            "EntraRiskDetections", "EntraRiskyUsers", "DirectoryUsers", "directorygroups", "DirectoryGroupMembers"))],
     ("mimecast", "baseUrl"): [
         ("", "required"), ("https://eu-api.mimecast.com", "API 1.0"),
         ("http://api.services.mimecast.com", "https://"),
@@ -69,6 +76,11 @@ WRONG = {
     ("mimecast", "startDate"): [
         ("01.11.2026", "yyyy-mm-dd"), ("2026-13-01", "yyyy-mm-dd"), ("2026-02-30", "yyyy-mm-dd"),
         ("2026-12-01", "Today or earlier")],
+    ("sources", "riskStart"): [("01.11.2026", "yyyy-mm-dd"), ("2026-12-01", "Today or earlier")],
+    ("sources", "roundDays"): [("", "required"), *((text, "1 to 13") for text in ("0", "14", "a week"))],
+    ("sources", "clientSecret"): [("", "required"), ("short", "At least 8")],
+    **{("sources", name): [("", "required"), *((text, "A GUID") for text in NOT_GUIDS)]
+       for name in ("clientId", "tenantId")},
     ("alerts", "email"): [
         ("soc", "An email address"), ("so c@contoso.example", "An email address")],
     ("hosting", "addressPrefix"): [
@@ -127,6 +139,11 @@ def untouched(**changed):
               CONTROLS[control].get("constraints", {}).get("required") else default(control)
               for control in CONTROLS if is_asked(control)}
     return Form({**values, **{tuple(k.split("__")): v for k, v in changed.items()}})
+
+
+def typed_in(control, value):
+    """The wizard with this value, which counts though the control is hidden in the rest of it."""
+    return Form(untouched(**{"__".join(control): value}).chosen, keeps_hidden=True)
 
 
 def unfit(parameter, value):
@@ -201,7 +218,8 @@ class Outputs(unittest.TestCase):
     def test_the_template_expands_with_what_it_gives(self):
         everything = {"__".join(c): choices(c)[-1] for c in CONTROLS
                       if is_asked(c) and choices(c)[-1] not in (None, "")}
-        for form in (untouched(), untouched(**everything)):
+        sources = untouched(sources__risk=True, sources__directory=True, sources__reads="app")
+        for form in (untouched(), untouched(**everything), sources):
             given = {name: form.value_of(output) for name, output in OUTPUTS.items()}
             self.assertEqual(deployed(**given).diagnostics, [])
 
@@ -228,6 +246,8 @@ class Schedule(unittest.TestCase):
     def test_each_that_is_offered(self):
         labels = listed(("mimecast", "schedule"))
         self.assertEqual(len(labels), 12)
+        for name in ("riskSchedule", "directorySchedule"):
+            self.assertEqual(set(labels.values()) - set(listed(("sources", name)).values()), {"own"})
         windows = []
         for schedule in labels.values():
             form = untouched(mimecast__schedule=schedule, mimecast__ownSchedule="0 0 * * * *")
@@ -268,10 +288,9 @@ class Checks(unittest.TestCase):
             if listed(control) or "Selector" in CONTROLS[control]["type"]:
                 continue
             for value in choices(control):
-                form = untouched(**{"__".join(control): value})
-                self.assertEqual(form.complaints(control), [], (control, value))
+                self.assertEqual(typed_in(control, value).complaints(control), [], (control, value))
             for value, words in WRONG.get(control, []):
-                first = untouched(**{"__".join(control): value}).complaints(control)[:1]
+                first = typed_in(control, value).complaints(control)[:1]
                 self.assertRegex(" ".join(first), re.escape(words), (control, value))
 
     def test_each_message_is_that_of_a_wrong_input(self):
@@ -279,7 +298,7 @@ class Checks(unittest.TestCase):
             constraints = CONTROLS[control].get("constraints", {})
             messages = [v["message"] for v in constraints.get("validations", [])]
             messages += [constraints[k] for k in ("validationMessage",) if k in constraints]
-            seen = [untouched(**{"__".join(control): value}).complaints(control)[0]
+            seen = [typed_in(control, value).complaints(control)[0]
                     for value, _ in WRONG.get(control, [])]
             self.assertEqual(set(messages) - set(seen), set(), control)
 
@@ -389,6 +408,11 @@ class Cost(unittest.TestCase):
             content__parser=False, content__analyticsRules="None", content__huntingQueries=False,
             content__workbook=False, content__connectorPage=False,
             content__contentPackage=False)["content"])
+
+    def test_other_sources_are_on_it_if_one_is_on(self):
+        for risk, directory in itertools.product((True, False), repeat=2):
+            shown = self.shown(sources__risk=risk, sources__directory=directory)
+            self.assertEqual("sources" in shown, risk or directory)
 
     def test_it_is_the_last_page(self):
         self.assertEqual(PARAMETERS["steps"][-1]["name"], "cost")

@@ -151,6 +151,8 @@ class Content(unittest.TestCase):
             "MimecastCI": filters, "MimecastCIRows": filters, "MimecastCIByRecipient": filters,
             "MimecastCloudIntegrated": None, "MimecastOwnDomains": "until:datetime=datetime(null)",
             "MimecastFreeMail": None, "MimecastVips": None, "MimecastSimulations": None,
+            "IdentityUsers": None, "IdentityAddresses": None, "IdentityGroupMembers": None,
+            "IdentityRisk": None, "IdentityRiskOpen": None, "IdentityRiskyUsers": None,
             "ASimEmailEventMimecastCloudIntegrated": "pack:bool=false,disabled:bool=false",
             "vimEmailEventMimecastCloudIntegrated":
                 "starttime:datetime=datetime(null),endtime:datetime=datetime(null),"

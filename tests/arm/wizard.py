@@ -124,6 +124,7 @@ def whole_number(text):
 # Those that the wizard uses, as Microsoft's pages on CreateUiDefinition have them.
 FUNCTIONS = {
     "add": typed(int, lambda a, b: a + b),
+    "and": typed(bool, lambda a, b: a and b),
     "coalesce": first_given,
     "concat": typed(str, lambda *parts: "".join(parts)),
     "contains": typed(str, lambda text, part: part in text),
@@ -135,6 +136,7 @@ FUNCTIONS = {
     "lessOrEquals": typed(str, lambda a, b: a <= b),
     "location": lambda: "westeurope",
     "not": typed(bool, lambda value: not value),
+    "or": typed(bool, lambda a, b: a or b),
     "parse": typed(str, json.loads),
     "split": typed(str, lambda text, at: text.split(at)),
     "string": shown,
