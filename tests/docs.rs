@@ -182,7 +182,7 @@ fn every_setting_is_documented_with_its_default() {
     }
     let documented = table.values().filter(|row| row.len() == 4).count();
     assert_eq!(documented, flags, "docs/SETTINGS.md has a setting that does not exist");
-    for secret in ["MIMECAST_CLIENT_SECRET", "AZURE_CLIENT_SECRET"] {
+    for secret in ["MIMECAST_CLIENT_SECRET", "AZURE_CLIENT_SECRET", "ENTRA_CLIENT_SECRET"] {
         assert!(table.contains_key(secret), "{secret}");
     }
 }
