@@ -14,7 +14,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use mimecast_sentinel::pipeline::body::MAX_BODY_BYTES;
 use mimecast_sentinel::simulator::{
-    BatchFile, FaultPlan, Keep, MadeUp, Page, Simulator, SimulatorOptions, World,
+    BatchFile, FaultPlan, GraphWorld, Keep, MadeUp, Page, Simulator, SimulatorOptions, World,
 };
 use mimecast_sentinel::table::{CLOUD_INTEGRATED, EventId};
 use serde_json::{Value, json};
@@ -54,6 +54,12 @@ enum Role {
         /// Serves with TLS, but for the managed identity, which is never asked over it
         #[arg(long)]
         tls: bool,
+        /// A directory of so many users beside the events
+        #[arg(long, default_value_t = 0)]
+        users: usize,
+        /// with so many members of groups, of 200 each
+        #[arg(long, default_value_t = 0)]
+        members: usize,
     },
     /// Serves the events with a fault, and prints what became of each event
     Faulty(faulty::Faulty),
@@ -160,10 +166,10 @@ impl Events {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Peer::parse().role {
-        Role::Serve { events, latency_ms, any_program, tls } => {
+        Role::Serve { events, latency_ms, any_program, tls, users, members } => {
             let latency = Duration::from_millis(latency_ms);
             let options = SimulatorOptions { latency, keep: Keep::Count, ..options(any_program) };
-            serve(&events, options, tls).await
+            serve(&events, options, tls, (users, members)).await
         }
         Role::Faulty(faulty) => faulty.serve().await,
         Role::Floor { events, level } => floor(&events, level),
@@ -182,8 +188,10 @@ async fn serve(
     events: &Events,
     options: SimulatorOptions,
     tls: bool,
+    (users, members): (usize, usize),
 ) -> Result<(), Box<dyn std::error::Error>> {
     let simulator = Simulator::start(events.world(), FaultPlan::none(), options).await?;
+    simulator.graph(|graph| directory(graph, users, members));
     let mut given = settings(&simulator);
     let folder = tempfile::tempdir()?;
     // TLS ends with it.
@@ -209,11 +217,40 @@ async fn serve(
             "accepted_posts": calls.accepted_posts,
             "listings": calls.all_listings(),
             "downloads": calls.all_downloads(),
+            "graph": calls.graph.values().sum::<u64>(),
             "violations": simulator.violations(),
         }))?;
         lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());
     }
     Ok(())
+}
+
+/// Users with about the properties that a company fills in, and groups of 200.
+fn directory(graph: &mut GraphWorld, users: usize, members: usize) {
+    const OF_GROUP: usize = 200;
+    graph.page = 999;
+    let id = |number: usize| format!("{number:08x}-0000-4000-8000-000000000000");
+    for number in 0..users {
+        let mail = format!("first.last.{number}@contoso.example");
+        let user = json!({
+            "displayName": format!("First Last {number}"), "givenName": "First",
+            "surname": format!("Last {number}"), "userPrincipalName": mail, "mail": mail,
+            "mailNickname": format!("first.last.{number}"), "jobTitle": "Something or other",
+            "department": format!("Department {}", number % 100), "companyName": "Contoso",
+            "officeLocation": "Building 7", "country": "Norway", "usageLocation": "NO",
+            "employeeId": number.to_string(), "userType": "Member", "accountEnabled": true,
+            "createdDateTime": "2020-01-01T00:00:00Z", "onPremisesSyncEnabled": true,
+            "proxyAddresses": [format!("SMTP:{mail}"), format!("smtp:{number}@contoso.example")],
+        });
+        graph.put_user(&id(number), user);
+    }
+    for number in 0..members {
+        let group = format!("{:08x}-0000-4000-9000-000000000000", number / OF_GROUP);
+        if number % OF_GROUP == 0 {
+            graph.put_group(&group, json!({"displayName": group, "securityEnabled": true}));
+        }
+        graph.join(&group, &id(number % users.max(1)), "user");
+    }
 }
 
 fn settings(simulator: &Simulator) -> Value {
@@ -227,6 +264,7 @@ fn settings(simulator: &Simulator) -> Value {
         "LOGS_INGESTION_STREAM": simulator.stream(),
         "IDENTITY_ENDPOINT": simulator.identity_endpoint(),
         "IDENTITY_HEADER": simulator.identity_header(),
+        "GRAPH_BASE_URL": simulator.url(),
     })
 }
 

@@ -72,11 +72,28 @@ struct Place {
     path: String,
     select: Vec<String>,
     /// What is to come: objects as they are asked for, each with what it is.
-    rest: Vec<Item>,
+    rest: Rest,
     /// From where on changes come at the end.
     journal: usize,
     /// Whether it is a page of a reading, and not its end.
     is_next: bool,
+}
+
+/// What is to come of a reading; the list is one for all of its pages.
+#[derive(Debug, Clone, Default)]
+struct Rest {
+    items: Arc<Vec<Item>>,
+    at: usize,
+}
+
+impl Rest {
+    fn of(items: Vec<Item>) -> Self {
+        Self { items: Arc::new(items), at: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.at >= self.items.len()
+    }
 }
 
 /// What an entry of a page is of.
@@ -244,9 +261,14 @@ impl GraphWorld {
             "users/delta" => self.users.keys().map(|id| Item::User(id.clone(), None)).collect(),
             _ if with_members => {
                 let members = self.members.iter();
-                members
-                    .map(|(id, all)| Item::Members(id.clone(), all.keys().cloned().collect()))
-                    .collect()
+                let most = self.page.max(1);
+                let of_group = |(id, all): (&String, &BTreeMap<String, String>)| {
+                    let all: Vec<String> = all.keys().cloned().collect();
+                    // The members of a large group come in several pages.
+                    let pieces = all.chunks(most).map(<[String]>::to_vec);
+                    pieces.map(|who| Item::Members(id.clone(), who)).collect::<Vec<_>>()
+                };
+                members.flat_map(of_group).collect()
             }
             _ => self.groups.keys().map(|id| Item::Group(id.clone(), None)).collect(),
         }
@@ -304,33 +326,27 @@ impl GraphWorld {
         }
     }
 
-    /// One page of what is to come; what is left then.
-    fn page(&mut self, mut rest: Vec<Item>) -> (Vec<Item>, Vec<Item>) {
+    /// One page of what is to come, which goes on behind it. Members count each.
+    fn page(&mut self, rest: &mut Rest) -> Vec<Item> {
         let mut most = self.page.max(1);
         let mut page = Vec::new();
         let mut rng = self.rng();
         if let Some(rng) = &mut rng {
             most = rng.usize(1..=most);
             if !rest.is_empty() && rng.u8(..6) == 0 {
-                return (page, rest);
+                return page;
             }
         }
-        rest.reverse();
-        while let Some(item) = rest.pop() {
-            match item {
-                Item::Members(group, mut who) if who.len() > most => {
-                    let after = who.split_off(most);
-                    rest.push(Item::Members(group.clone(), after));
-                    page.push(Item::Members(group, who));
-                    break;
-                }
-                item => page.push(item),
-            }
-            if page.len() >= most {
+        let mut size = 0;
+        while let Some(item) = rest.items.get(rest.at) {
+            let of_item = if let Item::Members(_, who) = item { who.len() } else { 1 };
+            if size > 0 && size + of_item > most {
                 break;
             }
+            size += of_item;
+            page.push(item.clone());
+            rest.at += 1;
         }
-        rest.reverse();
         if let Some(rng) = &mut rng {
             if rng.u8(..3) == 0
                 && let Some(again) = page.first().cloned()
@@ -339,7 +355,7 @@ impl GraphWorld {
             }
             rng.shuffle(&mut page);
         }
-        (page, rest)
+        page
     }
 
     /// The objects of risk that a first request asks for; or what is wrong with it.
@@ -503,6 +519,7 @@ fn delta(
             let select: Vec<String> = select.split(',').map(str::to_owned).collect();
             let with_members = select.iter().any(|name| name == "members");
             let rest = if from_now { Vec::new() } else { graph.whole(path, with_members) };
+            let rest = Rest::of(rest);
             let journal = graph.journal.len();
             let (issue, path) = (graph.issue, path.to_owned());
             Place { issue, path, select, rest, journal, is_next: true }
@@ -511,10 +528,11 @@ fn delta(
     let with_members = place.select.iter().any(|name| name == "members");
     let mut place = place;
     if !place.is_next {
-        place.rest = graph.changes(path, with_members, place.journal);
+        place.rest = Rest::of(graph.changes(path, with_members, place.journal));
         place.journal = graph.journal.len();
     }
-    let (page, rest) = graph.page(std::mem::take(&mut place.rest));
+    let mut rest = std::mem::take(&mut place.rest);
+    let page = graph.page(&mut rest);
     let value: Vec<Value> =
         page.iter().filter_map(|item| graph.entry(item, &place.select)).collect();
     let is_next = !rest.is_empty();
@@ -587,7 +605,7 @@ fn risk(
             "Your tenant is not licensed for this feature.",
         ));
     }
-    let rest = match field(query.as_bytes(), "$skiptoken") {
+    let mut rest = match field(query.as_bytes(), "$skiptoken") {
         Some(token) => {
             let place = graph.links.get(&token).cloned().filter(|place| place.path == path);
             let place =
@@ -597,9 +615,9 @@ fn risk(
             }
             place.rest
         }
-        None => graph.changed(query, changed).map_err(breach)?,
+        None => Rest::of(graph.changed(query, changed).map_err(breach)?),
     };
-    let (page, rest) = graph.page(rest);
+    let page = graph.page(&mut rest);
     let value: Vec<Value> = page.iter().filter_map(|item| graph.entry(item, &[])).collect();
     let mut answer = json!({ "value": value });
     if !rest.is_empty() {
