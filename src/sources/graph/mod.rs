@@ -1,6 +1,6 @@
 //! Microsoft Graph: risk of identities, and the directory.
 //!
-//! `client` gets a reply, `risk` or `directory` makes [`lines`] of its objects and says where the next
+//! `client` gets a reply, `risk` or `directory` makes `lines` of its objects and says where the next
 //! page is. A line is an observation of one object: what it was when it was read. Nothing of it is kept
 //! here but the place that is read next.
 
