@@ -218,6 +218,7 @@ async fn serve(
             "listings": calls.all_listings(),
             "downloads": calls.all_downloads(),
             "graph": calls.graph.values().sum::<u64>(),
+            "row_bytes": calls.row_bytes,
             "violations": simulator.violations(),
         }))?;
         lines = tokio::task::spawn_blocking(|| stdin().lock().lines().next());

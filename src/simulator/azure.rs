@@ -234,6 +234,7 @@ fn take(
     let rows = if *keep == Keep::Count { Vec::new() } else { rows };
     let mut state = shared.state();
     state.calls.largest_body = state.calls.largest_body.max(json.len());
+    *state.calls.row_bytes.entry(table.stream.to_owned()).or_default() += json.len() as u64;
     state.landed.take(table.stream, count, rows).map_err(|error| {
         Refusal::breach(500, "InternalError", format!("the rows cannot be kept: {error}"))
     })?;

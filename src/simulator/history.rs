@@ -31,6 +31,8 @@ pub struct Calls {
     pub accepted_posts: u64,
     /// The largest body that was accepted, in bytes before compression.
     pub largest_body: usize,
+    /// The bytes of all that were accepted, before compression, by the rule's stream.
+    pub row_bytes: BTreeMap<String, u64>,
     /// Bodies accepted whose answer never arrived.
     pub lost_replies: u64,
     /// Rows of those.
