@@ -345,3 +345,22 @@ async fn a_right_that_is_missing_is_named_with_what_to_do() {
     let error = run.streams[1].error.as_ref().unwrap().to_string();
     assert!(error.contains("GroupMember.Read.All"), "{error}");
 }
+
+/// Without a word it would ask for as long as the run may take, in every run.
+#[tokio::test]
+async fn a_page_that_names_itself_as_the_next_one_is_a_fault_and_not_read_on_and_on() {
+    let directory = Directory::new(FaultPlan::none()).await;
+    three_people(&directory);
+    let link = format!("{}/v1.0/users/delta?$skiptoken=same", directory.rig.simulator.url());
+    let reply = json!({"value": [], "@odata.nextLink": link}).to_string();
+    let says = Fault::Says(200, reply.into_bytes());
+    let plan = FaultPlan::none().matching("users/delta", 50, Endpoint::Graph, says);
+    directory.rig.simulator.plan(plan);
+    let run = directory.pull().await;
+    let users = run.streams.iter().find(|stream| stream.stream == "users").unwrap();
+    assert_eq!(code(users), "graph-link");
+    let error = users.error.as_ref().unwrap().to_string();
+    assert!(error.contains("the same one again") && !error.contains("skiptoken"), "{error}");
+    let asked = directory.rig.simulator.calls().graph["users/delta"];
+    assert_eq!(asked, 2);
+}

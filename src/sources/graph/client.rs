@@ -103,6 +103,16 @@ struct Page<'a> {
 }
 
 impl Call {
+    /// A page names itself as the next one.
+    fn goes_round(self) -> Fault {
+        Fault::passing(
+            Code::GraphLink,
+            format!("Microsoft Graph says that the next page of {} is the same one again", self.what),
+            "nothing is lost, the next run asks for the same page again; if it stays so, `state reset` of \
+             the stream begins again",
+        )
+    }
+
     /// A first page is refused as if for the age of its link.
     pub(super) fn refused_from_the_beginning(self) -> Fault {
         Fault::passing(
@@ -209,6 +219,9 @@ impl Graph {
                 let (made, link) = made.map_err(not_one)?;
                 if let Link::Next(link) | Link::Delta(link) = &link {
                     self.own(link).map_err(Interrupt::from)?;
+                }
+                if matches!(&link, Link::Next(link) if link == url.as_str()) {
+                    return Err(Interrupt::from(call.goes_round()).into());
                 }
                 return Ok(Answer::Page(made, link, now));
             }
