@@ -364,3 +364,19 @@ async fn a_page_that_names_itself_as_the_next_one_is_a_fault_and_not_read_on_and
     let asked = directory.rig.simulator.calls().graph["users/delta"];
     assert_eq!(asked, 2);
 }
+
+/// Readers take the newest round.
+#[tokio::test]
+async fn a_round_is_newer_than_the_one_before_though_the_clock_went_back() {
+    let directory = Directory::new(FaultPlan::none()).await;
+    three_people(&directory);
+    directory.pulls().await;
+    directory.clock.go_on(TimeDelta::hours(-3));
+    directory.rig.simulator.graph(|graph| {
+        graph.expire_links();
+        graph.remove_user("eve", "deleted");
+        graph.leave("staff", "bob");
+    });
+    directory.pulls().await;
+    directory.assert_is_the_truth("the clock went back");
+}

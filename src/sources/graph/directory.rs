@@ -121,8 +121,12 @@ impl DirectorySource {
         Self { graph: Graph::new(options), round }
     }
 
-    fn begin(&self, reading: &Reading) -> Place {
-        let observed = self.graph.clock().now();
+    /// A place of a new round, which readers must know as newer than the one before, whatever the clock
+    /// says.
+    fn begin(&self, reading: &Reading, before: Option<&Place>) -> Place {
+        let now = self.graph.clock().now();
+        let observed =
+            before.map_or(now, |place| now.max(place.observed + TimeDelta::milliseconds(1)));
         let round = observed.to_rfc3339_opts(SecondsFormat::Millis, true);
         let (select, phase) = (reading.hash(), Phase::Whole);
         Place { round, select, phase, page: 0, link: None, rows: 0, observed }
@@ -240,13 +244,13 @@ impl Source for DirectorySource {
         let reading = READINGS.iter().find(|reading| reading.stream == stream.name);
         let Some(reading) = reading else { return Err(no_stream(stream).into()) };
         let mut place = match at {
-            None => self.begin(reading),
+            None => self.begin(reading, None),
             Some(Cursor(value)) => {
                 Place::deserialize(value).map_err(|error| no_place(stream.name, &error))?
             }
         };
         if self.is_over(reading, &place) {
-            place = self.begin(reading);
+            place = self.begin(reading, Some(&place));
         }
         let (mut lines, link) = loop {
             let make = |signed_in: &SignedIn, _: DateTime<Utc>, objects: &[&RawValue]| {
@@ -260,7 +264,7 @@ impl Source for DirectorySource {
                         stream = stream.name,
                         "the place to go on from is too old for Microsoft Graph; all is read again"
                     );
-                    place = self.begin(reading);
+                    place = self.begin(reading, Some(&place));
                 }
                 Answer::Resync => return Err(reading.call.refused_from_the_beginning().into()),
             }
