@@ -380,3 +380,29 @@ async fn a_round_is_newer_than_the_one_before_though_the_clock_went_back() {
     directory.pulls().await;
     directory.assert_is_the_truth("the clock went back");
 }
+
+/// A name that was cut in the middle of a character is one.
+#[tokio::test]
+async fn an_object_that_cannot_be_read_is_unknown_and_holds_up_no_other() {
+    let directory = Directory::new(FaultPlan::none()).await;
+    let url = directory.rig.simulator.url();
+    let reply = format!(
+        r#"{{"value": [{{"id": "ada", "displayName": "Ada"}}, {{"displayName": "Bob \ud83d",
+        "id": "bob"}}], "@odata.deltaLink": "{url}/v1.0/users/delta?$deltatoken=0"}}"#
+    );
+    let says = Fault::Says(200, reply.into_bytes());
+    let plan = FaultPlan::none().matching("users/delta", 1, Endpoint::Graph, says);
+    directory.rig.simulator.plan(plan);
+    directory.pull().await;
+    let rows = directory.rows(&USERS);
+    let latest = latest(&rows, "UserId");
+    assert_eq!(latest.keys().collect::<Vec<_>>(), ["ada", "bob"]);
+    assert_eq!(latest["bob"]["RowKind"], "Quarantined");
+    let quarantined = directory.rig.quarantined();
+    assert_eq!(quarantined.len(), 1);
+    assert_eq!(quarantined[0]["reason"], "lone-surrogate");
+    assert!(
+        quarantined[0]["original"].as_str().unwrap().contains(r"Bob \ud83d"),
+        "{quarantined:?}"
+    );
+}

@@ -107,7 +107,10 @@ impl Call {
     fn goes_round(self) -> Fault {
         Fault::passing(
             Code::GraphLink,
-            format!("Microsoft Graph says that the next page of {} is the same one again", self.what),
+            format!(
+                "Microsoft Graph says that the next page of {} is the same one again",
+                self.what
+            ),
             "nothing is lost, the next run asks for the same page again; if it stays so, `state reset` of \
              the stream begins again",
         )
@@ -186,7 +189,7 @@ impl Graph {
         call: Call,
         url: Url,
         deadline: Deadline,
-        make: impl Fn(&SignedIn, DateTime<Utc>, &[&RawValue]) -> Result<T, NotJson>,
+        make: impl Fn(&SignedIn, DateTime<Utc>, &[&RawValue]) -> T,
     ) -> Result<Answer<T>, Interrupt> {
         let Options { http, retry, seams: (clock, random), .. } = &self.options;
         let attempt = || async {
@@ -409,7 +412,7 @@ fn used(headers: &HeaderMap) -> Option<f64> {
 fn read<T>(
     body: &[u8],
     is_delta: bool,
-    make: impl Fn(&[&RawValue]) -> Result<T, NotJson>,
+    make: impl Fn(&[&RawValue]) -> T,
 ) -> Result<(T, Link), NotJson> {
     let Page { value, next, delta } = json(body)?;
     let link = match (next, delta) {
@@ -420,7 +423,7 @@ fn read<T>(
         }
         (None, None) => Link::None,
     };
-    Ok((make(&value)?, link))
+    Ok((make(&value), link))
 }
 
 /// Whether a link is refused for its age, in one of the ways that were seen.

@@ -16,12 +16,12 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::client::{Answer, Call, Graph, Link, Options};
-use super::lines::{Lines, Observations};
+use super::lines::{Lines, Observations, id_of_unread};
 use super::objects::{GROUP, USER, id, kind, of_directory, removed};
 use super::{cursor, no_place};
 use crate::checkpoint::Cursor;
 use crate::codes::Code;
-use crate::http::{NotJson, SignedIn};
+use crate::http::SignedIn;
 use crate::pipeline::source::{Format, Opened, Page, Part};
 use crate::pipeline::{Fault, Interrupt, Source};
 use crate::seams::Deadline;
@@ -154,15 +154,16 @@ impl DirectorySource {
         place: &Place,
         signed_in: &SignedIn,
         objects: &[&RawValue],
-    ) -> Result<Lines, NotJson> {
+    ) -> Lines {
         let observed = self.graph.clock().now().max(place.observed + TimeDelta::milliseconds(1));
         let mut lines = Lines::new(&signed_in.tenant, Some(&place.round), observed);
         for object in objects {
-            let object = serde_json::from_str(object.get())
-                .map_err(|_| NotJson::Shape("an object of it is none".to_owned()))?;
-            reading.add(object, &mut lines);
+            match serde_json::from_str(object.get()) {
+                Ok(object) => reading.add(object, &mut lines),
+                Err(_) => reading.add_unread(object, &mut lines),
+            }
         }
-        Ok(lines)
+        lines
     }
 }
 
@@ -174,6 +175,17 @@ impl Reading {
 
     fn hash(&self) -> String {
         EventId::of(self.select().as_bytes()).to_string().chars().take(8).collect()
+    }
+
+    fn add_unread(&self, object: &RawValue, lines: &mut Lines) {
+        let kind = match self.stream {
+            "users" => "User",
+            "groups" => "Group",
+            _ => "Member",
+        };
+        lines.of(id_of_unread(object));
+        let line = lines.unread(kind, self.properties[0].1, object);
+        lines.put(&line);
     }
 
     fn add(&self, object: Map<String, Value>, lines: &mut Lines) {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes, BytesMut};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use memchr::memchr;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::pipeline::source::{Content, Format, Line, LineReader, Part, ReadError};
@@ -91,6 +93,19 @@ impl Lines {
         self.put(&line);
     }
 
+    /// An object that cannot be read, such as one with half of a character, as a line that has it as it
+    /// came: it goes into quarantine, where a batch file's line would.
+    pub(super) fn unread(&self, kind: &str, id_column: &str, object: &RawValue) -> Vec<u8> {
+        let id = (id_column.to_owned(), json!(id_of_unread(object)));
+        let mut line = self.line(kind, [id].into_iter().collect());
+        line.pop();
+        line.extend_from_slice(br#","unread":"#);
+        // Between values only: within a text they are escaped.
+        line.extend(object.get().bytes().map(|byte| if byte < b' ' { b' ' } else { byte }));
+        line.push(b'}');
+        line
+    }
+
     /// As the page's part, if there is any.
     pub(super) fn part(self, key: String) -> Vec<Part> {
         if self.count == 0 {
@@ -113,6 +128,15 @@ impl Observations {
     pub fn of(table: &'static Table, arrival: DateTime<Utc>) -> Arc<dyn Format> {
         Arc::new(Self { table, arrival })
     }
+}
+
+/// The id of an object that cannot be read whole.
+pub(super) fn id_of_unread(object: &RawValue) -> String {
+    #[derive(Deserialize)]
+    struct Identified {
+        id: String,
+    }
+    serde_json::from_str(object.get()).map(|Identified { id }| id).unwrap_or_default()
 }
 
 /// The observation's id, which its time has no part in.
@@ -146,10 +170,13 @@ impl Format for Observations {
 
     /// With whose object it is and in which round, so that readers know that they do not know it.
     fn stand_in(&self, line: &[u8], row: &mut Vec<u8>) -> bool {
-        let Ok(known) = serde_json::from_slice::<Map<String, Value>>(line) else { return false };
-        let is_short = |text: &str| text.len() <= LONGEST_ID;
-        let kept = STAND_IN.iter().filter_map(|name| Some((*name, known.get(*name)?.as_str()?)));
-        let kept = kept.filter(|(_, text)| is_short(text));
+        // The rest of it may be what cannot be read.
+        let Ok(known) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(line) else {
+            return false;
+        };
+        let text = |name| serde_json::from_str::<String>(known.get(name)?.get()).ok();
+        let kept = STAND_IN.iter().filter_map(|name| Some((*name, text(*name)?)));
+        let kept = kept.filter(|(_, text)| text.len() <= LONGEST_ID);
         let mut stands: Map<String, Value> =
             kept.map(|(name, text)| (name.to_owned(), json!(text))).collect();
         stands.insert("RowKind".to_owned(), json!("Quarantined"));

@@ -139,7 +139,7 @@ impl Probe {
     /// Why it cannot be read.
     pub async fn read(&self, of: &Needed, deadline: Deadline) -> Result<(), Interrupt> {
         let url = self.0.at(of.path, of.query);
-        match self.0.get(of.call, url, deadline, |_, _, _| Ok(())).await? {
+        match self.0.get(of.call, url, deadline, |_, _, _| ()).await? {
             Answer::Page(..) => Ok(()),
             Answer::Resync => Err(of.call.refused_from_the_beginning().into()),
         }
@@ -161,7 +161,7 @@ impl Probe {
         let url = self.0.at(&path, &[("$select", "appRoleId,resourceDisplayName")]);
         let read = |_: &SignedIn, _, objects: &[&RawValue]| {
             let all = objects.iter().filter_map(|one| serde_json::from_str(one.get()).ok());
-            Ok(all.collect::<Vec<Assignment>>())
+            all.collect::<Vec<Assignment>>()
         };
         // Of more than one page the first is enough: an application has few rights.
         let all = match self.0.get(CALL, url, deadline, read).await? {

@@ -17,13 +17,13 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::client::{Answer, Call, Graph, Link, Options};
-use super::lines::{Lines, Observations};
+use super::lines::{Lines, Observations, id_of_unread};
 use super::objects::{RISKY_USER, columns, detection, id};
 use super::seen::Seen;
 use super::ticks::Ticks;
 use super::{cursor, no_place};
 use crate::checkpoint::Cursor;
-use crate::http::{NotJson, SignedIn};
+use crate::http::SignedIn;
 use crate::pipeline::source::{Format, Opened, Page, Part};
 use crate::pipeline::{Interrupt, Source};
 use crate::seams::Deadline;
@@ -168,19 +168,32 @@ impl RiskSource {
         signed_in: &SignedIn,
         now: DateTime<Utc>,
         objects: &[&RawValue],
-    ) -> Result<Read, NotJson> {
+    ) -> Read {
         let lines = Lines::new(&signed_in.tenant, None, self.graph.clock().now());
         let mut read = Read { lines, seen: place.seen.clone(), look: look.clone() };
         for object in objects {
-            let object = serde_json::from_str(object.get())
-                .map_err(|_| NotJson::Shape("an object of it is none".to_owned()))?;
-            read.add(is_detections(stream), place, Ticks::of(now).minus(-AHEAD), object);
+            match serde_json::from_str(object.get()) {
+                Ok(object) => {
+                    read.add(is_detections(stream), place, Ticks::of(now).minus(-AHEAD), object);
+                }
+                Err(_) => read.add_unread(is_detections(stream), place, object),
+            }
         }
-        Ok(read)
+        read
     }
 }
 
 impl Read {
+    fn add_unread(&mut self, is_detection: bool, place: &Place, object: &RawValue) {
+        let Self { lines, seen, look } = self;
+        let column = if is_detection { "DetectionId" } else { "UserId" };
+        let line = lines.unread(kind(is_detection, look), column, object);
+        let when = place.watermark.unwrap_or_else(|| Ticks::of(place.t0));
+        if seen.is_new(&id_of_unread(object), EventId::of(object.get().as_bytes()), when) {
+            lines.put(&line);
+        }
+    }
+
     fn add(
         &mut self,
         is_detection: bool,
@@ -205,14 +218,9 @@ impl Read {
             columns
                 .extend(changed.map(|Ticks(ticks)| ("LastUpdatedTicks".to_owned(), json!(ticks))));
         }
-        let kind = match (is_detection, look.since) {
-            (true, _) => "Detection",
-            (false, None) => "Baseline",
-            (false, Some(_)) => "RiskyUser",
-        };
         // What the row is called is no change of the object.
         let state = EventId::of(&lines.line("", columns.clone()));
-        let line = lines.line(kind, columns);
+        let line = lines.line(kind(is_detection, look), columns);
         let when = changed.or(place.watermark).unwrap_or(t0);
         if !seen.is_new(&id, state, when) {
             return;
@@ -343,6 +351,15 @@ pub fn risk_streams() -> Vec<Stream> {
 
 fn is_detections(stream: &Stream) -> bool {
     stream.name == STREAMS[0].0
+}
+
+/// What the rows of a look are.
+fn kind(is_detection: bool, look: &Look) -> &'static str {
+    match (is_detection, look.since) {
+        (true, _) => "Detection",
+        (false, None) => "Baseline",
+        (false, Some(_)) => "RiskyUser",
+    }
 }
 
 /// What a look has found besides.
