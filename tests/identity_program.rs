@@ -118,6 +118,20 @@ async fn no_link_is_logged_and_a_shown_one_is_shortened() {
     assert_eq!(shown["risky-users"]["cursor"]["seen"], "1 states");
 }
 
+/// A gateway that explains itself repeats what it was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_link_is_logged_though_a_refusal_repeats_it() {
+    for status in [400, 502] {
+        let simulator = tenant().await;
+        let path = br#"{"error": {"message": "GET /v1.0/users/delta?$deltatoken=0-1 failed"}}"#;
+        let says = Fault::Says(status, path.to_vec());
+        simulator.plan(FaultPlan::none().matching("deltatoken", 1, Endpoint::Graph, says));
+        let ended = program(&simulator, "directory").set("LOG_LEVEL", "TRACE").run(&["pull"]).await;
+        assert!(ended.said().contains("delta?…"), "{ended:?}");
+        assert!(!ended.said().contains("deltatoken"), "{ended:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_fails_does_not_stop_the_others() {
     let simulator = tenant().await;

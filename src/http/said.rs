@@ -43,16 +43,19 @@ fn shortened(line: &str) -> String {
     }
 }
 
-/// A word without what follows the `?` of each address in it.
+/// A word without what follows the `?` of each address in it, be it whole or a path alone.
 fn without_queries(word: &str) -> String {
-    let Some((before, rest)) = word.split_once("://") else { return word.to_owned() };
-    let end = rest.find(['"', '\'', '<', '>', '\\', ')']).unwrap_or(rest.len());
-    let (address, after) = rest.split_at(end);
-    let address = match address.split_once('?') {
-        Some((place, _)) => format!("{place}?…"),
-        None => address.to_owned(),
-    };
-    format!("{before}://{address}{}", without_queries(after))
+    const ENDS: [char; 6] = ['"', '\'', '<', '>', '\\', ')'];
+    let pieces = word.split_inclusive(ENDS).map(|piece| {
+        let text = piece.trim_end_matches(ENDS);
+        match text.split_once('?') {
+            Some((place, query)) if place.contains('/') && !query.is_empty() => {
+                format!("{place}?…{}", &piece[text.len()..])
+            }
+            _ => piece.to_owned(),
+        }
+    });
+    pieces.collect()
 }
 
 /// Neither a control character nor one that is not seen or turns the direction of the text.
@@ -188,6 +191,8 @@ mod tests {
             ),
             ("https://h/?a=https://i/?b", "https://h/?…"),
             ("is it?yes", "is it?yes"),
+            ("is it this and/or that?", "is it this and/or that?"),
+            ("GET /v1.0/users/delta?$skiptoken=abc failed", "GET /v1.0/users/delta?… failed"),
         ] {
             assert_eq!(said(text), expected);
         }
