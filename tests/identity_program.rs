@@ -133,6 +133,19 @@ async fn no_link_is_logged_though_a_refusal_repeats_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_lasts_longer_than_the_run_is_told() {
+    let simulator = tenant().await;
+    let limited = Fault::TooManyRequests(Some(("Retry-After", "3600".to_owned())));
+    simulator.plan(FaultPlan::none().times(usize::MAX, Endpoint::Graph, limited));
+    let ended = program(&simulator, "directory").run(&["pull"]).await;
+    ended.assert_code(0);
+    assert!(
+        ended.said().contains("the rate is limited for longer than the run lasts"),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_fails_does_not_stop_the_others() {
     let simulator = tenant().await;
     simulator.graph(|graph| graph.roles.remove("IdentityRiskEvent.Read.All"));

@@ -131,7 +131,17 @@ impl Retries {
                     }
                     sleep(wait).await;
                 }
-                Some(_) => break "until the run's time was up".to_owned(),
+                Some(wait) => {
+                    if matches!(failure, Failure::Throttled(_)) {
+                        let seconds = wait.as_secs();
+                        tracing::warn!(
+                            call = what,
+                            seconds,
+                            "the rate is limited for longer than the run lasts"
+                        );
+                    }
+                    break "until the run's time was up".to_owned();
+                }
                 None => break format!("{} times", self.policy.attempts),
             }
         };
