@@ -299,3 +299,23 @@ async fn consent_and_licence_are_told_apart_by_what_is_there() {
         assert!(error.contains(words), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_detection_that_cannot_be_read_holds_up_no_other_and_is_kept_once() {
+    let protection = Protection::new().await;
+    protection.pulls().await;
+    let now = text(protection.clock.now());
+    let reply = format!(
+        r#"{{"value": [{{"id": "bad", "userDisplayName": "Bob \ud83d"}},
+        {{"id": "good", "riskState": "atRisk", "detectedDateTime": "{now}", "lastUpdatedDateTime": "{now}"}}]}}"#
+    );
+    let says = Fault::Says(200, reply.into_bytes());
+    let plan = FaultPlan::none().matching("riskDetections", 2, Endpoint::Graph, says);
+    protection.rig.simulator.plan(plan);
+    protection.pull().await;
+    protection.pull().await;
+    let mut landed = protection.detections();
+    landed.sort();
+    assert_eq!(landed, states(&[("bad", ""), ("good", "atRisk")]));
+    assert_eq!(protection.rig.quarantined().len(), 1);
+}
