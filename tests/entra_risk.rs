@@ -300,6 +300,38 @@ async fn consent_and_licence_are_told_apart_by_what_is_there() {
     }
 }
 
+/// A page that was read in part is read again, on the next day in a look that goes further back.
+#[tokio::test]
+async fn a_page_that_is_half_delivered_at_midnight_is_delivered_whole_and_nothing_is_called_missing()
+ {
+    let protection = Protection::new().await;
+    protection.clock.go_on(TimeDelta::hours(14));
+    protection.pulls().await;
+    for number in 0..60 {
+        let now = text(protection.clock.now());
+        let detection = json!({
+            "id": format!("d{number:02}"), "detectedDateTime": now, "lastUpdatedDateTime": now,
+            "additionalInfo": json!([{"Key": "userAgent", "Value": "x".repeat(50_000)}]).to_string(),
+        });
+        protection.rig.simulator.graph(|graph| graph.put_detection(detection));
+    }
+    let fails = FaultPlan::none().once(Endpoint::Post, Fault::Nothing).times(
+        usize::MAX,
+        Endpoint::Post,
+        Fault::Unavailable,
+    );
+    protection.rig.simulator.plan(fails);
+    protection.pull().await;
+    let landed = protection.detections().len();
+    assert!(landed > 0 && landed < 60, "{landed}");
+    protection.rig.simulator.plan(FaultPlan::none());
+    protection.clock.go_on(TimeDelta::hours(1));
+    protection.pulls().await;
+    let landed: BTreeSet<_> = protection.detections().into_iter().collect();
+    assert_eq!(landed.len(), 60);
+    assert_eq!(protection.rig.quarantined(), Vec::<Value>::new());
+}
+
 #[tokio::test]
 async fn a_detection_that_cannot_be_read_holds_up_no_other_and_is_kept_once() {
     let protection = Protection::new().await;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -328,8 +328,9 @@ impl Source for RiskSource {
             if !matches!(link, Link::Next(_)) {
                 report(stream, &read.look);
             }
-            let since = look.since.map_or_else(|| "all".to_owned(), Ticks::literal);
-            let key = format!("{}/{since}/{}", stream.name, look.page);
+            // Not from when on it looks, which the day decides: this page may be read again tomorrow.
+            let looked = place.looked.to_rfc3339_opts(SecondsFormat::Millis, true);
+            let key = format!("{}/{looked}/{}", stream.name, look.page);
             let nothing = Lines::new("", None, now);
             let parts = std::mem::replace(&mut read.lines, nothing).part(key);
             let caught_up = !matches!(link, Link::Next(_));
