@@ -332,6 +332,28 @@ async fn a_page_that_is_half_delivered_at_midnight_is_delivered_whole_and_nothin
     assert_eq!(protection.rig.quarantined(), Vec::<Value>::new());
 }
 
+/// In which words Graph refuses a link of another day, nobody says.
+#[tokio::test]
+async fn a_look_whose_link_is_refused_begins_again() {
+    let protection = Protection::new().await;
+    protection.pulls().await;
+    protection.rig.simulator.graph(|graph| graph.page = 2);
+    protection.clock.go_on(TimeDelta::minutes(1));
+    for id in ["a", "b", "c", "d", "e"] {
+        protection.detect(id, NOW, NOW, "atRisk");
+    }
+    let fails =
+        FaultPlan::none().matching("skiptoken", usize::MAX, Endpoint::Graph, Fault::Unavailable);
+    protection.rig.simulator.plan(fails);
+    protection.pull().await;
+    let (code, message) = ("BadRequest".to_owned(), "Invalid skip token.".to_owned());
+    let refused = Fault::BadRequest { code, message };
+    let fails = FaultPlan::none().matching("skiptoken", 1, Endpoint::Graph, refused);
+    protection.rig.simulator.plan(fails);
+    protection.pulls().await;
+    assert_eq!(protection.detections().len(), 5, "each once");
+}
+
 #[tokio::test]
 async fn a_detection_that_cannot_be_read_holds_up_no_other_and_is_kept_once() {
     let protection = Protection::new().await;

@@ -23,6 +23,7 @@ use super::seen::Seen;
 use super::ticks::Ticks;
 use super::{cursor, no_place};
 use crate::checkpoint::Cursor;
+use crate::codes::Code;
 use crate::http::SignedIn;
 use crate::pipeline::source::{Format, Opened, Page, Part};
 use crate::pipeline::{Interrupt, Source};
@@ -314,17 +315,26 @@ impl Source for RiskSource {
             let make = |signed_in: &SignedIn, now: DateTime<Utc>, objects: &[&RawValue]| {
                 self.read(stream, &place, &look, signed_in, now, objects)
             };
-            let (mut read, link, server_now) =
-                match self.graph.get(call, url, deadline, make).await? {
-                    Answer::Page(read, link, now) => (read, link, now),
-                    // The link, which is of another day, is no longer good: the look begins again.
-                    Answer::Resync if look.link.is_some() && !restarted => {
-                        restarted = true;
-                        place = Place { look: None, ..place }.with_look(now);
-                        continue;
-                    }
-                    Answer::Resync => return Err(call.refused_from_the_beginning().into()),
-                };
+            let goes_on = look.link.is_some() && !restarted;
+            let answer = match self.graph.get(call, url, deadline, make).await {
+                // In which words Graph refuses a link of another day, nobody says.
+                Err(Interrupt::Fault(fault)) if goes_on && fault.code == Code::GraphRefused => {
+                    let refused = fault.message;
+                    tracing::info!(stream = stream.name, refused, "what changed is asked for anew");
+                    Answer::Resync
+                }
+                answer => answer?,
+            };
+            let (mut read, link, server_now) = match answer {
+                Answer::Page(read, link, now) => (read, link, now),
+                // The link, which is of another day, is no longer good: the look begins again.
+                Answer::Resync if goes_on => {
+                    restarted = true;
+                    place = Place { look: None, ..place }.with_look(now);
+                    continue;
+                }
+                Answer::Resync => return Err(call.refused_from_the_beginning().into()),
+            };
             if !matches!(link, Link::Next(_)) {
                 report(stream, &read.look);
             }
