@@ -250,6 +250,8 @@ impl Place {
     /// After a page: in the next one, or at the look's end.
     fn after(&self, Read { seen, look, .. }: Read, link: Link, now: DateTime<Utc>) -> Self {
         let mut place = Self { seen, ..self.clone() };
+        // A first look may find any number.
+        place.seen.forget(self.watermark.unwrap_or(Ticks(i64::MIN)));
         if let Link::Next(link) = link {
             place.look = Some(Look { link: Some(link), page: look.page + 1, ..look });
             return place;
@@ -391,5 +393,25 @@ fn report(stream: &Stream, look: &Look) {
             "detections from before the beginning changed, and are left out; ENTRA_RISK_START_DATE \
              says where the beginning is"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_at_ever_so_many_remembers_no_more_than_may_be() {
+        let (now, state) = (DateTime::UNIX_EPOCH, EventId::of(b"1"));
+        let mut seen = Seen::default();
+        for number in 0..20_010 {
+            seen.is_new(&number.to_string(), state, Ticks(number));
+        }
+        let (t0, looked, looked_back) = (now, now, None);
+        let of =
+            Place { t0, watermark: None, looked, looked_back, look: None, seen: Seen::default() };
+        let read = Read { lines: Lines::new("", None, now), seen, look: Look::default() };
+        let place = of.after(read, Link::Next("https://localhost/".to_owned()), now);
+        assert_eq!(cursor(&place).0["seen"].as_object().unwrap().len(), 20_000);
     }
 }
