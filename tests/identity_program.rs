@@ -318,3 +318,41 @@ async fn the_id_of_a_secret_is_not_taken_for_it() {
     let fault = rungs.iter().find(|rung| rung["verdict"] == "fail").unwrap();
     assert!(fault["tried"].as_str().unwrap().contains("ENTRA_CLIENT_SECRET"), "{fault}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_wrong_setting_does_not_concern_is_tested_and_no_source_that_is_off() {
+    let simulator = tenant().await;
+    let program = without_mimecast(program(&simulator, "directory"));
+    let half = program.set("ENTRA_TENANT_ID", simulator.tenant_id());
+    let rungs = check(&half, 2).await;
+    assert_eq!(rung(&rungs, "graph").0, "skipped");
+    assert_eq!(rung(&rungs, "azure/stream/Custom-DirectoryUsers").0, "ok");
+    let no_rule = half.unset("ENTRA_TENANT_ID").unset("LOGS_INGESTION_RULE_ID");
+    let rungs = check(&no_rule, 2).await;
+    assert_eq!(rung(&rungs, "graph/read/users").0, "ok");
+    let names = rungs.iter().map(|rung| rung["rung"].as_str().unwrap());
+    let others: Vec<_> =
+        names.filter(|name| name.contains("mimecast") || name.contains("Cloud_")).collect();
+    assert_eq!(others, Vec::<&str>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_secrets_that_are_ids_are_told_at_once() {
+    let simulator = tenant().await;
+    let id = "6a5874ca-1234-4b1c-9d82-5ad39bd71600";
+    let program = without_mimecast(program(&simulator, "directory"))
+        .set("AZURE_TENANT_ID", simulator.tenant_id())
+        .set("AZURE_CLIENT_ID", simulator.client_id())
+        .set("AZURE_CLIENT_SECRET", id);
+    let told = async |program: &Program| -> Vec<String> {
+        let rungs = check(program, 2).await;
+        let fails = rungs.iter().filter(|rung| rung["verdict"] == "fail");
+        fails.map(|rung| rung["tried"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(told(&program).await, ["AZURE_CLIENT_SECRET"]);
+    let both = program
+        .set("ENTRA_TENANT_ID", simulator.tenant_id())
+        .set("ENTRA_CLIENT_ID", simulator.client_id())
+        .set("ENTRA_CLIENT_SECRET", id);
+    assert_eq!(told(&both).await, ["AZURE_CLIENT_SECRET", "ENTRA_CLIENT_SECRET"]);
+}

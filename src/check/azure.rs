@@ -10,7 +10,7 @@ use crate::http::said;
 use crate::pipeline::Sink as _;
 use crate::pipeline::sink::{PostError, packed};
 use crate::seams::Deadline;
-use crate::settings::AzureCloud;
+use crate::settings::{AzureCloud, SourceName};
 use crate::sources::{self, mimecast::SOURCE};
 use crate::table::{CLOUD_INTEGRATED, HEALTH, Table};
 
@@ -65,14 +65,13 @@ pub(super) async fn rungs(
     }
 }
 
-/// The rule's streams that the sources which are on post to, each with its source. Where the settings are
-/// wrong, that of most.
+/// The rule's streams that the sources which are on post to, each with its source.
 fn streams<'a>(given: &Given, mimecasts: &'a str) -> Vec<(&'static str, &'a str, &'static Table)> {
     let others: Vec<&str> = given.graph_sources().collect();
     let others = sources::streams().into_iter().filter(|known| others.contains(&known.source));
     let mut streams: Vec<_> =
         others.map(|known| (known.source, known.stream.table.stream, known.stream.table)).collect();
-    if given.mimecast.is_some() || streams.is_empty() {
+    if given.sources.contains(&SourceName::CloudIntegrated) {
         streams.insert(0, (SOURCE, mimecasts, &CLOUD_INTEGRATED));
     }
     streams

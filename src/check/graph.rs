@@ -4,10 +4,10 @@
 use tokio::time::timeout;
 
 use super::hosts::Hosts;
-use super::{Given, NOT_REACHED, PATIENCE, Rung, Rungs, Verdict};
+use super::{Given, NOT_REACHED, PATIENCE, Rung, Rungs, Verdict, WRONG_SETTINGS};
 use crate::http::{SignedIn, said};
 use crate::seams::Deadline;
-use crate::sources::graph::{GRAPH_APP, Needed, OPTIONAL, Probe, Right, needed};
+use crate::sources::graph::{GRAPH_APP, Granted, Needed, OPTIONAL, Probe, Right, needed};
 
 const NO_TOKEN: &str = "there is no token";
 
@@ -17,8 +17,14 @@ pub(super) async fn rungs(
     hosts: &Hosts,
     rungs: &mut Rungs<'_>,
 ) {
-    let (Some(settings), Some(probe)) = (&given.graph, probe) else { return };
     let sources: Vec<_> = given.graph_sources().collect();
+    if sources.is_empty() {
+        return;
+    }
+    let (Some(settings), Some(probe)) = (&given.graph, probe) else {
+        rungs.push(Rung::skipped("graph", WRONG_SETTINGS));
+        return;
+    };
     let skip = |rungs: &mut Rungs<'_>, why: &str| {
         for source in &sources {
             rungs.push(Rung::skipped(format!("graph/rights/{source}"), why).of_source(source));
@@ -63,7 +69,12 @@ pub(super) async fn rungs(
         }
     }
     rungs.push(excess(&sources, &signed_in));
-    rungs.push(match granted {
+    rungs.push(left_over(granted));
+}
+
+/// Whether rights of the older API are left over.
+fn left_over(granted: Option<Granted>) -> Rung {
+    match granted {
         None => Rung::skipped(
             "graph/azure-ad-graph",
             "what was granted to the application can be seen with Application.Read.All only",
@@ -82,7 +93,7 @@ pub(super) async fn rungs(
             "what was granted to the application",
             "nothing of Azure AD Graph is left over",
         ),
-    });
+    }
 }
 
 /// Which API is in use, and as whom.

@@ -6,7 +6,7 @@ use crate::http::reach;
 use crate::pipeline::Source as _;
 use crate::pipeline::source::Part;
 use crate::seams::Deadline;
-use crate::settings::SecretSettings;
+use crate::settings::{SecretSettings, SourceName};
 use crate::sources::mimecast::{MimecastSource, SOURCE};
 
 const NO_SECRET: &str = "there is no client secret";
@@ -18,7 +18,7 @@ pub(super) async fn rungs(
     tools: &Tools<'_>,
     rungs: &mut Rungs<'_>,
 ) {
-    if !given.has_mimecast {
+    if !given.sources.contains(&SourceName::CloudIntegrated) {
         return;
     }
     let (Some(settings), Some(source)) = (&given.mimecast, source) else {

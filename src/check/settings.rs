@@ -8,7 +8,7 @@ use crate::schedule::Schedule;
 use crate::settings::{
     AzureIdentity, BlobAccessSettings, CredentialSettings, DryRunSettings, GraphSettings,
     IngestionSettings, MimecastSettings, RawSettings, ReplaySettings, SecretSettings, SettingFault,
-    Settings, SourceName, StateLocation, StateSettings, UnknownSetting,
+    Settings, SourceName, StateLocation, StateSettings, UnknownSetting, named_sources,
 };
 
 /// The settings as far as they are valid: what one command does not need may be wrong, and the rest is
@@ -17,8 +17,8 @@ use crate::settings::{
 pub struct Given {
     /// How to reach Mimecast; its listings begin yesterday.
     pub mimecast: Option<MimecastSettings>,
-    /// Whether Mimecast's events are read, as far as is known.
-    pub(super) has_mimecast: bool,
+    /// The sources that are on.
+    pub(super) sources: Vec<SourceName>,
     /// How to reach Microsoft Graph, if a source needs it.
     pub graph: Option<GraphSettings>,
     /// Where rows go.
@@ -40,23 +40,27 @@ impl Given {
         unknown: Vec<UnknownSetting>,
     ) -> Self {
         let whole = Settings::resolve(raw, env, today);
-        let (schedules, mut faults, warnings) = match &whole {
-            Ok(settings) => (settings.schedules(), Vec::new(), settings.state.warnings.clone()),
+        let (schedules, mut faults, warnings) = match whole {
+            Ok(settings) => (settings.schedules(), Vec::new(), settings.state.warnings),
             Err(faults) => (Vec::new(), faults.faults().to_vec(), Vec::new()),
         };
-        // Where the whole is wrong, it is not known which sources are on: the one that most have is tried.
-        let has_mimecast = whole.as_ref().map_or(true, |settings| settings.mimecast.is_some());
-        let mimecast = DryRunSettings::resolve(raw, env, today).ok().filter(|_| has_mimecast);
+        // Where it is not known which are on, the one that most have is tried.
+        let sources = named_sources(raw).unwrap_or_else(|| vec![SourceName::CloudIntegrated]);
+        let of_mimecast = |source: &SourceName| *source == SourceName::CloudIntegrated;
+        let mimecast = DryRunSettings::resolve(raw, env, today).ok();
+        let mimecast = mimecast.filter(|_| sources.iter().any(of_mimecast));
+        let graph = GraphSettings::resolve(raw, env).ok();
+        let graph = graph.filter(|_| !sources.iter().all(of_mimecast));
         let ingestion = ReplaySettings::resolve(raw, env).ok();
         let state = StateSettings::resolve(raw, env).ok();
         let mut given = Self {
-            has_mimecast,
+            sources,
             // One call for each stream is enough to see whether it may be listed.
             mimecast: mimecast.map(|settings| MimecastSettings {
                 start_date: today.checked_sub_days(Days::new(1)).unwrap_or(today),
                 ..settings.mimecast
             }),
-            graph: whole.as_ref().ok().and_then(Settings::graph).cloned(),
+            graph,
             ingestion: ingestion.map(|settings| settings.ingestion),
             state: state.map(|settings| settings.location),
             schedules,
@@ -72,11 +76,13 @@ impl Given {
             }
             _ => false,
         });
-        if ingestion.is_some() || state.is_some() {
-            faults.push(id_for_secret("AZURE_CLIENT_SECRET"));
-        } else if graph.is_some() {
-            faults.push(id_for_secret("ENTRA_CLIENT_SECRET"));
-        }
+        let of_graph = match &raw.entra_client_id {
+            Some(id) if !id.is_empty() => "ENTRA_CLIENT_SECRET",
+            _ => "AZURE_CLIENT_SECRET",
+        };
+        let own = (ingestion.is_some() || state.is_some()).then_some("AZURE_CLIENT_SECRET");
+        let of_graph = graph.map(|_| of_graph).filter(|of_graph| own != Some(of_graph));
+        faults.extend(own.into_iter().chain(of_graph).map(id_for_secret));
         given.faults = faults;
         given
     }
@@ -85,8 +91,8 @@ impl Given {
 impl Given {
     /// The sources that read Microsoft Graph.
     pub(super) fn graph_sources(&self) -> impl Iterator<Item = &'static str> {
-        let on = self.schedules.iter().map(|(source, _)| source);
-        on.filter(|source| **source != SourceName::CloudIntegrated).map(|source| source.as_str())
+        let of_graph = |source: &&SourceName| **source != SourceName::CloudIntegrated;
+        self.sources.iter().filter(of_graph).map(|source| source.as_str())
     }
 }
 

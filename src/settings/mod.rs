@@ -31,7 +31,7 @@ use reader::Reader;
 pub use reader::{SettingFault, SettingsFaults};
 pub use run::LogFormat;
 pub use secret::{SecretSettings, VaultSecret};
-pub use sources::{DirectorySettings, EntraRiskSettings, GraphSettings, SourceName};
+pub use sources::{DirectorySettings, EntraRiskSettings, GraphSettings, SourceName, named_sources};
 pub use state::{BlobAccessSettings, StateLocation};
 pub use unknown::{PREFIXES, SECRETS, UnknownSetting, unknown_settings};
 
@@ -193,12 +193,6 @@ impl Settings {
 }
 
 impl Settings {
-    /// How Microsoft Graph is reached, if a source needs it: all of them in the same way.
-    pub fn graph(&self) -> Option<&GraphSettings> {
-        let risk = self.entra_risk.as_ref().map(|of| &of.graph);
-        risk.or_else(|| self.directory.as_ref().map(|of| &of.graph))
-    }
-
     /// The sources that are on, and when each runs.
     pub fn schedules(&self) -> Vec<(SourceName, Schedule)> {
         let mimecast = self.mimecast.as_ref().map(|_| &self.schedule);
@@ -206,6 +200,19 @@ impl Settings {
         let directory = self.directory.as_ref().map(|of| &of.schedule);
         let all = SourceName::ALL.into_iter().zip([mimecast, risk, directory]);
         all.filter_map(|(source, schedule)| Some((source, schedule?.clone()))).collect()
+    }
+}
+
+impl GraphSettings {
+    /// Checks what reading Microsoft Graph needs; see [`Settings::resolve`].
+    pub fn resolve(
+        raw: &RawSettings,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsFaults> {
+        let mut reader = Reader::new(env);
+        let graph = sources::graph(raw, &mut reader);
+        proxy::check(&mut reader);
+        reader.finish(graph)
     }
 }
 

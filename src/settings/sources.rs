@@ -104,11 +104,15 @@ fn parse_sources(text: &str) -> Result<Vec<SourceName>, Wrong> {
     Ok(SourceName::ALL.into_iter().filter(is_chosen).collect())
 }
 
+/// The sources that `SOURCES` names, if it is right, whatever else is not.
+pub fn named_sources(raw: &RawSettings) -> Option<Vec<SourceName>> {
+    parse_sources(given(&raw.sources).unwrap_or(SourceName::CloudIntegrated.as_str())).ok()
+}
+
 /// Whether a source that is on is on this machine, where some settings are laxer.
 pub(super) fn on_loopback(raw: &RawSettings) -> bool {
-    let text = given(&raw.sources).unwrap_or(SourceName::CloudIntegrated.as_str());
     // A wrong one is a fault of its own, and must not cause others.
-    let Ok(sources) = parse_sources(text) else { return true };
+    let Some(sources) = named_sources(raw) else { return true };
     sources.iter().any(|source| match source {
         SourceName::CloudIntegrated => mimecast::on_loopback(raw),
         SourceName::EntraRisk | SourceName::Directory => {
@@ -173,7 +177,7 @@ pub(super) fn directory(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<Di
     })
 }
 
-fn graph(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<GraphSettings> {
+pub(super) fn graph(raw: &RawSettings, reader: &mut Reader<'_>) -> Option<GraphSettings> {
     let cloud = cloud(raw, reader);
     let own = cloud.unwrap_or(AzureCloud::Public).graph();
     let base_url = reader.optional("GRAPH_BASE_URL", &raw.graph_base_url, own, |text| {
