@@ -406,3 +406,49 @@ async fn an_object_that_cannot_be_read_is_unknown_and_holds_up_no_other() {
         "{quarantined:?}"
     );
 }
+
+/// Graph may answer the same question with an empty page and a link to what it gave before.
+#[tokio::test]
+async fn a_half_delivered_page_that_comes_empty_is_not_called_missing() {
+    let directory = Directory::new(FaultPlan::none()).await;
+    let link = format!("{}/v1.0/users/delta?$", directory.rig.simulator.url());
+    let says = |value: Value, kind: &str, token: &str| {
+        let reply = json!({"value": value, kind: format!("{link}{token}=0")}).to_string();
+        Fault::Says(200, reply.into_bytes())
+    };
+    let user = |number: u32| json!({"id": format!("u{number}"), "displayName": "x".repeat(50_000)});
+    let all: Value = (0..60).map(user).collect();
+    let first = says(all.clone(), "@odata.nextLink", "skiptoken");
+    let fails = FaultPlan::none()
+        .matching("users/delta?%24select", 1, Endpoint::Graph, first)
+        .matching("DirectoryUsers", 1, Endpoint::Post, Fault::Nothing)
+        .matching("DirectoryUsers", usize::MAX, Endpoint::Post, Fault::Unavailable);
+    directory.rig.simulator.plan(fails);
+    directory.pull().await;
+    let landed = directory.rows(&USERS).len();
+    assert!(landed > 0 && landed < 60, "{landed}");
+    let again = FaultPlan::none()
+        .matching(
+            "users/delta?%24select",
+            usize::MAX,
+            Endpoint::Graph,
+            says(json!([]), "@odata.nextLink", "skiptoken"),
+        )
+        .matching(
+            "users/delta?$skiptoken",
+            usize::MAX,
+            Endpoint::Graph,
+            says(all, "@odata.deltaLink", "deltatoken"),
+        )
+        .matching(
+            "users/delta?$deltatoken",
+            usize::MAX,
+            Endpoint::Graph,
+            says(json!([]), "@odata.deltaLink", "deltatoken"),
+        );
+    directory.rig.simulator.plan(again);
+    let run = directory.pulls().await;
+    assert!(run.streams.iter().all(|stream| stream.gap.is_none()), "{run:#?}");
+    assert_eq!(latest(&directory.rows(&USERS), "UserId").len(), 60);
+    assert_eq!(directory.rig.quarantined(), Vec::<Value>::new());
+}

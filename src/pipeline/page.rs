@@ -192,6 +192,9 @@ impl<'a> PageReader<'a> {
 
     /// Files that are not read to their end, and which the listing no longer has.
     fn missing(&self, page: &Page) -> Vec<String> {
+        if !self.pull.connector.source.keeps_parts() {
+            return Vec::new();
+        }
         let listed: BTreeSet<&String> = page.parts.iter().map(|part| &part.key).collect();
         let unread = self.files.iter().filter(|(_, file)| file.progress.done != Position::End);
         unread.map(|(key, _)| key.clone()).filter(|key| !listed.contains(key)).collect()

@@ -59,6 +59,12 @@ pub trait Source: Send + Sync {
         false
     }
 
+    /// Whether a part that was listed must be listed again, until it is read: not where the parts are made
+    /// of what there is when it is asked for.
+    fn keeps_parts(&self) -> bool {
+        true
+    }
+
     /// A stream's run has ended, however: what was reserved for it is free for the others.
     fn finished(&self, _stream: &Stream) {}
 }

@@ -314,6 +314,10 @@ impl Source for DirectorySource {
         })
     }
 
+    fn keeps_parts(&self) -> bool {
+        false
+    }
+
     async fn open(&self, _: &Part, _: Deadline) -> Result<Opened, Interrupt> {
         Ok(Opened::Expired("a reply of Microsoft Graph's has no address".to_owned()))
     }
