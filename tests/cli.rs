@@ -50,7 +50,9 @@ async fn a_pull_lands_everything_and_tells_it_in_a_table() {
     assert_eq!(first.stderr, "");
     let lines: Vec<&str> = first.stdout.lines().collect();
     assert_eq!(lines.len(), 6, "{first:#?}");
-    assert!(lines[0].starts_with("stream     events read  rows delivered  quarantined   files"));
+    assert!(
+        lines[0].starts_with("stream           events read  rows delivered  quarantined   files")
+    );
     for (line, stream) in lines[1..4].iter().zip(STREAMS) {
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words, [stream, "40", "40", "0", "4", "since", "2020-01-01"]);

@@ -7,8 +7,10 @@ use crate::pipeline::{Outcome, RunSummary, StreamSummary};
 pub(super) fn report(summary: &RunSummary, done: &str) -> String {
     let rows_done = format!("rows {done}");
     let (events, kept) = ("events read", "quarantined");
-    let mut lines =
-        vec![format!("{:<9}  {events:>11}  {rows_done:>14}  {kept:>11}  {:>6}", "stream", "files")];
+    let mut lines = vec![format!(
+        "{:<15}  {events:>11}  {rows_done:>14}  {kept:>11}  {:>6}",
+        "stream", "files"
+    )];
     lines.extend(summary.streams.iter().map(line));
     let seconds = (summary.finished_at - summary.started_at).num_milliseconds() as f64 / 1000.0;
     let rows = summary.total(|stream| stream.rows_delivered);
@@ -31,7 +33,7 @@ pub(super) fn first_run(summary: &RunSummary) -> String {
 
 fn line(stream: &StreamSummary) -> String {
     let mut line = format!(
-        "{:<9}  {:>11}  {:>14}  {:>11}  {:>6}",
+        "{:<15}  {:>11}  {:>14}  {:>11}  {:>6}",
         stream.stream,
         stream.events_read,
         stream.rows_delivered,
