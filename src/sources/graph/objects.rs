@@ -26,7 +26,7 @@ pub(super) fn id(object: &Map<String, Value>) -> &str {
 
 /// Why an object is no longer there, if it says so.
 pub(super) fn removed(object: &Map<String, Value>) -> Option<&str> {
-    let removed = object.get("@removed")?;
+    let removed = object.get("@removed").filter(|removed| !removed.is_null())?;
     Some(removed.get("reason").and_then(Value::as_str).unwrap_or_default())
 }
 
@@ -272,5 +272,7 @@ mod tests {
         let removed =
             of_directory(map(json!({"id": "u", "@removed": {"reason": "changed"}})), USER);
         assert_eq!(Value::Object(removed), json!({"UserId": "u", "RemovedReason": "changed"}));
+        let there = of_directory(map(json!({"id": "u", "@removed": null})), USER);
+        assert_eq!(Value::Object(there), json!({"UserId": "u"}));
     }
 }
