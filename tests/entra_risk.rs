@@ -246,6 +246,26 @@ async fn risky_users_begin_with_a_baseline_of_all() {
     assert_eq!(rows.collect::<Vec<_>>(), expected);
 }
 
+/// The year 1 stands for no time; two hours before it is nothing that Graph could be asked for.
+#[tokio::test]
+async fn a_risky_user_without_a_time_of_change_holds_up_nothing() {
+    let protection = Protection::new().await;
+    let user = |id: &str, time: &str| {
+        let user = json!({"id": id, "riskState": "atRisk", "riskLastUpdatedDateTime": time});
+        protection.rig.simulator.graph(|graph| graph.put_risky_user(user));
+    };
+    user("ada", "0001-01-01T00:00:00Z");
+    protection.pulls().await;
+    user("bob", &text(protection.clock.now()));
+    protection.pulls().await;
+    protection.clock.go_on(TimeDelta::days(1));
+    protection.pulls().await;
+    let rows = protection.rig.simulator.landed_in(&RISKY_USERS);
+    assert_eq!(rows.iter().map(|row| &row["UserId"]).collect::<Vec<_>>(), ["ada", "bob"]);
+    let asked = protection.rig.simulator.violations();
+    assert_eq!(asked, Vec::<String>::new());
+}
+
 /// How long is waited, `src/sources/graph/pace.rs` tests.
 #[tokio::test]
 async fn the_limit_of_the_tenant_is_waited_out_whoever_used_it_up() {

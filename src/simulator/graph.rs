@@ -11,7 +11,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{AUTHORIZATION, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -369,6 +369,8 @@ impl GraphWorld {
             Some(filter) => {
                 let since = filter.strip_prefix(&format!("{changed} ge "));
                 let since = since.and_then(|since| DateTime::parse_from_rfc3339(since).ok());
+                // .NET has no time before the year 1.
+                let since = since.filter(|since| since.year() >= 1);
                 Some(since.ok_or_else(|| format!("Invalid filter clause: {filter}"))?)
             }
         };

@@ -27,9 +27,10 @@ impl Ticks {
         Self(self.0.saturating_sub(seconds.saturating_mul(A_SECOND)))
     }
 
-    /// As a filter takes it, of whole seconds: not later than it is.
+    /// As a filter takes it, of whole seconds: not later than it is, but for times before 1970, such as
+    /// the year 1 that stands for none.
     pub(super) fn literal(self) -> String {
-        let time = DateTime::from_timestamp(self.0.div_euclid(A_SECOND), 0);
+        let time = DateTime::from_timestamp(self.0.div_euclid(A_SECOND).max(0), 0);
         time.unwrap_or(DateTime::UNIX_EPOCH).to_rfc3339_opts(SecondsFormat::Secs, true)
     }
 }
