@@ -6,19 +6,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use mimecast_sentinel::pipeline::{Connector, Policy, RunSummary};
+use mimecast_sentinel::pipeline::{Connector, Policy, RunSummary, checkpoint_name};
 use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, SimulatorOptions, World};
 use mimecast_sentinel::sources::graph::{Options, RiskSource, RiskStart};
+use mimecast_sentinel::store::Store as _;
 use mimecast_sentinel::table::{RISK_DETECTIONS, RISKY_USERS};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::support::doubles::MemoryStore;
 use crate::support::houses::HandClock;
 use crate::support::rig::{Rig, run};
 use crate::support::scenario::{assert_done, code};
 
 struct Protection {
     rig: Rig,
+    /// A process that is killed in the middle of a write to a folder would write on, since it is this one.
+    store: MemoryStore,
     clock: HandClock,
     start: RiskStart,
     every: Duration,
@@ -32,13 +36,19 @@ impl Protection {
             SimulatorOptions { clock: clock.clock(), tables, ..SimulatorOptions::default() };
         let rig = Rig::with(World::default(), FaultPlan::none(), options).await;
         rig.simulator.graph(|graph| graph.risk_every = Duration::ZERO);
-        Self { rig, clock, start: RiskStart::FromNow, every: Duration::ZERO }
+        Self {
+            rig,
+            store: MemoryStore::default(),
+            clock,
+            start: RiskStart::FromNow,
+            every: Duration::ZERO,
+        }
     }
 
     fn connector(&self) -> Connector {
         let options = Options { every: self.every, ..self.rig.graph() };
         let source = RiskSource::new(options, self.start);
-        let connector = self.rig.connector();
+        let connector = self.rig.connector_on(Arc::new(self.store.clone()));
         // Graph says itself when there is no more.
         let policy = Policy { empty_pages: u32::MAX, ..connector.policy };
         Connector { source: Arc::new(source), policy, ..connector }
@@ -349,7 +359,7 @@ async fn a_page_that_is_half_delivered_at_midnight_is_delivered_whole_and_nothin
     protection.pulls().await;
     let landed: BTreeSet<_> = protection.detections().into_iter().collect();
     assert_eq!(landed.len(), 60);
-    assert_eq!(protection.rig.quarantined(), Vec::<Value>::new());
+    assert_eq!(protection.store.quarantined(), Vec::<Value>::new());
 }
 
 /// In which words Graph refuses a link of another day, nobody says.
@@ -391,5 +401,105 @@ async fn a_detection_that_cannot_be_read_holds_up_no_other_and_is_kept_once() {
     let mut landed = protection.detections();
     landed.sort();
     assert_eq!(landed, states(&[("bad", ""), ("good", "atRisk")]));
-    assert_eq!(protection.rig.quarantined().len(), 1);
+    assert_eq!(protection.store.quarantined().len(), 1);
+}
+
+/// `generic` and `hidden` are what a detection is called that the licence does not show.
+#[tokio::test]
+async fn values_that_nobody_knows_yet_are_kept_as_they_are() {
+    let protection = Protection::new().await;
+    protection.pulls().await;
+    let now = text(protection.clock.now());
+    for (id, kind, level, additional) in [
+        ("new", "aKindOfTomorrow", "extreme", r#"[{"Key":"alertUrl","Value":null}]"#),
+        ("hidden", "generic", "hidden", "not JSON: ["),
+    ] {
+        let detection = json!({
+            "id": id, "riskEventType": kind, "riskLevel": level, "riskState": "aStateOfTomorrow",
+            "detectedDateTime": now, "lastUpdatedDateTime": now, "additionalInfo": additional,
+        });
+        protection.rig.simulator.graph(|graph| graph.put_detection(detection));
+    }
+    protection.pulls().await;
+    let mut rows = protection.rig.simulator.landed_in(&RISK_DETECTIONS);
+    rows.sort_by_key(|row| row["DetectionId"].to_string());
+    let seen = rows.iter().map(|row| {
+        ["DetectionId", "RiskEventType", "RiskLevel", "RiskState", "LicenceLimited"]
+            .map(|name| &row[name])
+    });
+    let limited = json!(true);
+    let expected = [
+        [
+            &json!("hidden"),
+            &json!("generic"),
+            &json!("hidden"),
+            &json!("aStateOfTomorrow"),
+            &limited,
+        ],
+        [
+            &json!("new"),
+            &json!("aKindOfTomorrow"),
+            &json!("extreme"),
+            &json!("aStateOfTomorrow"),
+            &json!(false),
+        ],
+    ];
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    assert_eq!(protection.store.quarantined(), Vec::<Value>::new());
+}
+
+/// With Entra ID P1 there are detections, and no risky users.
+#[tokio::test]
+async fn a_licence_for_one_stream_is_enough_for_that_one() {
+    let protection = Protection::new().await;
+    protection.rig.simulator.graph(|graph| {
+        graph.plans = BTreeSet::from(["41781fb2-bc02-4b7c-bd55-b576c07bb09d".to_owned()]);
+        graph.roles.insert("LicenseAssignment.Read.All".to_owned());
+    });
+    protection.pull().await;
+    protection.detect("a", NOW, NOW, "atRisk");
+    let run = protection.pull().await;
+    assert_eq!(protection.detections(), states(&[("a", "atRisk")]));
+    let users = run.streams.iter().find(|stream| stream.stream == "risky-users").unwrap();
+    assert_eq!(code(users), "graph-licence");
+}
+
+/// A checkpoint is a file that somebody else could have written.
+#[tokio::test]
+async fn a_link_to_another_host_is_refused_also_in_a_checkpoint() {
+    let protection = Protection::new().await;
+    protection.pulls().await;
+    protection.rig.simulator.graph(|graph| graph.page = 1);
+    protection.clock.go_on(TimeDelta::minutes(1));
+    protection.detect("a", NOW, NOW, "atRisk");
+    protection.detect("b", NOW, NOW, "atRisk");
+    let elsewhere =
+        "https://graph.example.net/v1.0/identityProtection/riskDetections?$skiptoken=secret";
+    let reply = json!({"value": [], "@odata.nextLink": elsewhere}).to_string();
+    let says = Fault::Says(200, reply.into_bytes());
+    let plan = FaultPlan::none().matching("riskDetections", 1, Endpoint::Graph, says);
+    protection.rig.simulator.plan(plan);
+    let refused = |run: &RunSummary| {
+        let stream = run.streams.iter().find(|stream| stream.stream == "risk-detections").unwrap();
+        assert_eq!(code(stream), "graph-link");
+        let error = stream.error.as_ref().unwrap().to_string();
+        assert!(error.contains("graph.example.net") && !error.contains("secret"), "{error}");
+    };
+    refused(&protection.pull().await);
+
+    let fails =
+        FaultPlan::none().matching("skiptoken", usize::MAX, Endpoint::Graph, Fault::Unavailable);
+    protection.rig.simulator.plan(fails);
+    protection.pull().await;
+    protection.rig.simulator.plan(FaultPlan::none());
+    let name = checkpoint_name("risk-detections");
+    let text = protection.store.read(&name).await.unwrap().unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    let link = |host: &str| format!("{host}/v1.0/identityProtection/riskDetections");
+    let moved =
+        text.replace(&link(protection.rig.simulator.url()), &link("https://graph.example.net"));
+    assert_ne!(moved, text);
+    protection.store.write(&name, moved.into()).await.unwrap();
+    refused(&protection.pull().await);
+    assert_eq!(protection.detections(), states(&[("a", "atRisk")]));
 }

@@ -23,6 +23,9 @@ use super::state::Shared;
 /// The resource of tokens for Graph.
 pub(super) const GRAPH: &str = "https://graph.microsoft.com";
 
+/// Of Entra ID P2, without which there are no risky users.
+const PLAN_P2: &str = "eec0eb4f-6444-4f95-aba0-50c24d67f998";
+
 /// The time between two requests for risk, those of other programs included.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -115,7 +118,7 @@ impl Default for GraphWorld {
         ];
         Self {
             roles: all.map(str::to_owned).into(),
-            plans: BTreeSet::from(["eec0eb4f-6444-4f95-aba0-50c24d67f998".to_owned()]),
+            plans: BTreeSet::from([PLAN_P2.to_owned()]),
             page: 100,
             seed: None,
             risk_every: EVERY,
@@ -600,7 +603,11 @@ fn risk(
             "You cannot perform the requested operation, required scopes are missing in the token.";
         return Err(Refusal::plain(403, "Forbidden", message));
     }
-    if graph.plans.is_empty() {
+    let is_licensed = match path {
+        "identityProtection/riskyUsers" => graph.plans.contains(PLAN_P2),
+        _ => !graph.plans.is_empty(),
+    };
+    if !is_licensed {
         return Err(Refusal::plain(
             403,
             "Forbidden",

@@ -282,6 +282,13 @@ impl MemoryStore {
         named.map(|(name, bytes)| (name.clone(), bytes.clone())).collect()
     }
 
+    /// Every record in quarantine, in the order of its name.
+    pub fn quarantined(&self) -> Vec<Value> {
+        let records = self.objects("quarantine/");
+        let records = records.iter().filter(|(name, _)| name.ends_with(".json"));
+        records.map(|(_, bytes)| serde_json::from_slice(bytes).unwrap()).collect()
+    }
+
     fn put(&self, name: &str, bytes: Bytes) {
         self.objects.lock().unwrap().insert(name.to_owned(), bytes);
     }
