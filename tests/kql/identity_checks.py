@@ -1,7 +1,7 @@
 """The functions of identities, run on what the connector writes of a directory, and of risk."""
 
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import rows
 from workspace import Workspace
@@ -18,6 +18,11 @@ def _row(tenant, observed, kind, round_, **columns):
     """A row as it is in the table: it arrived a little later."""
     row = {"TimeGenerated": observed, "ObservedDateTime": observed, "AadTenantId": tenant, "RowKind": kind, **columns}
     return row | ({"Round": _text(round_)} if round_ else {})
+
+
+def _ticks(time):
+    """In units of 100 ns since 1970."""
+    return (rows.moment(time) - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 10
 
 
 def _expect(name, found, expected):
@@ -162,14 +167,19 @@ def risk():
         ours("now-3h", 30, "same time", "atRisk"), ours("now-2h", 30, "same time", "confirmedCompromised"),
         ours("now-3h", 40, "refused", "atRisk"), ours("now-2h", None, "refused", "", "Quarantined"),
         ours("now-2h", None, "replayed", "", "Quarantined"), ours("now-2h", 50, "replayed", "atRisk"),
-        ours("now-2h", None, "never known", "", "Quarantined"), ours("now-2h", 60, "both", "dismissed")]
-    native = [theirs("now-5h", "both", "atRisk"), theirs("now-3h", "native", "remediated"),
+        ours("now-2h", None, "never known", "", "Quarantined"),
+        # Whose change is newer, not who saw it later.
+        ours("now-2h", _ticks("now-5h"), "both", "dismissed"), ours("now-4h", _ticks("now-5h"), "stopped", "dismissed")]
+    native = [theirs("now-6h", "both", "atRisk"), theirs("now-3h", "stopped", "atRisk"),
+              theirs("now-3h", "native", "remediated"),
               theirs("now-5h", "native", "atRisk"), theirs("now-5h", "native, open", "atRisk")]
     of_ours = {"dealt with": ("remediated", "Known", "EntraRisk"), "again": ("atRisk", "Known", "EntraRisk"),
                "same time": ("confirmedCompromised", "Known", "EntraRisk"), "refused": ("atRisk", "Unknown", "EntraRisk"),
                "replayed": ("atRisk", "Known", "EntraRisk"), "never known": ("", "Unknown", "EntraRisk"),
                "both": ("dismissed", "Known", "EntraRisk")}
-    of_theirs = {"native": ("remediated", "Known", "AADUserRiskEvents"), "native, open": ("atRisk", "Known", "AADUserRiskEvents")}
+    of_theirs = {"native": ("remediated", "Known", "AADUserRiskEvents"),
+                 "native, open": ("atRisk", "Known", "AADUserRiskEvents"),
+                 "stopped": ("atRisk", "Known", "AADUserRiskEvents")}
     workspace = Workspace()
     workspace.insert("EntraRiskDetections_CL", written)
     workspace.insert("AADUserRiskEvents", native)
@@ -199,13 +209,16 @@ def risky_users():
     workspace.insert("EntraRiskyUsers_CL", [
         ours("now-5d", "now-9d", "ada", "atRisk", "Baseline"), ours("now-5d", "now-9d", "bob", "atRisk", "Baseline"),
         ours("now-2d", "now-2d", "bob", "atRisk"), ours("now-1d", "now-2d", "bob", "dismissed"),
-        ours("now-1h", None, "bob", "", "Quarantined")])
+        ours("now-2h", "now-3h", "joe", "dismissed"), ours("now-1h", None, "bob", "", "Quarantined")])
     workspace.insert("AADRiskyUsers", [
         {"TimeGenerated": rows.moment(time), "RiskLastUpdatedDateTime": rows.moment(time), "Id": user, "RiskState": state}
-        for time, user, state in (("now-1h", "ada", "dismissed"), ("now-2d", "eve", "atRisk"), ("now-1d", "eve", "remediated"))])
-    of_ours = {"ada": ("atRisk", "Known", True, "EntraRisk"), "bob": ("dismissed", "Unknown", False, "EntraRisk")}
-    eve = {"eve": ("remediated", "Known", False, "AADRiskyUsers")}
-    faults = _expect("both", told(workspace), of_ours | eve)
+        for time, user, state in (("now-1h", "joe", "atRisk"), ("now-9d", "bob", "remediated"), ("now-2d", "eve", "atRisk"),
+                                  ("now-1d", "eve", "remediated"))])
+    of_ours = {"ada": ("atRisk", "Known", True, "EntraRisk"), "bob": ("dismissed", "Unknown", False, "EntraRisk"),
+               "joe": ("dismissed", "Known", False, "EntraRisk")}
+    # The change is newer than the one that ours has.
+    of_theirs = {"eve": ("remediated", "Known", False, "AADRiskyUsers"), "joe": ("atRisk", "Known", False, "AADRiskyUsers")}
+    faults = _expect("both", told(workspace), of_ours | of_theirs)
     workspace.db.execute("DROP TABLE AADRiskyUsers")
     faults += _expect("ours alone", told(workspace), of_ours)
     workspace.db.execute("DROP TABLE EntraRiskyUsers_CL")
