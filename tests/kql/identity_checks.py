@@ -167,7 +167,9 @@ def risk():
         ours("now-3h", 30, "same time", "atRisk"), ours("now-2h", 30, "same time", "confirmedCompromised"),
         ours("now-3h", 40, "refused", "atRisk"), ours("now-2h", None, "refused", "", "Quarantined"),
         ours("now-2h", None, "replayed", "", "Quarantined"), ours("now-2h", 50, "replayed", "atRisk"),
-        ours("now-2h", None, "never known", "", "Quarantined"),
+        ours("now-2h", None, "never known", "", "Quarantined"), ours("now-2h", 70, "of a new state", "atGreatRisk"),
+        # What came after it is not known, so nobody can tell that it is dealt with.
+        ours("now-3h", 80, "was dealt with", "dismissed"), ours("now-2h", None, "was dealt with", "", "Quarantined"),
         # Whose change is newer, not who saw it later.
         ours("now-2h", _ticks("now-5h"), "both", "dismissed"), ours("now-4h", _ticks("now-5h"), "stopped", "dismissed")]
     native = [theirs("now-6h", "both", "atRisk"), theirs("now-3h", "stopped", "atRisk"),
@@ -176,7 +178,8 @@ def risk():
     of_ours = {"dealt with": ("remediated", "Known", "EntraRisk"), "again": ("atRisk", "Known", "EntraRisk"),
                "same time": ("confirmedCompromised", "Known", "EntraRisk"), "refused": ("atRisk", "Unknown", "EntraRisk"),
                "replayed": ("atRisk", "Known", "EntraRisk"), "never known": ("", "Unknown", "EntraRisk"),
-               "both": ("dismissed", "Known", "EntraRisk")}
+               "of a new state": ("atGreatRisk", "Known", "EntraRisk"),
+               "was dealt with": ("dismissed", "Unknown", "EntraRisk"), "both": ("dismissed", "Known", "EntraRisk")}
     of_theirs = {"native": ("remediated", "Known", "AADUserRiskEvents"),
                  "native, open": ("atRisk", "Known", "AADUserRiskEvents"),
                  "stopped": ("atRisk", "Known", "AADUserRiskEvents")}
@@ -186,7 +189,7 @@ def risk():
     faults = _expect("both", told(workspace), of_ours | of_theirs)
     faults += _expect("open", told(workspace, "IdentityRiskOpen"), {
         detection: values for detection, values in (of_ours | of_theirs).items()
-        if values[0] in ("atRisk", "confirmedCompromised")})
+        if values[0] not in ("remediated", "dismissed") or values[1] == "Unknown"})
     [city] = {row["City"] for row in workspace.query("IdentityRisk()") if row["DetectionId"] == "native"}
     faults += [] if city == "Delft" else [f"its city is {city}"]
     workspace.db.execute("DROP TABLE EntraRiskDetections_CL")
