@@ -192,6 +192,8 @@ def risk():
         if values[0] not in ("remediated", "dismissed") or values[1] == "Unknown"})
     [city] = {row["City"] for row in workspace.query("IdentityRisk()") if row["DetectionId"] == "native"}
     faults += [] if city == "Delft" else [f"its city is {city}"]
+    [tenant] = {row["AadTenantId"] for row in workspace.query("IdentityRisk()") if row["Source"] == "EntraRisk"}
+    faults += [] if tenant == "t" else [f"the tenant is {tenant}"]
     workspace.db.execute("DROP TABLE EntraRiskDetections_CL")
     faults += _expect("theirs alone", told(workspace), of_theirs | {"both": ("atRisk", "Known", "AADUserRiskEvents")})
     workspace.db.execute("DROP TABLE AADUserRiskEvents")
@@ -222,6 +224,8 @@ def risky_users():
     # The change is newer than the one that ours has.
     of_theirs = {"eve": ("remediated", "Known", False, "AADRiskyUsers"), "joe": ("atRisk", "Known", False, "AADRiskyUsers")}
     faults = _expect("both", told(workspace), of_ours | of_theirs)
+    [tenant] = {row["AadTenantId"] for row in workspace.query("IdentityRiskyUsers()") if row["Source"] == "EntraRisk"}
+    faults += [] if tenant == "t" else [f"the tenant is {tenant}"]
     workspace.db.execute("DROP TABLE AADRiskyUsers")
     faults += _expect("ours alone", told(workspace), of_ours)
     workspace.db.execute("DROP TABLE EntraRiskyUsers_CL")
