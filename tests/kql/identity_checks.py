@@ -96,7 +96,9 @@ def users():
 def addresses():
     """IdentityAddresses gives each user of an address, and of IdentityInfo where the directory was not read"""
     def told(workspace):
-        return {(row["Address"], row["UserId"]): row["Source"] for row in workspace.query("IdentityAddresses()")}
+        found = workspace.query("IdentityAddresses()")
+        pairs = {(row["Address"], row["UserId"]): row["Source"] for row in found}
+        return pairs | ({("each once", ""): ""} if len(found) > len(pairs) else {})
 
     round_ = rows.moment("now-2d")
     ours = [_row("t", round_, "User", round_, UserId="ada", SmtpAddresses=["ada@x.example", "sales@x.example"]),
@@ -108,9 +110,9 @@ def addresses():
 
     theirs = [info("t", "gone", "now-3d", MailAddress="gone@x.example"),
               info("t2", "eve", "now-9d", MailAddress="Old@y.example"),
-              info("t2", "eve", "now-3d", MailAddress="Eve@y.example", AdditionalMailAddresses=["E@Y.example"]),
+              info("t2", "eve", "now-3d", MailAddress="Eve@y.example", AdditionalMailAddresses=["E@Y.example", "eve@y.example"]),
               info("t2", "joe", "now-3d", MailAddress="joe@y.example", DeletedDateTime=rows.moment("now-4d")),
-              info("t2", "", "now-3d", MailAddress="local@y.example")]
+              info("t2", "", "now-3d", MailAddress="local@y.example"), info("t2", "svc", "now-3d")]
     of_ours = {("ada@x.example", "ada"): "Directory", ("sales@x.example", "ada"): "Directory",
                ("sales@x.example", "bob"): "Directory"}
     of_theirs = {("eve@y.example", "eve"): "IdentityInfo", ("e@y.example", "eve"): "IdentityInfo"}
