@@ -135,15 +135,22 @@ def members():
 
     workspace.insert(MEMBERS, [
         *[edge("now-2d", "Member", group, member) for group in ("staff", "sales") for member in ("ada", "bob", "eve")],
-        edge("now-2d", "RoundComplete", "", "", RowCount=6), edge("now-25h", "Removed", "staff", "bob"),
+        # A group whose end was refused may be gone, and with it who was in it before.
+        *[edge(time, kind, "temps", member) for time, kind, member in (
+            ("now-2d", "Member", "max"), ("now-10h", "Quarantined", ""), ("now-5h", "Member", "kim"))],
+        # One that is there again.
+        *[edge(time, kind, "crew", member) for time, kind, member in (
+            ("now-2d", "Member", "ian"), ("now-10h", "GroupRemoved", ""), ("now-5h", "Member", "liv"))],
+        edge("now-2d", "RoundComplete", "", "", RowCount=8), edge("now-25h", "Removed", "staff", "bob"),
         edge("now-25h", "Quarantined", "staff", "joe"), edge("now-20h", "Quarantined", "sales", "joe"),
         edge("now-10h", "GroupRemoved", "sales", "")])
     workspace.insert("DirectoryGroups_CL", [
         _row("t", rows.moment(time), "Group", round_, GroupId="staff", DisplayName=name)
         for time, name in (("now-2d", "All"), ("now-1h", "Staff"))])
     found = workspace.query("IdentityGroupMembers()")
-    faults = _expect("members", {row["MemberId"]: (row["GroupId"], row["GroupName"], row["State"]) for row in found}, {
-        "ada": ("staff", "Staff", "Known"), "eve": ("staff", "Staff", "Known"), "joe": ("staff", "Staff", "Unknown")})
+    faults = _expect("members", {row["MemberId"]: (row["GroupId"], row["GroupName"] or "", row["State"]) for row in found}, {
+        "ada": ("staff", "Staff", "Known"), "eve": ("staff", "Staff", "Known"), "joe": ("staff", "Staff", "Unknown"),
+        "max": ("temps", "", "Unknown"), "kim": ("temps", "", "Known"), "liv": ("crew", "", "Known")})
     for table in (MEMBERS, "DirectoryGroups_CL"):
         workspace.db.execute(f"DROP TABLE {table}")
     return faults + _expect("no tables", _members(workspace), {})
