@@ -54,7 +54,8 @@ pub(super) async fn rungs(
     };
     for source in &sources {
         let needed = needed(source);
-        rungs.push(rights(source, needed, &signed_in, is_granted).of_source(source));
+        let graph = settings.cloud.graph();
+        rungs.push(rights(source, needed, &signed_in, graph, is_granted).of_source(source));
         for of in needed {
             let rung = format!("graph/read/{}", of.stream);
             let tried = format!("as little as can be of {}", of.stream);
@@ -119,6 +120,7 @@ fn rights(
     source: &str,
     needed: &[Needed],
     signed_in: &SignedIn,
+    graph: &str,
     is_granted: impl Fn(&Right) -> bool,
 ) -> Rung {
     let rung = format!("graph/rights/{source}");
@@ -137,25 +139,24 @@ fn rights(
     }
     if missing.iter().all(is_granted) {
         let answer = format!("{} was granted and is not in it yet", names(&missing));
-        let fix =
-            "wait an hour: a managed identity keeps its token for so long, and restart the app";
+        let fix = "wait an hour, and for a managed identity up to a day: Azure keeps its token";
         return Rung::ok(rung, tried, answer).but(Verdict::Fail, fix);
     }
     let answer = format!("it lacks {}", names(&missing));
-    Rung::ok(rung, tried, answer).but(Verdict::Fail, grant(&signed_in.client, &missing))
+    Rung::ok(rung, tried, answer).but(Verdict::Fail, grant(&signed_in.client, graph, &missing))
 }
 
 /// How to grant these rights and no others.
-fn grant(client: &str, rights: &[Right]) -> String {
+fn grant(client: &str, graph: &str, rights: &[Right]) -> String {
     let ids = rights.iter().map(|(_, id)| *id).collect::<Vec<_>>().join(" ");
     format!(
         "somebody who is Privileged Role Administrator runs, in bash with the Azure CLI: \
          p=$(az ad sp show --id {client} --query id -o tsv); \
          r=$(az ad sp show --id {GRAPH_APP} --query id -o tsv); \
          for role in {ids}; do az rest --method POST \
-         --url \"https://graph.microsoft.com/v1.0/servicePrincipals/$p/appRoleAssignments\" \
+         --url \"{graph}/v1.0/servicePrincipals/$p/appRoleAssignments\" \
          --body \"{{\\\"principalId\\\":\\\"$p\\\",\\\"resourceId\\\":\\\"$r\\\",\\\"appRoleId\\\":\\\"$role\\\"}}\"; \
-         done; it is in the next token: in an hour, of a managed identity in hours"
+         done; it is in the next token: in an hour, of a managed identity in up to a day"
     )
 }
 
@@ -175,4 +176,16 @@ fn excess(sources: &[&'static str], signed_in: &SignedIn) -> Rung {
     }
     Rung::ok("graph/excess", tried, said(&excess.join(", ")))
         .but(Verdict::Warn, "take them away, unless another program uses the same application")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_granted_in_the_cloud_that_is_read() {
+        let fix = grant("a client", "https://graph.microsoft.us", &[("User.Read.All", "a role")]);
+        let url = "https://graph.microsoft.us/v1.0/servicePrincipals/$p/appRoleAssignments";
+        assert!(fix.contains(url) && fix.contains("for role in a role;"), "{fix}");
+    }
 }
