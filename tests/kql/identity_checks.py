@@ -179,6 +179,8 @@ def risk():
         ours("now-2h", None, "never known", "", "Quarantined"), ours("now-2h", 70, "of a new state", "atGreatRisk"),
         # What came after it is not known, so nobody can tell that it is dealt with.
         ours("now-3h", 80, "was dealt with", "dismissed"), ours("now-2h", None, "was dealt with", "", "Quarantined"),
+        # A change in the future, which was none.
+        ours("now-5h", _ticks("now-0m") * 2, "ahead", "dismissed"), ours("now-2h", _ticks("now-3h"), "ahead", "atRisk"),
         # Whose change is newer, not who saw it later.
         ours("now-2h", _ticks("now-5h"), "both", "dismissed"), ours("now-4h", _ticks("now-5h"), "stopped", "dismissed")]
     native = [theirs("now-6h", "both", "atRisk"), theirs("now-3h", "stopped", "atRisk"),
@@ -187,7 +189,7 @@ def risk():
     of_ours = {"dealt with": ("remediated", "Known", "EntraRisk"), "again": ("atRisk", "Known", "EntraRisk"),
                "same time": ("confirmedCompromised", "Known", "EntraRisk"), "refused": ("atRisk", "Unknown", "EntraRisk"),
                "replayed": ("atRisk", "Known", "EntraRisk"), "never known": ("", "Unknown", "EntraRisk"),
-               "of a new state": ("atGreatRisk", "Known", "EntraRisk"),
+               "ahead": ("atRisk", "Known", "EntraRisk"), "of a new state": ("atGreatRisk", "Known", "EntraRisk"),
                "was dealt with": ("dismissed", "Unknown", "EntraRisk"), "both": ("dismissed", "Known", "EntraRisk")}
     of_theirs = {"native": ("remediated", "Known", "AADUserRiskEvents"),
                  "native, open": ("atRisk", "Known", "AADUserRiskEvents"),
@@ -212,7 +214,8 @@ def risk():
 def risky_users():
     """IdentityRiskyUsers gives each risky user once, in the newest state, from either source"""
     def ours(observed, changed, user, state, kind="RiskyUser"):
-        changed = {"RiskLastUpdatedDateTime": rows.moment(changed)} if changed else {}
+        changed = rows.moment(changed) if isinstance(changed, str) else changed
+        changed = {"RiskLastUpdatedDateTime": changed} if changed else {}
         return _row("t", rows.moment(observed), kind, None, UserId=user, RiskState=state, **changed)
 
     def told(workspace):
@@ -223,13 +226,14 @@ def risky_users():
     workspace.insert("EntraRiskyUsers_CL", [
         ours("now-5d", "now-9d", "ada", "atRisk", "Baseline"), ours("now-5d", "now-9d", "bob", "atRisk", "Baseline"),
         ours("now-2d", "now-2d", "bob", "atRisk"), ours("now-1d", "now-2d", "bob", "dismissed"),
+        ours("now-5h", rows.NOW + timedelta(days=900), "kim", "dismissed"), ours("now-2h", "now-3h", "kim", "atRisk"),
         ours("now-2h", "now-3h", "joe", "dismissed"), ours("now-1h", None, "bob", "", "Quarantined")])
     workspace.insert("AADRiskyUsers", [
         {"TimeGenerated": rows.moment(time), "RiskLastUpdatedDateTime": rows.moment(time), "Id": user, "RiskState": state}
         for time, user, state in (("now-1h", "joe", "atRisk"), ("now-9d", "bob", "remediated"), ("now-2d", "eve", "atRisk"),
                                   ("now-1d", "eve", "remediated"))])
     of_ours = {"ada": ("atRisk", "Known", True, "EntraRisk"), "bob": ("dismissed", "Unknown", False, "EntraRisk"),
-               "joe": ("dismissed", "Known", False, "EntraRisk")}
+               "joe": ("dismissed", "Known", False, "EntraRisk"), "kim": ("atRisk", "Known", False, "EntraRisk")}
     # The change is newer than the one that ours has.
     of_theirs = {"eve": ("remediated", "Known", False, "AADRiskyUsers"), "joe": ("atRisk", "Known", False, "AADRiskyUsers")}
     faults = _expect("both", told(workspace), of_ours | of_theirs)
