@@ -16,7 +16,8 @@ def _text(time):
 
 def _row(tenant, observed, kind, round_, **columns):
     """A row as it is in the table: it arrived a little later."""
-    row = {"TimeGenerated": observed, "ObservedDateTime": observed, "AadTenantId": tenant, "RowKind": kind, **columns}
+    row = {"TimeGenerated": observed, "ObservedDateTime": observed, "AadTenantId": tenant, "RowKind": kind,
+           "_ingestion_time": observed + timedelta(minutes=1), **columns}
     return row | ({"Round": _text(round_)} if round_ else {})
 
 
@@ -57,6 +58,10 @@ _OF_USERS = {
     "one whose end arrived twice": (
         [*_A_ROUND, ("now-1d", "User", "ada", "now-1d"), *[("now-1d", 2, "", "now-1d")] * 2],
         {"ada": "Known", "bob": "Known"}),
+    "one that has just ended, of which a row came twice and one has not arrived": (
+        [*_A_ROUND, *[("now-1h", "User", "ada", "now-1h")] * 2, ("now-5m", 2, "", "now-1h")],
+        {"ada": "Known", "bob": "Known"}),
+    "the first one, which has just ended": ([("now-1h", "User", "ada", "now-1h"), ("now-5m", 1, "", "now-1h")], {"ada": "Known"}),
     "one that a change of later does not complete": (
         [*_A_ROUND, ("now-25h", "User", "ada", "now-25h"), ("now-25h", 2, "", "now-25h"),
          ("now-1h", "User", "ada", "now-25h")],
