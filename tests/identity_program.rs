@@ -93,6 +93,9 @@ async fn all_are_pulled_together_or_one_of_them() {
     let unknown = program.run(&["pull", "--source", "mailboxes"]).await;
     unknown.assert_code(2);
     assert!(unknown.said().contains("\"mailboxes\" is not a source"), "{unknown:?}");
+    let none = program.run(&["pull", "--source", ""]).await;
+    none.assert_code(2);
+    assert!(none.said().contains("--source"), "{none:?}");
 }
 
 /// Whoever has a link and the token can read on.

@@ -1,6 +1,7 @@
 //! `pull`: one run now.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use futures::future::join_all;
 use indicatif::{HumanBytes, HumanCount};
 
@@ -28,7 +29,12 @@ pub(super) struct Pull {
     #[arg(long)]
     dry_run: bool,
     /// Pull this source alone, whatever SOURCES says: cloud-integrated, entra-risk or directory
-    #[arg(long, value_name = "SOURCE", conflicts_with = "dry_run")]
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        conflicts_with = "dry_run",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     source: Option<String>,
     #[command(flatten)]
     settings: RawSettings,
