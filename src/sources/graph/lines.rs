@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use memchr::memchr;
 use serde::Deserialize;
@@ -112,7 +112,9 @@ impl Lines {
             return Vec::new();
         }
         let (size, etag) = (Some(self.text.len() as u64), Some(self.hash.finish().to_string()));
-        vec![Part { key, size, etag, content: Content::Here(self.text.into()), begun: None }]
+        // Without the room that it grew for.
+        let text = self.text.into_boxed_slice();
+        vec![Part { key, size, etag, content: Content::Here(text.into()), begun: None }]
     }
 }
 
@@ -155,7 +157,7 @@ fn id_of(line: &[u8]) -> EventId {
 
 impl Format for Observations {
     fn lines(&self, skip: u64) -> Box<dyn LineReader> {
-        Box::new(Reader { text: BytesMut::new(), line: Bytes::new(), number: 0, skip, all: None })
+        Box::new(Reader { text: Bytes::new(), line: Bytes::new(), number: 0, skip, all: None })
     }
 
     fn row(
@@ -187,7 +189,7 @@ impl Format for Observations {
 
 /// Reads lines that end with `\n`. None is longer than a reply may be.
 struct Reader {
-    text: BytesMut,
+    text: Bytes,
     /// The line in hand.
     line: Bytes,
     number: u64,
@@ -198,8 +200,13 @@ struct Reader {
 
 impl LineReader for Reader {
     fn push(&mut self, bytes: Bytes) -> bool {
-        self.text.extend_from_slice(&bytes);
-        memchr(b'\n', &bytes).is_some()
+        let is_enough = memchr(b'\n', &bytes).is_some();
+        // A reply comes in one piece, which is not copied: it is the largest thing that is held.
+        self.text = match self.text.is_empty() {
+            true => bytes,
+            false => [&*self.text, &*bytes].concat().into(),
+        };
+        is_enough
     }
 
     fn end(&mut self, all: bool) {
@@ -217,7 +224,7 @@ impl LineReader for Reader {
                 }
                 (None, _) => return Ok(None),
             };
-            self.line = self.text.split_to(length).freeze();
+            self.line = self.text.split_to(length);
             if !self.text.is_empty() {
                 self.text.advance(1);
             }
