@@ -193,9 +193,9 @@ impl Graph {
     ) -> Result<Answer<T>, Interrupt> {
         let Options { http, retry, seams: (clock, random), .. } = &self.options;
         let attempt = || async {
-            if !self.pace.turn(deadline).await {
+            let Some(_turn) = self.pace.turn(deadline).await else {
                 return Err(Failure::OutOfTime);
-            }
+            };
             let signed_in = self.sign_in().await.map_err(Interrupt::from)?;
             let request = http
                 .get(url.clone())

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::seams::{Deadline, Random};
 
@@ -17,6 +17,8 @@ pub(super) struct Pace {
     every: Duration,
     random: Random,
     next: Mutex<Next>,
+    /// Whose turn it is: a reply is the largest thing that is held, and one is held at a time.
+    one: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -29,11 +31,12 @@ struct Next {
 
 impl Pace {
     pub(super) fn new(every: Duration, random: Random) -> Self {
-        Self { every, random, next: Mutex::default() }
+        Self { every, random, next: Mutex::default(), one: Semaphore::new(1) }
     }
 
-    /// Waits for the next turn; false if it would come after the deadline.
-    pub(super) async fn turn(&self, deadline: Deadline) -> bool {
+    /// Waits for the next turn, which lasts until it is dropped; none if it would come after the deadline.
+    pub(super) async fn turn(&self, deadline: Deadline) -> Option<SemaphorePermit<'_>> {
+        let turn = timeout_at(deadline.instant(), self.one.acquire()).await.ok()?.ok()?;
         loop {
             let at = {
                 let mut next = self.next.lock().await;
@@ -41,13 +44,13 @@ impl Pace {
                 match next.at.filter(|at| *at > now) {
                     None => {
                         next.at = Some(now + self.every);
-                        return true;
+                        return Some(turn);
                     }
                     Some(at) => at,
                 }
             };
             if at >= deadline.instant() {
-                return false;
+                return None;
             }
             // Not a turn of its own yet: a 429 meanwhile moves it.
             sleep_until(at).await;
@@ -96,7 +99,7 @@ mod tests {
         let pace = Pace::new(Duration::from_secs(1), Random::seeded(1));
         let began = Instant::now();
         let ask = async || {
-            assert!(pace.turn(far()).await);
+            assert!(pace.turn(far()).await.is_some());
             began.elapsed().as_millis()
         };
         let mut at = [0; 4];
@@ -106,7 +109,7 @@ mod tests {
             let second = 1_000 * turn as u128;
             assert!(at >= second && at <= second + 5, "turn {turn} was at {at} ms");
         }
-        assert!(!pace.turn(Deadline::after(Duration::from_millis(900))).await);
+        assert!(pace.turn(Deadline::after(Duration::from_millis(900))).await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -115,9 +118,9 @@ mod tests {
         let began = Instant::now();
         let mut longest = Vec::new();
         for _ in 0..9 {
-            assert!(pace.turn(far()).await);
+            assert!(pace.turn(far()).await.is_some());
             let (before, wait) = (began.elapsed(), pace.refused(None).await);
-            assert!(pace.turn(far()).await);
+            assert!(pace.turn(far()).await.is_some());
             assert!(began.elapsed() - before >= wait, "{wait:?}");
             longest.push(wait.as_secs());
         }
@@ -134,8 +137,17 @@ mod tests {
         for (used, seconds) in [(0.8, 0), (0.9, 5), (1.2, 10)] {
             let before = Instant::now();
             pace.answered(Some(used)).await;
-            assert!(pace.turn(far()).await);
+            assert!(pace.turn(far()).await.is_some());
             assert_eq!(before.elapsed().as_secs(), seconds, "{used}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_reply_is_held_at_a_time() {
+        let pace = Pace::new(Duration::ZERO, Random::seeded(1));
+        let turn = pace.turn(far()).await;
+        assert!(pace.turn(Deadline::after(Duration::from_secs(60))).await.is_none());
+        drop(turn);
+        assert!(pace.turn(far()).await.is_some());
     }
 }
