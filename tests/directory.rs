@@ -539,3 +539,26 @@ async fn replies_like_those_of_the_documents_are_read() {
     let members: Vec<_> = edges.iter().map(|(group, member)| (&**group, &**member)).collect();
     assert_eq!(members, [("g", short), ("g", "a"), ("g", "b")]);
 }
+
+/// Asked from the beginning again, Graph says nothing of who is gone since it was asked first.
+#[tokio::test]
+async fn who_is_gone_while_the_first_page_is_half_delivered_is_in_no_round() {
+    let directory = Directory::new(FaultPlan::none()).await;
+    directory.rig.simulator.graph(|graph| {
+        for number in 0..60 {
+            graph.put_user(&format!("u{number:02}"), json!({"displayName": "x".repeat(50_000)}));
+        }
+    });
+    let fails = FaultPlan::none()
+        .matching("DirectoryUsers", 1, Endpoint::Post, Fault::Nothing)
+        .matching("DirectoryUsers", usize::MAX, Endpoint::Post, Fault::Unavailable);
+    directory.rig.simulator.plan(fails);
+    directory.pull().await;
+    let landed = directory.rows(&USERS).len();
+    assert!(landed > 0 && landed < 60, "{landed}");
+    directory.rig.simulator.graph(|graph| graph.remove_user("u00", "deleted"));
+    directory.rig.simulator.plan(FaultPlan::none());
+    directory.pulls().await;
+    directory.pulls().await;
+    directory.assert_is_the_truth("u00 is gone");
+}

@@ -132,12 +132,16 @@ impl DirectorySource {
         Place { round, select, phase, page: 0, link: None, rows: 0, observed }
     }
 
-    /// Whether all must be read again though the link is good.
+    /// Whether all must be read again though the link is good, or there is none: asked from the beginning once
+    /// more, Graph tells of what there is now, and not what is gone of that of which rows were sent.
     fn is_over(&self, reading: &Reading, place: &Place) -> bool {
         let began = DateTime::parse_from_rfc3339(&place.round);
         let age = began.map(|began| self.graph.clock().now() - began.to_utc());
         let is_old = age.map_or(true, |age| age >= self.round);
-        place.select != reading.hash() || (place.phase == Phase::Changes && is_old)
+        let is_at_beginning = place.link.is_none();
+        is_at_beginning
+            || place.select != reading.hash()
+            || (place.phase == Phase::Changes && is_old)
     }
 
     fn url(&self, reading: &Reading, place: &Place) -> Result<Url, Interrupt> {
@@ -258,12 +262,14 @@ impl Source for DirectorySource {
         let mut place = match at {
             None => self.begin(reading, None),
             Some(Cursor(value)) => {
-                Place::deserialize(value).map_err(|error| no_place(stream.name, &error))?
+                let place = Place::deserialize(value);
+                let place = place.map_err(|error| no_place(stream.name, &error))?;
+                match self.is_over(reading, &place) {
+                    true => self.begin(reading, Some(&place)),
+                    false => place,
+                }
             }
         };
-        if self.is_over(reading, &place) {
-            place = self.begin(reading, Some(&place));
-        }
         let (mut lines, link) = loop {
             let make = |signed_in: &SignedIn, _: DateTime<Utc>, objects: &[&RawValue]| {
                 self.lines(reading, &place, signed_in, objects)
