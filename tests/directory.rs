@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::TimeDelta;
 use mimecast_sentinel::pipeline::{Connector, Policy, RunSummary};
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, SimulatorOptions, World};
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, SimulatorOptions, World};
 use mimecast_sentinel::sources::graph::DirectorySource;
 use mimecast_sentinel::table::{GROUP_MEMBERS, GROUPS, Table, USERS};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 use crate::support::doubles::MemoryStore;
 use crate::support::houses::HandClock;
@@ -197,7 +195,7 @@ async fn what_the_rows_say_is_the_truth_whatever_happens_to_the_directory_and_th
             // Faults of all kinds; and a process that is killed at any request.
             directory.rig.simulator.plan(FaultPlan::seeded(seed * 100 + step, 80));
             if rng.bool() {
-                killed(&directory, rng.u64(1..30)).await;
+                directory.rig.kill_at(rng.u64(1..30), directory.pull()).await;
             } else {
                 directory.pull().await;
             }
@@ -213,23 +211,6 @@ async fn what_the_rows_say_is_the_truth_whatever_happens_to_the_directory_and_th
     }
 }
 
-/// A process that is killed when the simulator has the n-th request from now on.
-async fn killed(directory: &Directory, request: u64) {
-    let (seen, kill) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
-    let notify = Arc::clone(&kill);
-    let watch = move |_: u64, moment: Moment| {
-        if moment == Moment::CarriedOut && seen.fetch_add(1, Ordering::Relaxed) + 1 == request {
-            notify.notify_one();
-        }
-        true
-    };
-    directory.rig.simulator.plan(FaultPlan::none().watch(watch));
-    tokio::select! {
-        _ = directory.pull() => {}
-        () = kill.notified() => {}
-    }
-}
-
 #[tokio::test]
 async fn a_process_that_is_killed_at_any_request_loses_nothing() {
     for request in 1..40 {
@@ -237,7 +218,7 @@ async fn a_process_that_is_killed_at_any_request_loses_nothing() {
         directory.rig.simulator.graph(|graph| graph.page = 3);
         happens(&directory, &mut fastrand::Rng::with_seed(1));
         happens(&directory, &mut fastrand::Rng::with_seed(2));
-        killed(&directory, request).await;
+        directory.rig.kill_at(request, directory.pull()).await;
         happens(&directory, &mut fastrand::Rng::with_seed(3));
         directory.rig.simulator.plan(FaultPlan::none());
         directory.pulls().await;

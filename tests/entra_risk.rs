@@ -2,17 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use mimecast_sentinel::pipeline::{Connector, Policy, RunSummary, checkpoint_name};
-use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, Moment, SimulatorOptions, World};
+use mimecast_sentinel::simulator::{Endpoint, Fault, FaultPlan, SimulatorOptions, World};
 use mimecast_sentinel::sources::graph::{Options, RiskSource, RiskStart};
 use mimecast_sentinel::store::Store as _;
 use mimecast_sentinel::table::{RISK_DETECTIONS, RISKY_USERS};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 use crate::support::doubles::MemoryStore;
 use crate::support::houses::HandClock;
@@ -199,19 +197,7 @@ async fn a_process_that_is_killed_at_any_request_loses_nothing() {
         for number in 0..12 {
             protection.detect(&format!("d{number:02}"), NOW, NOW, "atRisk");
         }
-        let (seen, kill) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
-        let notify = Arc::clone(&kill);
-        let watch = move |_: u64, moment: Moment| {
-            if moment == Moment::CarriedOut && seen.fetch_add(1, Ordering::Relaxed) + 1 == request {
-                notify.notify_one();
-            }
-            true
-        };
-        protection.rig.simulator.plan(FaultPlan::none().watch(watch));
-        tokio::select! {
-            _ = protection.pull() => {}
-            () = kill.notified() => {}
-        }
+        protection.rig.kill_at(request, protection.pull()).await;
         protection.rig.simulator.plan(FaultPlan::none());
         protection.pulls().await;
         let landed: BTreeSet<_> = protection.detections().into_iter().collect();

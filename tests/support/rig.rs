@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::NaiveDate;
@@ -16,7 +17,7 @@ use mimecast_sentinel::pipeline::{
 use mimecast_sentinel::quarantine::Quarantine;
 use mimecast_sentinel::seams::{Clock, Random};
 use mimecast_sentinel::settings::{CredentialSettings, SecretSettings};
-use mimecast_sentinel::simulator::{FaultPlan, Simulator, SimulatorOptions, World};
+use mimecast_sentinel::simulator::{FaultPlan, Moment, Simulator, SimulatorOptions, World};
 use mimecast_sentinel::sources::graph;
 use mimecast_sentinel::sources::mimecast::{Limits, MimecastSource, Options};
 use mimecast_sentinel::spill::SpilledFiles;
@@ -25,6 +26,7 @@ use mimecast_sentinel::table::CLOUD_INTEGRATED;
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::tls::{Certificates, TlsPort};
@@ -226,6 +228,24 @@ impl Rig {
         paths.retain(|path| path.extension().is_none_or(|extension| extension != "json"));
         paths.sort();
         paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+    }
+
+    /// A run of a process that is killed when the simulator has the n-th request from now on. What it writes must
+    /// not go on: its state is in memory.
+    pub async fn kill_at(&self, request: u64, run: impl Future<Output = RunSummary>) {
+        let (seen, kill) = (AtomicU64::new(0), Arc::new(Notify::new()));
+        let notify = Arc::clone(&kill);
+        let watch = move |_: u64, moment: Moment| {
+            if moment == Moment::CarriedOut && seen.fetch_add(1, Ordering::Relaxed) + 1 == request {
+                notify.notify_one();
+            }
+            true
+        };
+        self.simulator.plan(FaultPlan::none().watch(watch));
+        tokio::select! {
+            _ = run => {}
+            () = kill.notified() => {}
+        }
     }
 
     /// Fails if the connector did anything that the real services would not take.
