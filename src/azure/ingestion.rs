@@ -247,8 +247,7 @@ fn names_a_setting(said: &ErrorBody, rule: &str) -> bool {
 
 fn no_token(error: &CredentialError) -> Fault {
     let SecretError { settings, problem, fix } = error.told();
-    let code = if settings { Code::AzureCredentials } else { Code::AzureTokenUnavailable };
-    Fault { code, message: problem, fix, settings }
+    Fault::no_token(settings, problem, fix)
 }
 
 impl std::fmt::Debug for LogsIngestion {

@@ -42,6 +42,12 @@ impl Fault {
         Self { code, message: message.into(), fix: fix.into(), settings: true }
     }
 
+    /// There is no access token of Microsoft's. `settings` says whether it stays so until a person acts.
+    pub fn no_token(settings: bool, message: String, fix: String) -> Self {
+        let code = if settings { Code::AzureCredentials } else { Code::AzureTokenUnavailable };
+        Self { code, message, fix, settings }
+    }
+
     /// The same fault as it would be said of any stream.
     fn of_any(&self, stream: &str) -> Self {
         let [message, fix] =

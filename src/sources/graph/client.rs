@@ -180,7 +180,10 @@ impl Graph {
 
     /// Gets a token.
     pub(super) async fn sign_in(&self) -> Result<SignedIn, Fault> {
-        self.options.sign_in.sign_in().await.map_err(no_token)
+        let signed_in = self.options.sign_in.sign_in().await;
+        signed_in.map_err(|SecretError { settings, problem, fix }| {
+            Fault::no_token(settings, problem, fix)
+        })
     }
 
     /// Gets a page, of whose objects `make` makes something as soon as it is whole.
@@ -398,11 +401,6 @@ impl Sku {
         ["Enabled", "Warning"].iter().any(|on| self.capability_status.eq_ignore_ascii_case(on))
             && self.service_plans.iter().filter(is_on).any(is_one)
     }
-}
-
-fn no_token(SecretError { settings, problem, fix }: SecretError) -> Fault {
-    let code = if settings { Code::AzureCredentials } else { Code::AzureTokenUnavailable };
-    Fault { code, message: problem, fix, settings }
 }
 
 fn used(headers: &HeaderMap) -> Option<f64> {

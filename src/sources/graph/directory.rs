@@ -18,7 +18,7 @@ use url::Url;
 use super::client::{Answer, Call, Graph, Link, Options};
 use super::lines::{Lines, Observations, id_of_unread};
 use super::objects::{GROUP, USER, id, kind, of_directory, removed};
-use super::{cursor, no_place};
+use super::{cursor, place};
 use crate::checkpoint::Cursor;
 use crate::codes::Code;
 use crate::http::SignedIn;
@@ -261,9 +261,8 @@ impl Source for DirectorySource {
         let Some(reading) = reading else { return Err(no_stream(stream).into()) };
         let mut place = match at {
             None => self.begin(reading, None),
-            Some(Cursor(value)) => {
-                let place = Place::deserialize(value);
-                let place = place.map_err(|error| no_place(stream.name, &error))?;
+            Some(at) => {
+                let place = place(stream.name, at)?;
                 match self.is_over(reading, &place) {
                     true => self.begin(reading, Some(&place)),
                     false => place,
@@ -288,12 +287,13 @@ impl Source for DirectorySource {
             }
         };
         let at = cursor(&place);
-        let Place { round, select, page, rows, .. } = place.clone();
-        let (rows, observed) = (rows + lines.count, lines.observed());
-        let next = match &link {
-            Link::Next(next) => {
-                Place { link: Some(next.clone()), page: page + 1, rows, observed, ..place.clone() }
-            }
+        let key = format!("{}/{}/{}", stream.name, place.round, place.page);
+        // What changed while all was read comes at once.
+        let caught_up = matches!(link, Link::Delta(_)) && place.phase == Phase::Changes;
+        let (rows, observed) = (place.rows + lines.count, lines.observed());
+        let page = place.page + 1;
+        let next = match link {
+            Link::Next(next) => Place { link: Some(next), page, rows, observed, ..place },
             Link::Delta(delta) => {
                 if place.phase == Phase::Whole {
                     lines.add(
@@ -301,15 +301,12 @@ impl Source for DirectorySource {
                         [("RowCount".to_owned(), json!(rows))].into_iter().collect(),
                     );
                 }
-                let (phase, link) = (Phase::Changes, Some(delta.clone()));
-                Place { round, select, phase, page: page + 1, link, rows: 0, observed }
+                let (phase, link) = (Phase::Changes, Some(delta));
+                Place { phase, page, link, rows: 0, observed, ..place }
             }
             // The client refuses a reply without either.
-            Link::None => place.clone(),
+            Link::None => place,
         };
-        let key = format!("{}/{}/{page}", stream.name, place.round);
-        // What changed while all was read comes at once.
-        let caught_up = matches!(link, Link::Delta(_)) && place.phase == Phase::Changes;
         Ok(Page {
             at,
             parts: lines.part(key),

@@ -20,23 +20,27 @@ pub use lines::Observations;
 pub use probe::{GRAPH_APP, Granted, Needed, OPTIONAL, Probe, Right, needed};
 pub use risk::{ENTRA_RISK, RISK_EVERY, RiskSource, RiskStart, risk_streams};
 
+use serde::Deserialize;
+
 use crate::checkpoint::Cursor;
 use crate::codes::Code;
 use crate::pipeline::{Fault, checkpoint_name};
 
-/// A stored cursor is not one of Graph's. What it holds is not shown: a link is among it.
-fn no_place(stream: &str, error: &serde_json::Error) -> Fault {
-    Fault::settings(
-        Code::CheckpointRefused,
-        format!(
-            "the cursor in {} is not one of Microsoft Graph's: {error}",
-            checkpoint_name(stream)
-        ),
-        format!(
-            "put the checkpoint back as it was; or let the stream begin again: `mimecast-sentinel \
-             state reset {stream}`"
-        ),
-    )
+/// The place that is stored as a cursor. What one that is none holds is not shown: a link is among it.
+fn place<'a, P: Deserialize<'a>>(stream: &str, Cursor(value): &'a Cursor) -> Result<P, Fault> {
+    P::deserialize(value).map_err(|error| {
+        Fault::settings(
+            Code::CheckpointRefused,
+            format!(
+                "the cursor in {} is not one of Microsoft Graph's: {error}",
+                checkpoint_name(stream)
+            ),
+            format!(
+                "put the checkpoint back as it was; or let the stream begin again: `mimecast-sentinel \
+                 state reset {stream}`"
+            ),
+        )
+    })
 }
 
 /// As a cursor.

@@ -21,7 +21,7 @@ use super::lines::{Lines, Observations, id_of_unread};
 use super::objects::{RISKY_USER, columns, detection, id};
 use super::seen::Seen;
 use super::ticks::Ticks;
-use super::{cursor, no_place};
+use super::{cursor, place};
 use crate::checkpoint::Cursor;
 use crate::codes::Code;
 use crate::http::SignedIn;
@@ -248,7 +248,7 @@ impl Place {
     }
 
     /// After a page: in the next one, or at the look's end.
-    fn after(&self, Read { seen, look, .. }: Read, link: Link, now: DateTime<Utc>) -> Self {
+    fn after(&self, seen: Seen, look: Look, link: Link, now: DateTime<Utc>) -> Self {
         let mut place = Self { seen, ..self.clone() };
         // A first look may find any number.
         place.seen.forget(self.watermark.unwrap_or(Ticks(i64::MIN)));
@@ -296,9 +296,7 @@ impl Source for RiskSource {
         let begun = at.is_none();
         let mut place = match at {
             None => self.begin(stream),
-            Some(Cursor(value)) => {
-                Place::deserialize(value).map_err(|error| no_place(stream.name, &error))?
-            }
+            Some(at) => place(stream.name, at)?,
         };
         let now = self.graph.clock().now();
         let mut restarted = false;
@@ -327,7 +325,7 @@ impl Source for RiskSource {
                 }
                 answer => answer?,
             };
-            let (mut read, link, server_now) = match answer {
+            let (Read { lines, seen, look }, link, server_now) = match answer {
                 Answer::Page(read, link, now) => (read, link, now),
                 // The link, which is of another day, is no longer good: the look begins again.
                 Answer::Resync if goes_on => {
@@ -337,16 +335,15 @@ impl Source for RiskSource {
                 }
                 Answer::Resync => return Err(call.refused_from_the_beginning().into()),
             };
-            if !matches!(link, Link::Next(_)) {
-                report(stream, &read.look);
+            let caught_up = !matches!(link, Link::Next(_));
+            if caught_up {
+                report(stream, &look);
             }
             // Not from when on it looks, which the day decides: this page may be read again tomorrow.
             let looked = place.looked.to_rfc3339_opts(SecondsFormat::Millis, true);
             let key = format!("{}/{looked}/{}", stream.name, look.page);
-            let nothing = Lines::new("", None, now);
-            let parts = std::mem::replace(&mut read.lines, nothing).part(key);
-            let caught_up = !matches!(link, Link::Next(_));
-            let next = Some(cursor(&place.after(read, link, server_now)));
+            let parts = lines.part(key);
+            let next = Some(cursor(&place.after(seen, look, link, server_now)));
             let backfill_from = begun.then(|| place.t0.date_naive());
             return Ok(Page { at: asked, parts, next, caught_up, backfill_from, gap: None });
         }
@@ -414,8 +411,8 @@ mod tests {
         let (t0, looked, looked_back) = (now, now, None);
         let of =
             Place { t0, watermark: None, looked, looked_back, look: None, seen: Seen::default() };
-        let read = Read { lines: Lines::new("", None, now), seen, look: Look::default() };
-        let place = of.after(read, Link::Next("https://localhost/".to_owned()), now);
+        let next = Link::Next("https://localhost/".to_owned());
+        let place = of.after(seen, Look::default(), next, now);
         assert_eq!(cursor(&place).0["seen"].as_object().unwrap().len(), 20_000);
     }
 }
